@@ -1,0 +1,160 @@
+//! The bytes of a record.
+//!
+//! ```text
+//!  0            8            16      20    22   23   24           32           40
+//! ┌────────────┬────────────┬───────┬─────┬────┬────┬────────────┬────────────┬──────────────────┐
+//! │ timestamp  │ id         │ body  │flags│kind│class stream     │ previous   │ body … padding   │
+//! │ i64, ms    │ u64        │ u32   │ u16 │ u8 │ u8 │ u64        │ u64 (Addr) │ to 8 bytes       │
+//! └────────────┴────────────┴───────┴─────┴────┴────┴────────────┴────────────┴──────────────────┘
+//! ```
+//!
+//! All little-endian, records start at multiples of 8. The low half of the class byte is the class; bit 4 says
+//! that the body begins with metadata, bits 5 to 7 are zero. `previous` is the address of the event of the same
+//! stream and class six before this one, or zero.
+
+use crate::ids::Class;
+
+/// Bytes before the body.
+pub(crate) const HEADER_LEN: usize = 40;
+const CLASS_MASK: u8 = 0x0f;
+const HAS_METADATA: u8 = 0x10;
+
+/// Everything of a record but its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RecordHeader {
+    pub(crate) timestamp: i64,
+    pub(crate) id: u64,
+    pub(crate) body_len: u32,
+    pub(crate) flags: u16,
+    pub(crate) kind: u8,
+    class_bits: u8,
+    pub(crate) stream: u64,
+    pub(crate) previous: u64,
+}
+
+impl RecordHeader {
+    #[expect(clippy::too_many_arguments, reason = "one for each field, in the order of the layout")]
+    pub(crate) fn new(
+        timestamp: i64,
+        id: u64,
+        body_len: u32,
+        flags: u16,
+        kind: u8,
+        class: Class,
+        has_metadata: bool,
+        stream: u64,
+    ) -> Self {
+        let class_bits = class.index() as u8 & CLASS_MASK | if has_metadata { HAS_METADATA } else { 0 };
+        Self { timestamp, id, body_len, flags, kind, class_bits, stream, previous: 0 }
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        Class::new(usize::from(self.class_bits & CLASS_MASK))
+    }
+
+    pub(crate) fn has_metadata(&self) -> bool {
+        self.class_bits & HAS_METADATA != 0
+    }
+
+    /// Bytes that the record takes in a page.
+    pub(crate) fn record_len(&self) -> u32 {
+        record_len(self.body_len)
+    }
+
+    /// Writes the header. `out` has at least [`HEADER_LEN`] bytes.
+    pub(crate) fn write(&self, out: &mut [u8]) {
+        let out = &mut out[..HEADER_LEN];
+        out[0..8].copy_from_slice(&self.timestamp.to_le_bytes());
+        out[8..16].copy_from_slice(&self.id.to_le_bytes());
+        out[16..20].copy_from_slice(&self.body_len.to_le_bytes());
+        out[20..22].copy_from_slice(&self.flags.to_le_bytes());
+        out[22] = self.kind;
+        out[23] = self.class_bits;
+        out[24..32].copy_from_slice(&self.stream.to_le_bytes());
+        out[32..40].copy_from_slice(&self.previous.to_le_bytes());
+    }
+
+    /// Reads a header; `None` where there are too few bytes for one.
+    #[inline]
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER_LEN] = bytes.first_chunk()?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let packed = word(16);
+        Some(Self {
+            timestamp: word(0) as i64,
+            id: word(8),
+            body_len: packed as u32,
+            flags: (packed >> 32) as u16,
+            kind: (packed >> 48) as u8,
+            class_bits: (packed >> 56) as u8,
+            stream: word(24),
+            previous: word(32),
+        })
+    }
+}
+
+/// Bytes that a record with a body of that length takes in a page.
+pub(crate) fn record_len(body_len: u32) -> u32 {
+    (HEADER_LEN as u32 + body_len).next_multiple_of(8)
+}
+
+/// Walks the records that lie one after the other in `bytes`. Ends at the first that is cut off.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn records(bytes: &[u8]) -> Records<'_> {
+    Records { bytes, offset: 0 }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+#[cfg(any(test, fuzzing))]
+impl<'a> Iterator for Records<'a> {
+    /// Offset, header and body.
+    type Item = (u32, RecordHeader, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.bytes.get(self.offset..)?;
+        let header = RecordHeader::read(rest)?;
+        let body = rest.get(HEADER_LEN..HEADER_LEN.checked_add(header.body_len as usize)?)?;
+        let offset = self.offset;
+        self.offset += (HEADER_LEN + body.len()).next_multiple_of(8);
+        Some((offset as u32, header, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_being_written() {
+        let mut header =
+            RecordHeader::new(i64::MIN, u64::MAX, 77, 0xabcd, 0xee, Class::new(15), true, 1 << 63);
+        header.previous = 42;
+        let mut bytes = [0u8; HEADER_LEN];
+        header.write(&mut bytes);
+        assert_eq!(RecordHeader::read(&bytes), Some(header));
+        assert_eq!((header.class().index(), header.has_metadata(), header.record_len()), (15, true, 120));
+        assert_eq!(RecordHeader::read(&bytes[..39]), None);
+    }
+
+    #[test]
+    fn cut_records_end_the_walk() {
+        let mut page = vec![0u8; 200];
+        let header = RecordHeader::new(1, 2, 10, 0, 0, Class::DEFAULT, false, 5);
+        header.write(&mut page[..]);
+        header.write(&mut page[56..]);
+        assert_eq!(records(&page[..106]).count(), 2);
+        assert_eq!(records(&page[..105]).count(), 1);
+        let huge = RecordHeader::new(1, 2, u32::MAX, 0, 0, Class::DEFAULT, false, 5);
+        huge.write(&mut page[..]);
+        assert_eq!(records(&page).count(), 0);
+    }
+}

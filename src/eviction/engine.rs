@@ -1,0 +1,326 @@
+//! The engine: asks the policies for the next step and takes it, a slice at a time.
+//!
+//! Demoting compresses a page and swings its place. Releasing takes the oldest page off its lane, purges its index
+//! entries and stream heads, and frees it after the readers. The partition's lock is held for a few dozen records
+//! at a time, never while compressing.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::clock;
+use crate::config::Config;
+use crate::eviction::{Action, LaneView, PageSummary, Policy, SizeThreshold, TimeWindow, View, millis};
+use crate::ids::{Addr, LaneId, LogicalPage, Stream};
+use crate::lanes::append::Lanes;
+use crate::lanes::partition::{Lane, Partition};
+use crate::pages::pool::{Pin, reclaim};
+use crate::pages::table::Tier;
+
+/// Records whose stream heads are purged under one hold of the partition's lock.
+const PURGE_RUN: usize = 64;
+
+/// What the engine has done since the store opened.
+#[derive(Default)]
+pub(crate) struct EvictionCounters {
+    pub(crate) demoted_pages: AtomicU64,
+    pub(crate) demoted_events: AtomicU64,
+    pub(crate) released_pages: AtomicU64,
+    /// Events that left memory because the cold tier has them.
+    pub(crate) released_events: AtomicU64,
+    /// Events that left memory because their retention had ended.
+    pub(crate) expired_events: AtomicU64,
+    /// Events that left memory because their class says so.
+    pub(crate) dropped_events: AtomicU64,
+}
+
+/// The engine's own notes; whoever holds them is the mover (invariant I4).
+pub(crate) struct Engine {
+    views: Vec<LaneView>,
+    /// Each lane's oldest hot page, and the head at which none was found.
+    cursors: Vec<Cursor>,
+    scratch: Vec<u8>,
+    policies: Vec<Box<dyn Policy>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    hot: Option<LogicalPage>,
+    none_up_to: Option<(LogicalPage, u64)>,
+}
+
+/// What the mover tells others.
+pub(crate) struct EvictionShared {
+    pub(crate) counters: EvictionCounters,
+    /// Lanes whose oldest page should leave but is not confirmed: the spiller writes them first.
+    wanted: Vec<AtomicBool>,
+}
+
+impl EvictionShared {
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self {
+            counters: EvictionCounters::default(),
+            wanted: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// Whether a lane is to be spilled although its pages do not fill a block.
+    pub(crate) fn is_wanted(&self, number: usize) -> bool {
+        self.wanted[number].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_wanted(&self, number: usize, wanted: bool) {
+        self.wanted[number].store(wanted, Ordering::Relaxed);
+    }
+}
+
+/// What came of a slice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Progress {
+    /// Pages that moved or left.
+    pub(crate) pages: usize,
+    /// Whether the time or number of events of a slice was used up with more to do.
+    pub(crate) more: bool,
+    /// Whether something waits for the spiller.
+    pub(crate) waits_for_spill: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(lanes: &Lanes) -> Self {
+        let count = lanes.lanes().count();
+        Self {
+            views: Vec::with_capacity(count),
+            cursors: vec![Cursor::default(); count],
+            scratch: Vec::new(),
+            policies: vec![Box::new(TimeWindow), Box::new(SizeThreshold)],
+        }
+    }
+
+    /// Bytes that the engine's buffer takes.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.scratch.capacity()
+    }
+
+    /// Takes steps until nothing is left to do or the slice is used up.
+    pub(crate) fn step(&mut self, config: &Config, lanes: &Lanes, shared: &EvictionShared) -> Progress {
+        let (begin, mut events) = (clock::now(), 0);
+        let mut progress = Progress::default();
+        let mut warm_refused = false;
+        self.refresh_all(lanes);
+        let mut reclaimed = false;
+        loop {
+            let action = {
+                let view = self.view(config, lanes, warm_refused);
+                self.policies.iter().find_map(|policy| policy.next(&view))
+            };
+            let Some(action) = action else { break };
+            let moved = match action {
+                Action::Demote(lane) => self.demote(lanes, shared, lane).inspect(|_| warm_refused = false),
+                Action::Release(lane) => self.release(config, lanes, shared, lane),
+            };
+            match moved {
+                Some(moved) => {
+                    events += moved;
+                    progress.pages += 1;
+                    reclaimed = false;
+                }
+                // What was let go may still wait for its readers: give it a chance, then try once more.
+                None if !reclaimed => {
+                    reclaim();
+                    reclaimed = true;
+                }
+                None if matches!(action, Action::Demote(_)) && !warm_refused => warm_refused = true,
+                None => {
+                    progress.waits_for_spill = true;
+                    break;
+                }
+            }
+            if events >= config.slice_events || Instant::elapsed(&begin) >= config.slice_time {
+                progress.more = true;
+                break;
+            }
+        }
+        if progress.pages > 0 {
+            reclaim();
+        }
+        progress
+    }
+
+    fn view<'a>(&'a self, config: &'a Config, lanes: &Lanes, warm_refused: bool) -> View<'a> {
+        View {
+            config,
+            now_ms: lanes.clock.now_ms(),
+            lanes: &self.views,
+            hot_fill: lanes.pages.hot.fill(),
+            warm_fill: lanes.pages.warm.fill(),
+            index_fill: lanes.index_fill(),
+            numbers_fill: lanes.pages.numbers_fill(),
+            warm_refused,
+        }
+    }
+
+    fn refresh_all(&mut self, lanes: &Lanes) {
+        self.views.clear();
+        let pin = Pin::new();
+        for (number, lane) in lanes.lanes().enumerate() {
+            self.views.push(LaneView { lane: lane.id, oldest: None, oldest_hot: None });
+            self.refresh(lanes, &pin, lane, number);
+        }
+    }
+
+    /// Looks at a lane again after something changed in it.
+    fn refresh(&mut self, lanes: &Lanes, pin: &Pin, lane: &Lane, number: usize) {
+        let head = lane.head();
+        let summary = |page: LogicalPage| {
+            let meta = lanes.pages.meta(page);
+            (page != LogicalPage::NONE && meta.count() > 0).then(|| PageSummary {
+                tier: meta.place().tier(),
+                newest_ms: meta.newest(),
+                arrived_ms: meta.last_arrival(),
+                clean: meta.seq() < lane.clean_seq(),
+                open: page == head,
+            })
+        };
+        let cursor = &mut self.cursors[number];
+        if cursor.hot.is_none() && head != LogicalPage::NONE {
+            let newest = (head, lanes.pages.meta(head).seq());
+            if cursor.none_up_to != Some(newest) {
+                // Hot pages are the newest of a lane: walk back to where they begin.
+                cursor.hot = lane
+                    .pages_back(&lanes.pages, pin)
+                    .take_while(|(_, meta)| meta.place().tier() == Tier::Hot)
+                    .last()
+                    .map(|(page, _)| page);
+                cursor.none_up_to = cursor.hot.is_none().then_some(newest);
+            }
+        }
+        self.views[number].oldest = summary(lane.tail());
+        self.views[number].oldest_hot = cursor.hot.and_then(summary);
+    }
+
+    fn numbered(lanes: &Lanes, lane: LaneId) -> (usize, &Partition, &Lane) {
+        let partition = &lanes.partitions[lane.partition()];
+        let classes = partition.lanes().count();
+        (lane.partition() * classes + lane.class().index(), partition, partition.lane(lane.class()))
+    }
+
+    /// Seals a page if its lane writes it.
+    fn seal(partition: &Partition, lane: &Lane, page: LogicalPage) {
+        if lane.head() == page {
+            partition.seal(lane.id.class());
+        }
+    }
+
+    /// Squeezes a lane's oldest hot page. `None`: the warm region has no room.
+    fn demote(&mut self, lanes: &Lanes, shared: &EvictionShared, id: LaneId) -> Option<usize> {
+        let (number, partition, lane) = Self::numbered(lanes, id);
+        let page = self.cursors[number].hot?;
+        Self::seal(partition, lane, page);
+        let pin = Pin::new();
+        if !lanes.pages.demote(&pin, page, &mut self.scratch) {
+            return None;
+        }
+        let meta = lanes.pages.meta(page);
+        let events = meta.count() as usize;
+        shared.counters.demoted_pages.fetch_add(1, Ordering::Relaxed);
+        shared.counters.demoted_events.fetch_add(events as u64, Ordering::Relaxed);
+        self.advance(lanes, number, page);
+        self.refresh(lanes, &pin, lane, number);
+        Some(events)
+    }
+
+    /// Moves a lane's cursor past a page that is hot no more.
+    fn advance(&mut self, lanes: &Lanes, number: usize, page: LogicalPage) {
+        let next = lanes.pages.meta(page).next();
+        let none = (page, lanes.pages.meta(page).seq());
+        self.cursors[number] = if next == LogicalPage::NONE {
+            Cursor { hot: None, none_up_to: Some(none) }
+        } else {
+            Cursor { hot: Some(next), none_up_to: None }
+        };
+    }
+
+    /// Lets a lane's oldest page leave. `None`: it may not yet, and the spiller was told.
+    fn release(
+        &mut self,
+        config: &Config,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        id: LaneId,
+    ) -> Option<usize> {
+        let (number, partition, lane) = Self::numbered(lanes, id);
+        let page = lane.tail();
+        if page == LogicalPage::NONE {
+            return None;
+        }
+        Self::seal(partition, lane, page);
+        let summary = self.views[number].oldest?;
+        let (may_leave, expired) = {
+            let view = self.view(config, lanes, false);
+            (view.may_leave(id, &summary), view.is_expired(id, &summary))
+        };
+        if !may_leave {
+            shared.set_wanted(number, true);
+            return None;
+        }
+        let pin = Pin::new();
+        if !partition.unlink_tail(&lanes.pages, id.class(), page) {
+            return None;
+        }
+        if self.cursors[number].hot == Some(page) {
+            self.advance(lanes, number, page);
+        }
+        let retention = config.classes[id.class().index()].retention;
+        let ends = retention.map(|retention| lanes.clock.now_ms().saturating_sub(millis(retention)));
+        let counters = &shared.counters;
+        let events = purge(lanes, partition, &pin, page, |timestamp| {
+            let over = expired || ends.is_some_and(|end| timestamp <= end);
+            let counter = match (over, summary.clean) {
+                (true, _) => &counters.expired_events,
+                (false, true) => &counters.released_events,
+                (false, false) => &counters.dropped_events,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        lanes.pages.retire(&pin, page);
+        counters.released_pages.fetch_add(1, Ordering::Relaxed);
+        self.refresh(lanes, &pin, lane, number);
+        Some(events)
+    }
+}
+
+/// Removes a page's events from the indexes. `left` is told the timestamp of each that was not removed before.
+fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, left: impl Fn(i64)) -> usize {
+    let meta = lanes.pages.meta(page);
+    let (place, committed) = (meta.place(), meta.committed());
+    let class = meta.lane().class();
+    let mut run: Vec<(u64, u64, i64, u32)> = Vec::with_capacity(PURGE_RUN);
+    let mut events = 0;
+    let mut flush = |run: &mut Vec<(u64, u64, i64, u32)>| {
+        for (id, _, timestamp, offset) in run.iter() {
+            let addr = Addr::new(page, *offset, 0);
+            if lanes.index.remove(lanes.index.hash(*id), addr) {
+                lanes.left.fetch_add(1, Ordering::Relaxed);
+                left(*timestamp);
+            }
+        }
+        let _writer = partition.lock();
+        for (_, stream, _, offset) in run.drain(..) {
+            let addr = Addr::new(page, offset, place.generation());
+            partition.streams.remove_if_newest(Stream::from_raw(stream), class, addr);
+            events += 1;
+        }
+    };
+    // Damaged warm frames hide their records: their index entries are found by walking the index instead.
+    let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
+        run.push((event.id(), event.stream().as_u64(), event.timestamp(), offset));
+        if run.len() == PURGE_RUN {
+            flush(&mut run);
+        }
+        true
+    });
+    flush(&mut run);
+    if damaged.is_err() {
+        lanes.index.remove_page(page);
+    }
+    events
+}

@@ -1,0 +1,44 @@
+//! What memory pressure moves: the pages that arrived first, before their time.
+
+use crate::eviction::{Action, LaneView, PageSummary, Policy, View};
+
+/// Moves the oldest pages down while a region is fuller than the warning threshold.
+pub(crate) struct SizeThreshold;
+
+impl Policy for SizeThreshold {
+    fn next(&self, view: &View<'_>) -> Option<Action> {
+        let warning = view.config.thresholds.warning;
+        let release = view.warm_fill > warning
+            || view.index_fill > warning
+            || view.numbers_fill > warning
+            || view.warm_refused && view.hot_fill > warning;
+        if release
+            && let Some(lane) = oldest(view, |lane| lane.oldest, |lane, page| view.may_leave(lane.lane, page))
+        {
+            return Some(Action::Release(lane));
+        }
+        if view.hot_fill > warning && !view.warm_refused {
+            // Pages that are still written come last: sealing them leaves room unused.
+            return oldest(view, |lane| lane.oldest_hot, |_, page| !page.open)
+                .or_else(|| oldest(view, |lane| lane.oldest_hot, |_, _| true))
+                .map(Action::Demote);
+        }
+        // Nothing may leave yet: naming the oldest page has it spilled.
+        (release || view.warm_refused)
+            .then(|| oldest(view, |lane| lane.oldest, |_, _| true).map(Action::Release))
+            .flatten()
+    }
+}
+
+fn oldest(
+    view: &View<'_>,
+    page: impl Fn(&LaneView) -> Option<PageSummary>,
+    choose: impl Fn(&LaneView, &PageSummary) -> bool,
+) -> Option<crate::ids::LaneId> {
+    view.lanes
+        .iter()
+        .filter_map(|lane| Some((lane, page(lane)?)))
+        .filter(|(lane, page)| choose(lane, page))
+        .min_by_key(|(_, page)| page.arrived_ms)
+        .map(|(lane, _)| lane.lane)
+}

@@ -1,0 +1,69 @@
+//! The directory of an extendible hash table (Fagin, Nievergelt, Pippenger, Strong, 1979): which page holds a
+//! hash's entry.
+//!
+//! The directory is indexed by the *low* bits of the hash, so that it doubles in place: the lower half is copied
+//! to the upper one, and then the depth is raised. A reader with the old depth still finds the lower half. It may
+//! find a page that was split since and miss what moved to the sibling, so whoever misses asks again
+//! ([`PageDirectory::page_for`] then gives another page) before believing it.
+
+use std::ops::Deref;
+
+use crate::sync::{AtomicU32, Ordering};
+
+pub(crate) struct PageDirectory<S> {
+    slots: S,
+    depth: AtomicU32,
+}
+
+impl<S: Deref<Target = [AtomicU32]>> PageDirectory<S> {
+    /// A directory over `1 << depth` pages, whose numbers `pages` gives.
+    pub(crate) fn new(slots: S, pages: &[u32]) -> Self {
+        debug_assert!(pages.len().is_power_of_two() && slots.len().is_power_of_two());
+        for (slot, page) in slots.iter().zip(pages) {
+            slot.store(*page, Ordering::Relaxed);
+        }
+        Self { slots, depth: AtomicU32::new(pages.len().ilog2()) }
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn page_for(&self, hash: u64) -> u32 {
+        let mask = (1u64 << self.depth()) - 1;
+        self.slots[(hash & mask) as usize].load(Ordering::Acquire)
+    }
+
+    /// Makes room for pages of one more bit. `false`: the directory has its full size. One caller at a time.
+    pub(crate) fn double(&self) -> bool {
+        let len = 1usize << self.depth();
+        if len * 2 > self.slots.len() {
+            return false;
+        }
+        for at in 0..len {
+            let page = self.slots[at].load(Ordering::Relaxed);
+            self.slots[len + at].store(page, Ordering::Relaxed);
+        }
+        self.depth.store(len.ilog2() + 1, Ordering::Release);
+        true
+    }
+
+    /// Lets all slots whose low `depth` bits equal those of `hash` lead to `page`. One caller at a time.
+    pub(crate) fn redirect(&self, hash: u64, depth: u32, page: u32) {
+        let step = 1usize << depth;
+        let first = (hash & (step as u64 - 1)) as usize;
+        for at in (first..1 << self.depth()).step_by(step) {
+            self.slots[at].store(page, Ordering::Release);
+        }
+    }
+
+    /// Every page once, with the depth that it is split to. For checks; one caller at a time.
+    pub(crate) fn pages(&self) -> Vec<u32> {
+        let mut pages: Vec<u32> =
+            self.slots[..1 << self.depth()].iter().map(|slot| slot.load(Ordering::Relaxed)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages
+    }
+}

@@ -1,0 +1,317 @@
+//! The id index: id → address, as an extendible hash table that grows a page at a time without a stop.
+//!
+//! The low bits of an id's hash choose the page (through the directory), the upper half chooses the bucket, and 19
+//! bits from `base` on are the entry's tag, where `base` is the depth that the index began with. So the bit by
+//! which a page is split is in the tag, and splitting reads no record.
+//!
+//! Splits are done by the writer that met the full page, one at a time. Others wait only if they want the very page
+//! that is being split, for the time of copying one page.
+
+use std::ops::Deref;
+
+use crate::ids::{Addr, LogicalPage, mix};
+use crate::index::bucket::{Bucket, BucketPage, Claim, TAG_BITS, TENTATIVE};
+use crate::index::directory::PageDirectory;
+use crate::sync::{AtomicU32, Mutex, wait_a_turn};
+
+/// Where bucket pages come from and go to.
+pub(crate) trait BucketPages {
+    /// The buckets of a page that is in use, or was when the caller's pin began.
+    fn page(&self, page: u32) -> &[Bucket];
+    /// A fresh page, all zero; `None` when there is no room.
+    fn claim(&self) -> Option<u32>;
+    /// Frees a page after all present readers are gone.
+    fn retire(&self, page: u32);
+    /// Frees a page that no reader has seen.
+    fn give_back(&self, page: u32);
+}
+
+/// What came of announcing an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Announced {
+    /// The id is ours, tentatively.
+    New,
+    /// Another event has it.
+    Duplicate,
+    /// The index has no room.
+    Full,
+}
+
+pub(crate) struct HashIndex<S, P> {
+    directory: PageDirectory<S>,
+    pages: P,
+    seed: u64,
+    /// The directory's depth at the beginning, where tags begin.
+    base: u32,
+    splitting: Mutex<()>,
+}
+
+impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
+    /// An empty index of `1 << base` pages. `None` when there is no room for them.
+    pub(crate) fn new(slots: S, pages: P, base: u32, seed: u64) -> Option<Self> {
+        let first: Vec<u32> = (0..1u32 << base).map_while(|_| pages.claim()).collect();
+        if first.len() != 1 << base || slots.len() < first.len() {
+            return None;
+        }
+        for page in &first {
+            BucketPage::new(pages.page(*page)).set_depth(base);
+        }
+        Some(Self {
+            directory: PageDirectory::new(slots, &first),
+            pages,
+            seed,
+            base,
+            splitting: Mutex::new(()),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, id: u64) -> u64 {
+        mix(id, self.seed)
+    }
+
+    fn tag(&self, hash: u64) -> u32 {
+        (hash >> self.base) as u32 & ((1 << TAG_BITS) - 1)
+    }
+
+    fn page(&self, page: u32) -> BucketPage<'_> {
+        BucketPage::new(self.pages.page(page))
+    }
+
+    pub(crate) fn pages(&self) -> &P {
+        &self.pages
+    }
+
+    /// The page and bucket that a hash leads to, for prefetching.
+    pub(crate) fn bucket_of(&self, hash: u64) -> (u32, usize) {
+        let page = self.directory.page_for(hash);
+        (page, self.page(page).main_of(hash))
+    }
+
+    /// Looks for a published entry that `check` accepts. The caller holds a pin.
+    #[inline]
+    pub(crate) fn find<T>(&self, hash: u64, mut check: impl FnMut(Addr) -> Option<T>) -> Option<T> {
+        let tag = self.tag(hash);
+        let mut page = self.directory.page_for(hash);
+        loop {
+            if let Some(found) = self.page(page).find(hash, tag, &mut check) {
+                return Some(found);
+            }
+            // The page may have been split between the look at the directory and the look at the page.
+            let now = self.directory.page_for(hash);
+            if now == page {
+                return None;
+            }
+            page = now;
+        }
+    }
+
+    /// Whether there is a published entry for exactly this address.
+    pub(crate) fn holds(&self, hash: u64, addr: Addr) -> bool {
+        self.find(hash, |entry| (entry.low() == addr.low()).then_some(())).is_some()
+    }
+
+    /// Announces that an id will be at `addr`: other writers see it, readers do not. `same` says whether an entry
+    /// with the same tag is for the same id. The caller holds a pin.
+    pub(crate) fn announce(&self, hash: u64, addr: Addr, mut same: impl FnMut(Addr) -> bool) -> Announced {
+        let mut turn = 0;
+        loop {
+            let number = self.directory.page_for(hash);
+            let current = || self.directory.page_for(hash) == number;
+            match self.page(number).claim(hash, self.tag(hash), addr, current, &mut same) {
+                Claim::Done => return Announced::New,
+                Claim::Duplicate => return Announced::Duplicate,
+                Claim::Moved | Claim::Busy => wait_a_turn(&mut turn),
+                Claim::Full => {
+                    if !self.split(hash, number) {
+                        return Announced::Full;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets readers see an announced entry: its record is committed.
+    pub(crate) fn publish(&self, hash: u64, addr: Addr) {
+        let tag = self.tag(hash) << 1;
+        let done = self.replace(hash, addr.with_high(tag | TENTATIVE).0, addr.with_high(tag).0);
+        debug_assert!(done, "an announced entry stays until it is published");
+    }
+
+    /// Removes a published entry. `false`: there is none for exactly this address.
+    pub(crate) fn remove(&self, hash: u64, addr: Addr) -> bool {
+        self.replace(hash, addr.with_high(self.tag(hash) << 1).0, 0)
+    }
+
+    fn replace(&self, hash: u64, from: u64, to: u64) -> bool {
+        let mut turn = 0;
+        loop {
+            let number = self.directory.page_for(hash);
+            let current = || self.directory.page_for(hash) == number;
+            match self.page(number).replace(hash, from, to, current) {
+                Some(done) => return done,
+                None => wait_a_turn(&mut turn),
+            }
+        }
+    }
+
+    /// Splits the page that was found full. `false`: there is no room, or the hash cannot tell its entries apart.
+    fn split(&self, hash: u64, number: u32) -> bool {
+        let _splitting = self.splitting.lock();
+        if self.directory.page_for(hash) != number {
+            // Another writer has split it meanwhile.
+            return true;
+        }
+        let old = self.page(number);
+        let depth = old.depth();
+        let bit = depth - self.base;
+        if bit >= TAG_BITS || depth == self.directory.depth() && !self.directory.double() {
+            return false;
+        }
+        let Some(zero) = self.pages.claim() else { return false };
+        let Some(one) = self.pages.claim() else {
+            self.pages.give_back(zero);
+            return false;
+        };
+        old.close();
+        for page in [zero, one] {
+            self.page(page).set_depth(depth + 1);
+        }
+        if !old.split_into(self.page(zero), self.page(one), bit) {
+            old.reopen();
+            self.pages.give_back(zero);
+            self.pages.give_back(one);
+            return false;
+        }
+        self.directory.redirect(hash & !(1 << depth), depth + 1, zero);
+        self.directory.redirect(hash | 1 << depth, depth + 1, one);
+        self.pages.retire(number);
+        true
+    }
+
+    /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index.
+    pub(crate) fn remove_page(&self, page: LogicalPage) {
+        // A page that splits meanwhile takes its entries to pages that may have been looked at already.
+        let _splitting = self.splitting.lock();
+        for number in self.directory.pages() {
+            self.page(number).remove_all(|entry| entry.page() == page);
+        }
+    }
+
+    /// Every entry. For checks; nobody may write meanwhile.
+    pub(crate) fn entries(&self) -> Vec<Addr> {
+        self.directory.pages().into_iter().flat_map(|page| self.page(page).entries()).collect()
+    }
+
+    /// Every page in use. For checks; nobody may write meanwhile.
+    pub(crate) fn page_numbers(&self) -> Vec<u32> {
+        self.directory.pages()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Pages on the heap, never reused.
+    struct Heap {
+        pages: Vec<Vec<Bucket>>,
+        next: AtomicUsize,
+    }
+
+    impl Heap {
+        fn new(pages: usize, buckets: usize) -> Self {
+            let page = || (0..buckets).map(|_| Bucket::zeroed()).collect();
+            Self { pages: (0..pages).map(|_| page()).collect(), next: AtomicUsize::new(0) }
+        }
+    }
+
+    impl BucketPages for Heap {
+        fn page(&self, page: u32) -> &[Bucket] {
+            &self.pages[page as usize]
+        }
+        fn claim(&self) -> Option<u32> {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            (next < self.pages.len()).then_some(next as u32)
+        }
+        fn retire(&self, _: u32) {}
+        fn give_back(&self, _: u32) {}
+    }
+
+    fn index(pages: usize) -> HashIndex<Vec<AtomicU32>, Heap> {
+        let slots = (0..1 << 14).map(|_| AtomicU32::new(0)).collect();
+        HashIndex::new(slots, Heap::new(pages, 32), 0, 99).expect("there is room for the first page")
+    }
+
+    /// The address stands for the id itself.
+    fn addr(id: u64) -> Addr {
+        Addr::new(LogicalPage((id >> 10) as u32 + 1), (id as u32 & 1023) * 8, 0)
+    }
+
+    #[test]
+    fn what_is_announced_published_and_removed_is_found_accordingly() {
+        let index = index(4096);
+        let find =
+            |id: u64| index.find(index.hash(id), |found| (found.low() == addr(id).low()).then_some(id));
+        for id in 0..100_000 {
+            let same = |entry: Addr| entry.low() == addr(id).low();
+            assert_eq!(index.announce(index.hash(id), addr(id), same), Announced::New);
+            assert_eq!(find(id), None, "a tentative entry is not to be seen");
+            index.publish(index.hash(id), addr(id));
+            assert_eq!(index.announce(index.hash(id), addr(id), same), Announced::Duplicate);
+        }
+        assert_eq!(index.entries().len(), 100_000);
+        for id in 0..100_000 {
+            assert_eq!(find(id), Some(id));
+        }
+        for id in (0..100_000).step_by(2) {
+            assert!(index.remove(index.hash(id), addr(id)));
+            assert!(!index.remove(index.hash(id), addr(id)));
+        }
+        assert!((0..100_000).all(|id| find(id).is_some() == (id % 2 == 1)));
+    }
+
+    #[test]
+    fn a_full_index_says_so_and_keeps_what_it_has() {
+        let index = index(9);
+        let held = (0..10_000)
+            .take_while(|id| {
+                let done = index.announce(index.hash(*id), addr(*id), |_| false) == Announced::New;
+                if done {
+                    index.publish(index.hash(*id), addr(*id));
+                }
+                done
+            })
+            .count() as u64;
+        assert!((200..5000).contains(&held), "{held}");
+        assert!((0..held).all(|id| index.holds(index.hash(id), addr(id))));
+    }
+
+    #[test]
+    fn threads_insert_remove_and_find_while_pages_split() {
+        let index = index(4096);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let index = &index;
+                scope.spawn(move || {
+                    for id in (thread..40_000).step_by(4) {
+                        let hash = index.hash(id);
+                        assert_eq!(index.announce(hash, addr(id), |_| false), Announced::New);
+                        index.publish(hash, addr(id));
+                        assert!(index.holds(hash, addr(id)));
+                        if id % 3 == 0 {
+                            assert!(index.remove(hash, addr(id)));
+                        }
+                        let earlier = id / 2 / 4 * 4 + thread;
+                        assert_eq!(
+                            index.holds(index.hash(earlier), addr(earlier)),
+                            earlier % 3 != 0 && earlier <= id
+                        );
+                    }
+                });
+            }
+        });
+        assert_eq!(index.entries().len(), (0..40_000).filter(|id| id % 3 != 0).count());
+    }
+}

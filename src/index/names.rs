@@ -1,0 +1,157 @@
+//! Stream names: each name has its own stream, whatever names hash to.
+//!
+//! A name's stream is a hash of it, seeded by the namespace, so that every process that shares a namespace finds the
+//! same stream without asking. Should two names ever hash alike, the second takes the next free value; the table
+//! that says so is kept with the cold tier.
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Stream;
+
+/// The longest name.
+pub(crate) const NAME_MAX: usize = 1024;
+/// What a name costs beside its own bytes in each of the two maps and, until it is saved, in the list.
+const ENTRY_OVERHEAD: usize = 96;
+
+pub(crate) struct Names {
+    by_name: DashMap<Box<str>, Stream>,
+    by_stream: DashMap<Stream, Box<str>>,
+    secrets: RapidSecrets,
+    limit: usize,
+    added: Mutex<Added>,
+}
+
+/// Also the lock under which names are added.
+#[derive(Default)]
+struct Added {
+    bytes: usize,
+    /// Names that the cold tier does not have yet.
+    unsaved: Vec<(String, u64)>,
+}
+
+impl Names {
+    pub(crate) fn new(seed: u64, limit: usize) -> Self {
+        Self {
+            by_name: DashMap::new(),
+            by_stream: DashMap::new(),
+            secrets: RapidSecrets::seed(seed),
+            limit,
+            added: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.added.lock().bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Stream> {
+        self.by_name.get(name).map(|stream| *stream)
+    }
+
+    pub(crate) fn name_of(&self, stream: Stream) -> Option<String> {
+        self.by_stream.get(&stream).map(|name| name.to_string())
+    }
+
+    /// The stream of a name, which is noted if it is new.
+    ///
+    /// # Errors
+    /// Names that are too long, and a full table.
+    pub(crate) fn intern(&self, name: &str) -> Result<Stream> {
+        if name.is_empty() || name.len() > NAME_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("a stream name has 1 to {NAME_MAX} bytes; this one has {}", name.len()),
+            ));
+        }
+        let mut added = self.added.lock();
+        if let Some(stream) = self.find(name) {
+            return Ok(stream);
+        }
+        let cost = Self::cost(name);
+        if added.bytes + cost > self.limit {
+            return Err(Error::new(
+                ErrorKind::MemoryPressure,
+                format!(
+                    "{} stream names fill the {} bytes there are for them; give the store more `buffers`, or number \
+                     the streams",
+                    self.len(),
+                    self.limit
+                ),
+            ));
+        }
+        let stream = self.free_value(name);
+        added.unsaved.push((name.to_string(), stream.as_u64()));
+        added.bytes += cost;
+        self.put(name, stream);
+        Ok(stream)
+    }
+
+    /// Names that must be saved before events of their streams.
+    pub(crate) fn unsaved(&self) -> Vec<(String, u64)> {
+        self.added.lock().unsaved.clone()
+    }
+
+    /// Notes that the first `count` of [`Self::unsaved`] are saved.
+    pub(crate) fn saved(&self, count: usize) {
+        self.added.lock().unsaved.drain(..count);
+    }
+
+    /// Takes over a name from the cold tier's table.
+    pub(crate) fn restore(&self, name: &str, stream: Stream) {
+        self.added.lock().bytes += Self::cost(name);
+        self.put(name, stream);
+    }
+
+    fn cost(name: &str) -> usize {
+        3 * name.len() + 2 * ENTRY_OVERHEAD
+    }
+
+    fn put(&self, name: &str, stream: Stream) {
+        self.by_stream.insert(stream, name.into());
+        self.by_name.insert(name.into(), stream);
+    }
+
+    fn free_value(&self, name: &str) -> Stream {
+        let mut value = rapidhash_v3_seeded(name.as_bytes(), &self.secrets) | Stream::NAMED;
+        while self.by_stream.contains_key(&Stream::from_raw(value)) {
+            value = value.wrapping_add(1) | Stream::NAMED;
+        }
+        Stream::from_raw(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_hash_alike_get_streams_of_their_own() {
+        let names = Names::new(1, 1 << 20);
+        let first = names.intern("a").unwrap();
+        assert_eq!(names.intern("a").unwrap(), first);
+        // As if "b" had the hash of "a": the value is taken, so the next one is used.
+        let stolen = names.free_value("b");
+        names.put("thief", stolen);
+        let second = names.intern("b").unwrap();
+        assert_eq!(second.as_u64(), stolen.as_u64().wrapping_add(1) | Stream::NAMED);
+        assert_eq!(names.name_of(second).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn the_table_has_an_end_and_names_a_length() {
+        let names = Names::new(1, 450);
+        assert!(names.intern("").is_err());
+        assert!(names.intern(&"x".repeat(NAME_MAX + 1)).is_err());
+        names.intern("one").unwrap();
+        names.intern("two").unwrap();
+        assert_eq!(names.intern("three").unwrap_err().kind(), ErrorKind::MemoryPressure);
+        assert!(names.intern("one").is_ok());
+    }
+}

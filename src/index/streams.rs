@@ -1,0 +1,292 @@
+//! The stream directory of one partition: (stream, class) → the stream's newest events.
+//!
+//! A *head* is one cache line: the stream, a word of class and position, and the addresses of the stream's last six
+//! events of that class. Each event links to the one six before it (`previous` in its record), so a stream is six
+//! chains, and a reader has six reads in flight. One line holds key and addresses, so appending to a stream touches
+//! one line of the directory.
+//!
+//! ```text
+//! │ stream │ word │ addr │ addr │ addr │ addr │ addr │ addr │        8 words of 8 bytes
+//! word     │ zero … │ slot of the newest, 8 bits │ class, 8 │ GONE │ USED │
+//! ```
+//!
+//! Heads lie in pages of an extendible hash table with linear probing. All writing is done under the partition's
+//! lock; readers take none. A line belongs to one (stream, class) for as long as its page exists: a head that is
+//! removed is marked GONE, and the page is rewritten when it fills up. So a reader never sees one stream's key with
+//! another's addresses.
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::ids::{Addr, Class, Stream, mix};
+use crate::index::directory::PageDirectory;
+use crate::index::region::{IndexPages, RESERVE};
+use crate::regions::region::Region;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::memory::Slab;
+
+/// How many chains a stream has.
+pub(crate) const STRIPES: usize = 6;
+
+const USED: u64 = 1;
+const GONE: u64 = 2;
+const CLASS_SHIFT: u32 = 8;
+const SLOT_SHIFT: u32 = 16;
+const NO_PAGE: u32 = u32::MAX;
+/// Mixed with the namespace's seed, so that streams and ids fall differently.
+const SEED: u64 = 0x517c_c1b7_2722_0a95;
+
+/// One line of the directory.
+#[repr(C, align(64))]
+pub(crate) struct Head {
+    stream: AtomicU64,
+    word: AtomicU64,
+    newest: [AtomicU64; STRIPES],
+}
+
+impl Head {
+    fn is(&self, stream: Stream, class: Class) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & (USED | GONE) == USED
+            && (word >> CLASS_SHIFT) as usize & 0xff == class.index()
+            && self.stream.load(Ordering::Relaxed) == stream.as_u64()
+    }
+
+    /// The event that the next one will link to, and where the next one's address will stand.
+    pub(crate) fn next_slot(&self) -> (usize, u64) {
+        let slot = (self.word.load(Ordering::Relaxed) >> SLOT_SHIFT) as usize & 0xff;
+        let next = (slot + 1) % STRIPES;
+        (next, self.newest[next].load(Ordering::Relaxed))
+    }
+
+    /// Makes an event the newest: its record is committed. The partition's lock is held.
+    pub(crate) fn push(&self, slot: usize, addr: Addr) {
+        self.newest[slot].store(addr.0, Ordering::Release);
+        let word = self.word.load(Ordering::Relaxed) & ((1 << SLOT_SHIFT) - 1);
+        self.word.store(word | (slot as u64) << SLOT_SHIFT, Ordering::Release);
+    }
+
+    /// The newest events of all chains: the newest of all first, as it was when the call began.
+    ///
+    /// Each chain is read after the newest event, so together they hold every event older than that one.
+    pub(crate) fn newest(&self) -> [Addr; STRIPES] {
+        let slot = (self.word.load(Ordering::Acquire) >> SLOT_SHIFT) as usize % STRIPES;
+        std::array::from_fn(|back| {
+            Addr(self.newest[(slot + STRIPES - back) % STRIPES].load(Ordering::Acquire))
+        })
+    }
+
+    fn newest_is(&self, addr: Addr) -> bool {
+        let slot = (self.word.load(Ordering::Relaxed) >> SLOT_SHIFT) as usize % STRIPES;
+        self.newest[slot].load(Ordering::Relaxed) == addr.0
+    }
+}
+
+pub(crate) struct StreamDirectory {
+    directory: PageDirectory<Slab<AtomicU32>>,
+    pages: IndexPages,
+    seed: u64,
+}
+
+/// A page's heads: line 0 is its header (depth, lines in use).
+#[derive(Clone, Copy)]
+struct HeadPage<'a> {
+    heads: &'a [Head],
+}
+
+impl<'a> HeadPage<'a> {
+    fn depth(self) -> u32 {
+        self.heads[0].stream.load(Ordering::Relaxed) as u32
+    }
+
+    fn set_depth(self, depth: u32) {
+        self.heads[0].stream.store(u64::from(depth), Ordering::Relaxed);
+    }
+
+    fn used(self) -> usize {
+        self.heads[0].newest[0].load(Ordering::Relaxed) as usize
+    }
+
+    fn set_used(self, used: usize) {
+        self.heads[0].newest[0].store(used as u64, Ordering::Relaxed);
+    }
+
+    /// Lines from where a hash begins, once round the page.
+    fn probe(self, hash: u64) -> impl Iterator<Item = &'a Head> {
+        let lines = self.heads.len() - 1;
+        let start = (((hash >> 32) * lines as u64) >> 32) as usize;
+        (0..lines).map(move |step| &self.heads[1 + (start + step) % lines])
+    }
+
+    fn find(self, hash: u64, stream: Stream, class: Class) -> Option<&'a Head> {
+        self.probe(hash)
+            .take_while(|head| head.word.load(Ordering::Acquire) & USED != 0)
+            .find(|head| head.is(stream, class))
+    }
+
+    /// Three quarters of the lines may be in use: beyond, probing gets long.
+    fn has_room(self) -> bool {
+        self.used() < (self.heads.len() - 1) * 3 / 4
+    }
+
+    /// Adds a head that is not there.
+    fn insert(self, hash: u64, stream: Stream, class: Class) -> Option<&'a Head> {
+        let head = self.probe(hash).find(|head| head.word.load(Ordering::Relaxed) & USED == 0)?;
+        self.set_used(self.used() + 1);
+        head.stream.store(stream.as_u64(), Ordering::Relaxed);
+        let last = (STRIPES as u64 - 1) << SLOT_SHIFT;
+        head.word.store(USED | (class.index() as u64) << CLASS_SHIFT | last, Ordering::Release);
+        Some(head)
+    }
+
+    fn live(self) -> impl Iterator<Item = &'a Head> {
+        self.heads[1..].iter().filter(|head| head.word.load(Ordering::Relaxed) & (USED | GONE) == USED)
+    }
+}
+
+impl StreamDirectory {
+    pub(crate) fn new(config: &Config, system: &Region, pages: IndexPages, seed: u64) -> Result<Self> {
+        let slots = crate::config::stream_directory_slots(&config.index, config.partitions) as usize;
+        let slots = system.slab::<AtomicU32>(slots, "a stream directory")?;
+        Ok(Self { directory: PageDirectory::new(slots, &[NO_PAGE]), pages, seed: seed ^ SEED })
+    }
+
+    #[inline]
+    fn hash(&self, stream: Stream, class: Class) -> u64 {
+        mix(stream.as_u64().wrapping_add((class.index() as u64) << 56), self.seed)
+    }
+
+    fn page(&self, page: u32) -> HeadPage<'_> {
+        HeadPage { heads: self.pages.heads(page) }
+    }
+
+    /// The head of a stream's events of that class. The caller holds a pin.
+    #[inline]
+    pub(crate) fn find(&self, stream: Stream, class: Class) -> Option<&Head> {
+        let hash = self.hash(stream, class);
+        let mut number = self.directory.page_for(hash);
+        loop {
+            if number != NO_PAGE
+                && let Some(head) = self.page(number).find(hash, stream, class)
+            {
+                return Some(head);
+            }
+            let now = self.directory.page_for(hash);
+            if now == number {
+                return None;
+            }
+            number = now;
+        }
+    }
+
+    /// Asks the processor to fetch a stream's line.
+    pub(crate) fn prefetch(&self, stream: Stream, class: Class) {
+        let hash = self.hash(stream, class);
+        let number = self.directory.page_for(hash);
+        if number != NO_PAGE {
+            let lines = self.page(number).heads.len() as u64 - 1;
+            self.pages.prefetch(number, 1 + (((hash >> 32) * lines) >> 32) as usize);
+        }
+    }
+
+    /// The head of a stream's events of that class, made if it is not there; and whether it was made. `None`: no
+    /// room. The partition's lock is held, and a pin.
+    pub(crate) fn find_or_insert(&self, stream: Stream, class: Class) -> Option<(&Head, bool)> {
+        let hash = self.hash(stream, class);
+        loop {
+            let number = self.directory.page_for(hash);
+            if number == NO_PAGE {
+                let first = self.pages.claim_zeroed(RESERVE)?;
+                self.directory.redirect(0, 0, first);
+                continue;
+            }
+            let page = self.page(number);
+            if let Some(head) = page.find(hash, stream, class) {
+                return Some((head, false));
+            }
+            if page.has_room() {
+                return page.insert(hash, stream, class).map(|head| (head, true));
+            }
+            self.rewrite(hash, number)?;
+        }
+    }
+
+    /// Rewrites a full page without its removed heads: as one page if that helps, else as two.
+    fn rewrite(&self, hash: u64, number: u32) -> Option<()> {
+        let old = self.page(number);
+        let depth = old.depth();
+        let live = old.live().count();
+        let can_split = self.pages.has_room(RESERVE + 2);
+        if live * 2 < old.used() || !can_split && live < old.used() {
+            let fresh = self.pages.claim_zeroed(0)?;
+            self.page(fresh).set_depth(depth);
+            self.copy(old, |_| fresh)?;
+            self.directory.redirect(hash, depth, fresh);
+        } else {
+            if depth == self.directory.depth() && !self.directory.double() {
+                return None;
+            }
+            let zero = self.pages.claim_zeroed(RESERVE)?;
+            let Some(one) = self.pages.claim_zeroed(RESERVE) else {
+                self.pages.release(zero);
+                return None;
+            };
+            for page in [zero, one] {
+                self.page(page).set_depth(depth + 1);
+            }
+            self.copy(old, |hash| if hash >> depth & 1 == 0 { zero } else { one })?;
+            self.directory.redirect(hash & !(1 << depth), depth + 1, zero);
+            self.directory.redirect(hash | 1 << depth, depth + 1, one);
+        }
+        self.pages.retire_later(number);
+        Some(())
+    }
+
+    fn copy(&self, old: HeadPage<'_>, page_of: impl Fn(u64) -> u32) -> Option<()> {
+        for head in old.live() {
+            let stream = Stream::from_raw(head.stream.load(Ordering::Relaxed));
+            let word = head.word.load(Ordering::Relaxed);
+            let class = Class::new((word >> CLASS_SHIFT) as usize & 0xff);
+            let hash = self.hash(stream, class);
+            let copy = self.page(page_of(hash)).insert(hash, stream, class)?;
+            for (to, from) in copy.newest.iter().zip(&head.newest) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            copy.word.store(word, Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    /// Removes the head of a stream whose newest event is at `addr`, which is about to leave memory. The
+    /// partition's lock is held, and a pin.
+    pub(crate) fn remove_if_newest(&self, stream: Stream, class: Class, addr: Addr) {
+        if let Some(head) = self.find(stream, class)
+            && head.newest_is(addr)
+        {
+            head.word.fetch_or(GONE, Ordering::Release);
+        }
+    }
+
+    /// Removes a head that was made for an event that did not come to be.
+    pub(crate) fn remove_empty(&self, head: &Head) {
+        if head.newest.iter().all(|addr| addr.load(Ordering::Relaxed) == 0) {
+            head.word.fetch_or(GONE, Ordering::Release);
+        }
+    }
+
+    /// Every head with its newest event. For checks; the partition's lock is held.
+    pub(crate) fn heads(&self) -> Vec<(Stream, Class, Addr)> {
+        let mut all = Vec::new();
+        for page in self.page_numbers() {
+            for head in self.page(page).live() {
+                let class = Class::new((head.word.load(Ordering::Relaxed) >> CLASS_SHIFT) as usize & 0xff);
+                all.push((Stream::from_raw(head.stream.load(Ordering::Relaxed)), class, head.newest()[0]));
+            }
+        }
+        all
+    }
+
+    /// Every page in use. For checks; the partition's lock is held.
+    pub(crate) fn page_numbers(&self) -> Vec<u32> {
+        self.directory.pages().into_iter().filter(|page| *page != NO_PAGE).collect()
+    }
+}

@@ -1,0 +1,5 @@
+//! Lanes: each partition's append-only logs, one for each class.
+
+pub(crate) mod append;
+pub(crate) mod history;
+pub(crate) mod partition;

@@ -1,0 +1,257 @@
+//! Partitions and their lanes: who holds which pages, oldest first.
+//!
+//! A stream belongs to the partition that its hash says, always the same one in a namespace. All writing in a
+//! partition is done under its lock: appends, and the mover's sealing and retiring of pages. Readers take no
+//! lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::ids::{Class, LaneId, LogicalPage, Stream};
+use crate::index::region::IndexPages;
+use crate::index::streams::StreamDirectory;
+use crate::pages::pool::{OpenPage, Pages, Pin};
+use crate::pages::table::{PageMeta, Tier};
+use crate::regions::region::Region;
+
+/// One class's log in a partition: a list of pages, linked both ways through the page table.
+///
+/// Pages are numbered from the lane's beginning without gaps (`seq`), across restarts. They leave memory oldest
+/// first (invariant I2): `tail_seq` is raised before anything of a page goes, so whoever meets something gone and
+/// then reads `tail_seq` knows up to where everything is gone.
+pub(crate) struct Lane {
+    pub(crate) id: LaneId,
+    tail: AtomicU32,
+    head: AtomicU32,
+    tail_seq: AtomicU64,
+    /// Pages below this number are confirmed in the cold tier.
+    clean_seq: AtomicU64,
+}
+
+impl Lane {
+    fn new(id: LaneId, first_seq: u64) -> Self {
+        Self {
+            id,
+            tail: AtomicU32::new(0),
+            head: AtomicU32::new(0),
+            tail_seq: AtomicU64::new(first_seq),
+            clean_seq: AtomicU64::new(first_seq),
+        }
+    }
+
+    /// The newest page, if there is one.
+    pub(crate) fn head(&self) -> LogicalPage {
+        LogicalPage(self.head.load(Ordering::Acquire))
+    }
+
+    /// The oldest page, if there is one.
+    pub(crate) fn tail(&self) -> LogicalPage {
+        LogicalPage(self.tail.load(Ordering::Acquire))
+    }
+
+    /// The number of the oldest page in memory, or of the next one to come.
+    pub(crate) fn tail_seq(&self) -> u64 {
+        self.tail_seq.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn clean_seq(&self) -> u64 {
+        self.clean_seq.load(Ordering::Acquire)
+    }
+
+    /// Notes that the cold tier has confirmed all pages below `seq`.
+    pub(crate) fn set_clean(&self, seq: u64) {
+        self.clean_seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// The pages from oldest to newest, as they are found. The caller holds a pin.
+    pub(crate) fn pages<'g>(
+        &'g self,
+        pages: &'g Pages,
+        _pin: &'g Pin,
+    ) -> impl Iterator<Item = (LogicalPage, &'g PageMeta)> {
+        self.pages_from(pages, _pin, LogicalPage::NONE, 0)
+    }
+
+    /// The pages from a given one on, or all if that one has left memory. The caller holds a pin.
+    pub(crate) fn pages_from<'g>(
+        &'g self,
+        pages: &'g Pages,
+        _pin: &'g Pin,
+        page: LogicalPage,
+        seq: u64,
+    ) -> impl Iterator<Item = (LogicalPage, &'g PageMeta)> {
+        let mut next =
+            if page != LogicalPage::NONE && self.has(pages, page, seq) { page } else { self.tail() };
+        std::iter::from_fn(move || {
+            (next != LogicalPage::NONE).then(|| {
+                let (page, meta) = (next, pages.meta(next));
+                next = meta.next();
+                (page, meta)
+            })
+        })
+    }
+
+    /// The pages from newest to oldest, up to the first that has left memory. The caller holds a pin.
+    pub(crate) fn pages_back<'g>(
+        &'g self,
+        pages: &'g Pages,
+        _pin: &'g Pin,
+    ) -> impl Iterator<Item = (LogicalPage, &'g PageMeta)> {
+        let head = self.head();
+        let mut next = (head != LogicalPage::NONE).then(|| (head, pages.meta(head).seq()));
+        std::iter::from_fn(move || {
+            let (page, seq) = next?;
+            let meta = pages.meta(page);
+            let prev = meta.prev();
+            let ours = self.has(pages, page, seq);
+            next = (ours && prev != LogicalPage::NONE && seq > 0).then(|| (prev, seq - 1));
+            ours.then_some((page, meta))
+        })
+    }
+
+    /// Whether that page is this lane's page of that number. One that left before the caller's pin may have become
+    /// another lane's, or a later one of this lane.
+    pub(crate) fn has(&self, pages: &Pages, page: LogicalPage, seq: u64) -> bool {
+        let meta = pages.meta(page);
+        meta.place().tier() != Tier::Free && meta.lane() == self.id && meta.seq() == seq
+    }
+}
+
+/// What only the holder of a partition's lock may touch.
+pub(crate) struct Writer {
+    open: Vec<Option<OpenPage>>,
+    next_seq: Vec<u64>,
+    max_time_so_far: Vec<i64>,
+}
+
+impl Writer {
+    pub(crate) fn open_page(&mut self, class: Class) -> Option<&mut OpenPage> {
+        self.open[class.index()].as_mut()
+    }
+}
+
+/// Counters of one partition: written under its lock, read by anyone.
+#[derive(Default)]
+pub(crate) struct PartitionCounters {
+    pub(crate) appended: AtomicU64,
+    pub(crate) appended_bytes: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+}
+
+impl PartitionCounters {
+    /// Adds without a locked instruction: the partition's lock makes this the only writer.
+    pub(crate) fn add(counter: &AtomicU64, more: u64) {
+        counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+}
+
+pub(crate) struct Partition {
+    writer: CachePadded<Mutex<Writer>>,
+    pub(crate) counters: CachePadded<PartitionCounters>,
+    pub(crate) streams: StreamDirectory,
+    lanes: Vec<CachePadded<Lane>>,
+}
+
+impl Partition {
+    /// A partition whose lanes go on after the pages that `first_seq` counts.
+    pub(crate) fn new(
+        number: usize,
+        config: &Config,
+        system: &Region,
+        index: IndexPages,
+        seed: u64,
+        first_seq: impl Fn(LaneId) -> u64,
+    ) -> Result<Self> {
+        let ids: Vec<LaneId> =
+            (0..config.classes.len()).map(|class| LaneId::new(number, Class::new(class))).collect();
+        Ok(Self {
+            writer: CachePadded::new(Mutex::new(Writer {
+                open: ids.iter().map(|_| None).collect(),
+                next_seq: ids.iter().map(|lane| first_seq(*lane)).collect(),
+                max_time_so_far: vec![i64::MIN; ids.len()],
+            })),
+            counters: CachePadded::default(),
+            streams: StreamDirectory::new(config, system, index, seed)?,
+            lanes: ids.iter().map(|lane| CachePadded::new(Lane::new(*lane, first_seq(*lane)))).collect(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock()
+    }
+
+    pub(crate) fn lane(&self, class: Class) -> &Lane {
+        &self.lanes[class.index()]
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().map(|lane| &**lane)
+    }
+
+    /// Opens a page with room for `len` bytes as the newest of a lane; the one before is sealed.
+    ///
+    /// # Errors
+    /// The region that has no room.
+    pub(crate) fn open_page(
+        &self,
+        writer: &mut Writer,
+        pages: &Pages,
+        class: Class,
+        len: u32,
+    ) -> Result<(), crate::pressure::RegionKind> {
+        let (lane, at) = (self.lane(class), class.index());
+        let before = lane.head();
+        if before != LogicalPage::NONE {
+            let so_far = pages.meta(before).max_time_so_far();
+            writer.max_time_so_far[at] = writer.max_time_so_far[at].max(so_far);
+        }
+        let seq = writer.next_seq[at];
+        let open = pages.claim(lane.id, seq, before, writer.max_time_so_far[at], len)?;
+        let page = open.page;
+        writer.next_seq[at] += 1;
+        writer.open[at] = Some(open);
+        if before == LogicalPage::NONE {
+            lane.tail.store(page.0, Ordering::Release);
+        } else {
+            pages.meta(before).set_next(page);
+        }
+        lane.head.store(page.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Closes a lane's open page, so that it can be moved. Whether there was one.
+    pub(crate) fn seal(&self, class: Class) -> bool {
+        self.lock().open[class.index()].take().is_some()
+    }
+
+    /// Whether that page is being written.
+    pub(crate) fn is_open(writer: &Writer, class: Class, page: LogicalPage) -> bool {
+        writer.open[class.index()].as_ref().is_some_and(|open| open.page == page)
+    }
+
+    /// Takes the oldest page off a lane's list. `false`: it is not that page, or the page is being written.
+    pub(crate) fn unlink_tail(&self, pages: &Pages, class: Class, page: LogicalPage) -> bool {
+        let (writer, lane) = (self.lock(), self.lane(class));
+        if lane.tail() != page || Self::is_open(&writer, class, page) {
+            return false;
+        }
+        let meta = pages.meta(page);
+        lane.tail_seq.store(meta.seq() + 1, Ordering::Release);
+        let next = meta.next();
+        lane.tail.store(next.0, Ordering::Release);
+        if next == LogicalPage::NONE {
+            lane.head.store(0, Ordering::Release);
+        }
+        true
+    }
+}
+
+/// The partition of a stream.
+#[inline]
+pub(crate) fn partition_of(stream: Stream, seed: u64, partitions: usize) -> usize {
+    (crate::ids::mix(stream.as_u64(), seed ^ 0x9e37_79b9_7f4a_7c15) as usize) & (partitions - 1)
+}

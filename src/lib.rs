@@ -1,0 +1,83 @@
+//! An embeddable, tiered, in-memory event store.
+//!
+//! Events land in off-heap pages (*hot*), are squeezed by LZ4 as they age (*warm*), and are written to a *cold* tier
+//! on disk before they leave memory. Reads go through all tiers. Memory is bounded by one number; when it is full, the
+//! store waits or refuses, and loses nothing.
+//!
+//! ```
+//! use esker::{Config, Event, Store};
+//!
+//! # fn main() -> Result<(), esker::Error> {
+//! # let dir = tempfile::tempdir().map_err(|error| esker::Error::cold("no directory", error))?;
+//! let store = Store::open(Config::builder().memory("64MiB").data_dir(dir.path()).build()?)?;
+//! let customer = store.stream("customer-42")?;
+//!
+//! store.append(&Event::new(customer, 1, 1_700_000_000_000, 7).metadata(&[("cell", "A7")]).payload(b"attach"))?;
+//!
+//! let guard = store.pin();
+//! let event = guard.get(1).expect("it was just appended");
+//! assert_eq!(event.payload(), b"attach");
+//! for event in guard.history(customer).take(100) {
+//!     println!("{} {:?}", event.timestamp(), event.metadata_value("cell"));
+//! }
+//! # drop(guard);
+//! store.close(std::time::Duration::from_secs(5))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//! * [`Store`]: open, append, read, close. [`Guard`]: reading from memory.
+//! * [`Config`]: every number there is to set. [`ClassConfig`]: how long events stay where.
+//! * [`Stats`]: what the store holds and has done.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(loom, allow(dead_code, unused_imports, reason = "loom builds only the lock-free pieces"))]
+
+mod clock;
+mod config;
+mod error;
+#[cfg(not(loom))]
+mod event;
+#[cfg(not(loom))]
+mod eviction;
+mod ids;
+mod index;
+#[cfg(not(loom))]
+mod lanes;
+#[cfg(not(loom))]
+mod observe;
+mod pages;
+mod pressure;
+mod regions;
+#[cfg(not(loom))]
+mod store;
+mod sync;
+mod sys;
+#[cfg(not(loom))]
+mod tiers;
+
+pub use clock::Clock;
+pub use config::{
+    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave,
+    RegionBuilder, RegionConfig, Thresholds,
+};
+pub use error::{Error, ErrorKind, Result};
+#[cfg(not(loom))]
+pub use event::{Event, EventHeader, EventRef, Metadata, MetadataIter};
+pub use ids::{Class, Stream};
+#[cfg(not(loom))]
+pub use lanes::append::Appended;
+#[cfg(not(loom))]
+pub use observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
+pub use pressure::{BackPressure, Pressure, RegionKind};
+#[cfg(not(loom))]
+pub use regions::region::RegionStats;
+#[cfg(not(loom))]
+pub use store::{Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Scan, Store, StoreBuilder};
+#[cfg(all(fuzzing, not(loom)))]
+#[doc(hidden)]
+pub mod fuzz_doors;
+#[cfg(not(loom))]
+pub use tiers::block::BlockId;
+#[cfg(not(loom))]
+pub use tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};

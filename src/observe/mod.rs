@@ -1,0 +1,3 @@
+//! Watching the store: read-only, and never in the way.
+
+pub(crate) mod stats;

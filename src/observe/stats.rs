@@ -1,0 +1,142 @@
+//! One snapshot of everything that the store counts.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pressure::{Pressure, RegionKind};
+use crate::regions::region::RegionStats;
+
+/// What a store holds and has done since it opened. Plain numbers; see [`Store::stats`](crate::Store::stats).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How short of memory the store is.
+    pub pressure: Pressure,
+    /// Bytes that regions and buffers take now: what the configured `memory` bounds.
+    pub memory_bytes: u64,
+    /// Bytes of names, cold directory, caches and spill buffers.
+    pub buffer_bytes: u64,
+    /// Regions in the order of [`RegionKind::ALL`].
+    pub regions: [RegionStats; 4],
+    /// Events, by where they are and what became of them.
+    pub events: EventStats,
+    /// The cold tier; all zero without one.
+    pub cold: ColdStats,
+}
+
+impl Stats {
+    /// The figures of one region.
+    pub fn region(&self, kind: RegionKind) -> &RegionStats {
+        &self.regions[RegionKind::ALL.iter().position(|other| *other == kind).unwrap_or(0)]
+    }
+}
+
+/// Where events are, and what became of them since the store opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct EventStats {
+    /// Acknowledged as stored.
+    pub appended: u64,
+    /// Bytes of metadata and payload of those.
+    pub appended_bytes: u64,
+    /// Answered as duplicates.
+    pub duplicates: u64,
+    /// Refused for lack of room.
+    pub rejected: u64,
+    /// Calls that had to wait for room.
+    pub waited: u64,
+    /// In the hot tier now.
+    pub hot: u64,
+    /// In the warm tier now.
+    pub warm: u64,
+    /// Bytes of records of the warm tier before they were squeezed.
+    pub warm_raw_bytes: u64,
+    /// Bytes of them as they are.
+    pub warm_packed_bytes: u64,
+    /// Squeezed from hot to warm.
+    pub demoted: u64,
+    /// Left memory after the cold tier had confirmed them.
+    pub released: u64,
+    /// Left because their retention had ended.
+    pub expired: u64,
+    /// Left because their class says so.
+    pub dropped: u64,
+    /// Removed by the user.
+    pub removed: u64,
+    /// Checks of warm pages that failed.
+    pub corrupt_frames: u64,
+    /// Stream names.
+    pub names: u64,
+}
+
+/// The cold tier.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ColdStats {
+    /// Blocks there.
+    pub blocks: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Their size in memory before it was packed.
+    pub raw_bytes: u64,
+    /// Their size as they are stored.
+    pub stored_bytes: u64,
+    /// Events written since the store opened.
+    pub spilled: u64,
+    /// Batches of blocks that the tier did not take.
+    pub spill_failures: u64,
+    /// What the tier said last when it did not do what it was asked.
+    pub last_error: Option<String>,
+    /// Events that could not be read any more when they were to be written.
+    pub lost_to_damage: u64,
+    /// Blocks read.
+    pub loads: u64,
+    /// Blocks that were in the cache when they were wanted.
+    pub cache_hits: u64,
+    /// Blocks that failed their check or were missing.
+    pub corrupt_blocks: u64,
+    /// Blocks deleted because all of their events had reached the end of their retention.
+    pub expired_blocks: u64,
+    /// How long the tier took to confirm a batch of blocks.
+    pub spill: LatencyStats,
+    /// How long reading and unpacking a block took.
+    pub load: LatencyStats,
+}
+
+/// Percentiles of a latency.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct LatencyStats {
+    /// How many were measured.
+    pub count: u64,
+    /// Half were faster.
+    pub p50: Duration,
+    /// One in a hundred was slower.
+    pub p99: Duration,
+    /// One in a thousand was slower.
+    pub p999: Duration,
+    /// The slowest.
+    pub max: Duration,
+}
+
+impl LatencyStats {
+    /// Of a histogram of microseconds.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
+        Self {
+            count: histogram.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: Duration::from_micros(histogram.max()),
+        }
+    }
+}
+
+/// A histogram of microseconds up to an hour, two digits exact.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 2)
+        .map_err(|error| Error::with_source(ErrorKind::InvalidConfig, "a histogram could not be made", error))
+}

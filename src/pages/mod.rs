@@ -1,0 +1,10 @@
+//! Logical pages: what the page table knows of each, how their bytes are read, moved and let go.
+
+pub(crate) mod table;
+
+#[cfg(not(loom))]
+pub(crate) mod image;
+
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]
+pub(crate) mod pool;

@@ -1,0 +1,393 @@
+//! The pages of a store: hot and warm region and the page table over them.
+//!
+//! Reading a page needs a [`Pin`]: frames and page numbers that are let go are reused only after every pin that
+//! could know of them is gone (crossbeam-epoch; Fraser, "Practical lock-freedom", 2004).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_epoch as epoch;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::event::EventRef;
+use crate::event::record::{HEADER_LEN, RecordHeader};
+use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::pages::image::{self, IMAGE_HEADER, Image};
+use crate::pages::table::{PageMeta, Place, Tier};
+use crate::pressure::RegionKind;
+use crate::regions::free_list::FreeList;
+use crate::regions::region::{Frames, Region};
+use crate::sys::memory::{Slab, ZeroInit};
+
+// SAFETY: all fields are atomic integers, for which zero is a value.
+unsafe impl ZeroInit for PageMeta {}
+
+/// Keeps what a reader may know of from being reused.
+pub(crate) struct Pin {
+    epoch: epoch::Guard,
+}
+
+impl Pin {
+    pub(crate) fn new() -> Self {
+        Self { epoch: epoch::pin() }
+    }
+
+    /// Lets pages that were let go before this pin be reused, for a pin that is held long.
+    pub(crate) fn repin(&mut self) {
+        self.epoch.repin();
+    }
+
+    /// Runs `free` once every pin of this moment is gone.
+    ///
+    /// # Safety
+    /// `free` may run on any thread at any later time, so what it uses must still be there: it owns it.
+    pub(crate) unsafe fn defer(&self, free: impl FnOnce() + Send + 'static) {
+        // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
+        unsafe { self.epoch.defer_unchecked(free) };
+    }
+}
+
+/// Makes the epoch advance as far as present readers let it, which frees what was let go before.
+pub(crate) fn reclaim() {
+    // An epoch must advance twice, and one bag of garbage is looked at per turn.
+    for _ in 0..4 {
+        epoch::pin().flush();
+    }
+}
+
+/// Frames that a reader has unpacked lately, so that neighbours of an event come without unpacking again.
+#[derive(Default)]
+pub(crate) struct FrameCache {
+    frames: RefCell<Vec<Unpacked>>,
+}
+
+/// One frame, unpacked.
+#[derive(Clone)]
+struct Unpacked {
+    place: Place,
+    /// Where its records begin in the page.
+    raw_at: u32,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl FrameCache {
+    const FRAMES: usize = 8;
+
+    fn find(&self, place: Place, offset: u32) -> Option<Unpacked> {
+        let here = |frame: &&Unpacked| {
+            let at = offset.checked_sub(frame.raw_at);
+            frame.place == place && at.is_some_and(|at| (at as usize) < frame.bytes.len())
+        };
+        self.frames.borrow().iter().find(here).cloned()
+    }
+
+    fn keep(&self, frame: Unpacked) {
+        let mut frames = self.frames.borrow_mut();
+        if frames.len() == Self::FRAMES {
+            frames.remove(0);
+        }
+        frames.push(frame);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.frames.borrow_mut().clear();
+    }
+}
+
+/// A page that its lane is writing. There is one for each page number at a time (invariant I4).
+pub(crate) struct OpenPage {
+    pub(crate) page: LogicalPage,
+    frame: u32,
+    capacity: u32,
+    pub(crate) offset: u32,
+    pub(crate) generation: u32,
+}
+
+impl OpenPage {
+    pub(crate) fn has_room(&self, len: u32) -> bool {
+        self.capacity - self.offset >= len
+    }
+}
+
+pub(crate) struct Pages {
+    pub(crate) hot: Region,
+    pub(crate) warm: Region,
+    table: Slab<PageMeta>,
+    numbers: FreeList,
+    /// Frames whose checksum failed.
+    pub(crate) corrupt: AtomicU64,
+}
+
+impl Pages {
+    pub(crate) fn open(config: &Config, system: &Region) -> Result<Self> {
+        let capacity = config.logical_pages() as u32;
+        let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
+        let numbers = FreeList::new(capacity + 1, capacity + 1);
+        let zero = numbers.claim();
+        debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
+        Ok(Self {
+            hot: Region::open(RegionKind::Hot, config.hot, config.huge_pages)?,
+            warm: Region::open(RegionKind::Warm, config.warm, config.huge_pages)?,
+            table,
+            numbers,
+            corrupt: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn table(&self) -> &[PageMeta] {
+        &self.table
+    }
+
+    pub(crate) fn meta(&self, page: LogicalPage) -> &PageMeta {
+        &self.table[page.0 as usize]
+    }
+
+    /// The share of page numbers in use.
+    pub(crate) fn numbers_fill(&self) -> f64 {
+        f64::from(self.numbers.used()) / f64::from(self.numbers.limit())
+    }
+
+    pub(crate) fn number_is_taken(&self, page: LogicalPage) -> bool {
+        self.numbers.is_taken(page.0)
+    }
+
+    /// Takes a page for records of `len` bytes at least and makes it the newest of its lane.
+    ///
+    /// # Errors
+    /// The region that has no room.
+    pub(crate) fn claim(
+        &self,
+        lane: LaneId,
+        seq: u64,
+        prev: LogicalPage,
+        so_far: i64,
+        len: u32,
+    ) -> Result<OpenPage, RegionKind> {
+        let count = len.div_ceil(self.hot.page_size()).max(1);
+        let Frames { first, count } = self.hot.claim(count).ok_or(RegionKind::Hot)?;
+        let Some(page) = self.numbers.claim() else {
+            // SAFETY: claimed just now and known to nobody.
+            unsafe { self.hot.release(Frames { first, count }) };
+            return Err(RegionKind::System);
+        };
+        let meta = &self.table[page as usize];
+        meta.open(first, count, lane, seq, prev, so_far);
+        Ok(OpenPage {
+            page: LogicalPage(page),
+            frame: first,
+            capacity: count * self.hot.page_size(),
+            offset: 0,
+            generation: meta.place().generation(),
+        })
+    }
+
+    /// The next `len` bytes of an open page, for its writer to fill before they are committed.
+    #[inline]
+    pub(crate) fn space<'a>(&'a self, open: &'a mut OpenPage, len: u32) -> &'a mut [u8] {
+        assert!(open.has_room(len), "records are written where there is room for them");
+        // SAFETY: an `OpenPage` is the one token for writing its page; bytes at and after `offset` are not
+        // committed, so no reader refers to them; the mutable borrow of the token keeps this the only reference.
+        unsafe { self.hot.bytes_mut(open.frame, open.offset, len as usize) }
+    }
+
+    /// Asks the processor to fetch a record that lies in the hot region.
+    #[inline]
+    pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) {
+        if place.tier() == Tier::Hot {
+            self.hot.prefetch(place.frame(), offset as usize);
+        }
+    }
+
+    /// The event at that offset of a page, wherever the page is now.
+    ///
+    /// The offset must come from an index entry, a link or a walk over the page that was read under `pin`, and
+    /// that named this page as it was at `place`.
+    #[inline]
+    pub(crate) fn read<'g>(
+        &'g self,
+        _pin: &'g Pin,
+        cache: &FrameCache,
+        place: Place,
+        offset: u32,
+    ) -> Result<Option<EventRef<'g>>> {
+        match place.tier() {
+            Tier::Hot => Ok(Some(self.read_hot(place, offset))),
+            Tier::Warm => self.read_warm(cache, place, offset).map(Some),
+            Tier::Free => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn read_hot(&self, place: Place, offset: u32) -> EventRef<'_> {
+        let header = self.hot_header(place, offset);
+        // SAFETY: as for the header; the header says how long the body is that was written with it.
+        let body =
+            unsafe { self.hot.bytes(place.frame(), offset + HEADER_LEN as u32, header.body_len as usize) };
+        EventRef::in_place(header, body)
+    }
+
+    #[inline]
+    fn hot_header(&self, place: Place, offset: u32) -> RecordHeader {
+        // SAFETY: the offset came from an entry or link that was stored with release after the record was
+        // written (I1); records never change; the frame is not released while the caller's pin lives.
+        let bytes: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, HEADER_LEN) };
+        RecordHeader::read(bytes).unwrap_or_else(|| unreachable!("the slice has the length of a header"))
+    }
+
+    /// The id of the event at that offset; the same conditions as for [`Self::read`].
+    #[inline]
+    pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, place: Place, offset: u32) -> Option<u64> {
+        match place.tier() {
+            Tier::Hot => Some(self.hot_header(place, offset).id),
+            Tier::Warm => self.read(pin, cache, place, offset).ok().flatten().map(|event| event.id()),
+            Tier::Free => None,
+        }
+    }
+
+    fn image(&self, place: Place) -> Result<Image<'_>> {
+        // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
+        // while the caller's pin lives. Its first page has room for the header.
+        let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
+        let len = Image::len_of(header).inspect_err(|_| self.count_corrupt())?;
+        let most = (self.warm.pages_max() - place.frame()) as usize * self.warm.page_size() as usize;
+        if len > most {
+            self.count_corrupt();
+            return Err(Error::corrupt("a warm page claims to be larger than its region"));
+        }
+        // SAFETY: as above, for the length that the encoder wrote.
+        Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) }).inspect_err(|_| self.count_corrupt())
+    }
+
+    fn count_corrupt(&self) {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read_warm(&self, cache: &FrameCache, place: Place, offset: u32) -> Result<EventRef<'static>> {
+        let Unpacked { raw_at, bytes, .. } = match cache.find(place, offset) {
+            Some(found) => found,
+            None => {
+                let image = self.image(place)?;
+                let frame =
+                    image.frame_of(offset).ok_or_else(|| Error::corrupt("a warm page has no such record"))?;
+                let bytes = Arc::new(image.unpack(frame).inspect_err(|_| self.count_corrupt())?);
+                let unpacked = Unpacked { place, raw_at: frame.raw_at, bytes };
+                cache.keep(unpacked.clone());
+                unpacked
+            }
+        };
+        let at = (offset - raw_at) as usize;
+        bytes
+            .get(at..)
+            .and_then(RecordHeader::read)
+            .and_then(|header| EventRef::shared(header, bytes, at + HEADER_LEN))
+            .ok_or_else(|| Error::corrupt("a warm frame has no record where there must be one"))
+    }
+
+    /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) after the readable records of a warm page whose frames are damaged.
+    pub(crate) fn walk<'g>(
+        &'g self,
+        pin: &'g Pin,
+        place: Place,
+        committed: u32,
+        mut visit: impl FnMut(u32, EventRef<'g>) -> bool,
+    ) -> Result<()> {
+        let mut damage = Ok(());
+        match place.tier() {
+            Tier::Free => {}
+            Tier::Hot => {
+                let _ = pin;
+                let mut offset = 0;
+                while offset < committed {
+                    let event = self.read_hot(place, offset);
+                    let at = offset;
+                    offset += event.record().record_len();
+                    if !visit(at, event) {
+                        break;
+                    }
+                }
+            }
+            Tier::Warm => {
+                let image = self.image(place)?;
+                'frames: for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
+                    let bytes = match image.unpack(frame) {
+                        Ok(bytes) => Arc::new(bytes),
+                        Err(error) => {
+                            self.count_corrupt();
+                            damage = Err(error);
+                            continue;
+                        }
+                    };
+                    let mut at = 0;
+                    while let Some(header) = bytes.get(at..).and_then(RecordHeader::read) {
+                        let Some(event) = EventRef::shared(header, bytes.clone(), at + HEADER_LEN) else {
+                            break;
+                        };
+                        if !visit(frame.raw_at + at as u32, event) {
+                            break 'frames;
+                        }
+                        at += header.record_len() as usize;
+                    }
+                }
+            }
+        }
+        damage
+    }
+
+    /// Moves a sealed hot page to the warm region. `false`: the warm region has no room. `scratch` is reused.
+    pub(crate) fn demote(self: &Arc<Self>, pin: &Pin, page: LogicalPage, scratch: &mut Vec<u8>) -> bool {
+        let meta = self.meta(page);
+        let place = meta.place();
+        if place.tier() != Tier::Hot {
+            return true;
+        }
+        // SAFETY: committed bytes do not change, and the page is not released while `pin` lives.
+        let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, meta.committed() as usize) };
+        image::encode(raw, scratch);
+        let Some(frames) = self.warm.claim(scratch.len().div_ceil(self.warm.page_size() as usize) as u32)
+        else {
+            return false;
+        };
+        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
+        unsafe { self.warm.bytes_mut(frames.first, 0, scratch.len()) }.copy_from_slice(scratch);
+        let old = Frames { first: place.frame(), count: meta.frames() };
+        meta.set_size(frames.count, scratch.len() as u32);
+        meta.set_place(Place::new(Tier::Warm, place.generation(), frames.first));
+        self.release_later(pin, Tier::Hot, old, None);
+        true
+    }
+
+    /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
+    pub(crate) fn retire(self: &Arc<Self>, pin: &Pin, page: LogicalPage) {
+        let meta = self.meta(page);
+        let place = meta.place();
+        debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
+        meta.set_place(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
+        let frames = Frames { first: place.frame(), count: meta.frames() };
+        self.release_later(pin, place.tier(), frames, Some(page));
+    }
+
+    fn release_later(self: &Arc<Self>, pin: &Pin, tier: Tier, frames: Frames, number: Option<LogicalPage>) {
+        let pages = Arc::clone(self);
+        let free = move || {
+            let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
+            // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
+            // did is gone. Each page is demoted once and retired once, so they are released once.
+            unsafe { region.release(frames) };
+            if let Some(page) = number {
+                pages.numbers.release(page.0, 1);
+            }
+        };
+        // SAFETY: the closure owns the pages it works on.
+        unsafe { pin.defer(free) };
+    }
+
+    /// The address of the next record of an open page.
+    pub(crate) fn next_addr(open: &OpenPage) -> Addr {
+        Addr::new(open.page, open.offset, open.generation)
+    }
+}

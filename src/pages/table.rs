@@ -1,0 +1,301 @@
+//! The page table: one entry of 128 bytes for each logical page.
+//!
+//! ```text
+//! line 0   place │ committed │ count │ dead │ dead bytes │ seq │ lane │ next │ prev │ image bytes
+//! line 1   min time │ max time │ max time of this and all older pages │ last arrival │ kinds (256 bits)
+//! ```
+//!
+//! `place` says where the page's bytes are now, and its generation, in one word, so that a move is one store:
+//!
+//! ```text
+//!  63   55 54 53 52 51              32 31                 0
+//! ┌───────┬─────┬──┬──────────────────┬────────────────────┐
+//! │ zero  │state│ 0│ generation, 20   │ first frame, 32    │
+//! └───────┴─────┴──┴──────────────────┴────────────────────┘
+//! ```
+//!
+//! States go Free → Hot → Warm → Free or Hot → Free (and, later, Warm → Hot). Each return to Free
+//! makes the generation one higher. Line 1 is the page's *zone map*: scans and eviction choose by it. It is
+//! written before `committed`, so whoever sees a record committed sees a zone map that covers it.
+
+use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+/// Where a page's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tier {
+    Free,
+    Hot,
+    Warm,
+}
+
+/// A page's place at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    const STATE: u32 = 53;
+
+    pub(crate) fn new(tier: Tier, generation: u32, frame: u32) -> Self {
+        let state = match tier {
+            Tier::Free => 0u64,
+            Tier::Hot => 1,
+            Tier::Warm => 2,
+        };
+        Self(state << Self::STATE | u64::from(generation & Addr::HIGH_MASK) << 32 | u64::from(frame))
+    }
+
+    pub(crate) fn tier(self) -> Tier {
+        match self.0 >> Self::STATE {
+            1 => Tier::Hot,
+            2 => Tier::Warm,
+            _ => Tier::Free,
+        }
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32 & Addr::HIGH_MASK
+    }
+
+    pub(crate) fn frame(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// What the store knows of one logical page.
+#[repr(C, align(128))]
+pub(crate) struct PageMeta {
+    place: AtomicU64,
+    committed: AtomicU32,
+    count: AtomicU32,
+    dead: AtomicU32,
+    dead_bytes: AtomicU32,
+    seq: AtomicU64,
+    lane: AtomicU32,
+    next: AtomicU32,
+    prev: AtomicU32,
+    image_len: AtomicU32,
+    frames: AtomicU32,
+    _unused: [u32; 3],
+    min_time: AtomicI64,
+    max_time: AtomicI64,
+    max_time_so_far: AtomicI64,
+    last_arrival: AtomicI64,
+    kinds: [AtomicU64; 4],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<PageMeta>() as u64 == crate::config::PAGE_TABLE_ENTRY);
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(PageMeta, min_time) == 64);
+
+impl PageMeta {
+    #[cfg(any(test, loom))]
+    pub(crate) fn zeroed() -> Self {
+        Self {
+            place: AtomicU64::new(0),
+            committed: AtomicU32::new(0),
+            count: AtomicU32::new(0),
+            dead: AtomicU32::new(0),
+            dead_bytes: AtomicU32::new(0),
+            seq: AtomicU64::new(0),
+            lane: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            prev: AtomicU32::new(0),
+            image_len: AtomicU32::new(0),
+            frames: AtomicU32::new(0),
+            _unused: [0; 3],
+            min_time: AtomicI64::new(0),
+            max_time: AtomicI64::new(0),
+            max_time_so_far: AtomicI64::new(0),
+            last_arrival: AtomicI64::new(0),
+            kinds: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place(self.place.load(Ordering::Acquire))
+    }
+
+    /// Swings the page to another place: everything that the new place holds must be written before.
+    pub(crate) fn set_place(&self, place: Place) {
+        self.place.store(place.0, Ordering::Release);
+    }
+
+    /// Opens a free page as the newest of a lane. `max_time_so_far` is the lane's until now.
+    pub(crate) fn open(
+        &self,
+        frame: u32,
+        frames: u32,
+        lane: LaneId,
+        seq: u64,
+        prev: LogicalPage,
+        so_far: i64,
+    ) {
+        debug_assert_eq!(self.place().tier(), Tier::Free);
+        self.committed.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+        self.dead.store(0, Ordering::Relaxed);
+        self.dead_bytes.store(0, Ordering::Relaxed);
+        self.seq.store(seq, Ordering::Relaxed);
+        self.lane.store(lane.0, Ordering::Relaxed);
+        self.next.store(0, Ordering::Relaxed);
+        self.prev.store(prev.0, Ordering::Relaxed);
+        self.image_len.store(0, Ordering::Relaxed);
+        self.frames.store(frames, Ordering::Relaxed);
+        self.min_time.store(i64::MAX, Ordering::Relaxed);
+        self.max_time.store(i64::MIN, Ordering::Relaxed);
+        self.max_time_so_far.store(so_far, Ordering::Relaxed);
+        self.last_arrival.store(i64::MIN, Ordering::Relaxed);
+        for word in &self.kinds {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.set_place(Place::new(Tier::Hot, self.place().generation(), frame));
+    }
+
+    /// Makes one more record visible: first the zone map, then the committed length. The lane's lock is held.
+    #[inline]
+    pub(crate) fn commit(&self, end: u32, timestamp: i64, kind: u8, arrival: i64) {
+        if timestamp < self.min_time.load(Ordering::Relaxed) {
+            self.min_time.store(timestamp, Ordering::Relaxed);
+        }
+        if timestamp > self.max_time.load(Ordering::Relaxed) {
+            self.max_time.store(timestamp, Ordering::Relaxed);
+            if timestamp > self.max_time_so_far.load(Ordering::Relaxed) {
+                self.max_time_so_far.store(timestamp, Ordering::Relaxed);
+            }
+        }
+        if arrival > self.last_arrival.load(Ordering::Relaxed) {
+            self.last_arrival.store(arrival, Ordering::Relaxed);
+        }
+        let (word, bit) = (&self.kinds[usize::from(kind >> 6)], 1u64 << (kind & 63));
+        let kinds = word.load(Ordering::Relaxed);
+        if kinds & bit == 0 {
+            word.store(kinds | bit, Ordering::Relaxed);
+        }
+        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.committed.store(end, Ordering::Release);
+    }
+
+    /// Bytes that readers may look at.
+    pub(crate) fn committed(&self) -> u32 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Records on the page that were removed.
+    pub(crate) fn dead(&self) -> u32 {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add_dead(&self, bytes: u32) {
+        self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.dead.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn live_bytes(&self) -> u32 {
+        self.committed.load(Ordering::Relaxed).saturating_sub(self.dead_bytes.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn lane(&self) -> LaneId {
+        LaneId(self.lane.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn next(&self) -> LogicalPage {
+        LogicalPage(self.next.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_next(&self, page: LogicalPage) {
+        self.next.store(page.0, Ordering::Release);
+    }
+
+    pub(crate) fn prev(&self) -> LogicalPage {
+        LogicalPage(self.prev.load(Ordering::Relaxed))
+    }
+
+    /// How many frames the page takes in the tier where it is.
+    pub(crate) fn frames(&self) -> u32 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the warm image; zero while the page is hot.
+    pub(crate) fn image_len(&self) -> u32 {
+        self.image_len.load(Ordering::Relaxed)
+    }
+
+    /// Notes the size of a place that is about to be swung to. The page's mover is the only caller.
+    pub(crate) fn set_size(&self, frames: u32, image_len: u32) {
+        self.frames.store(frames, Ordering::Relaxed);
+        self.image_len.store(image_len, Ordering::Relaxed);
+    }
+
+    pub(crate) fn min_time(&self) -> i64 {
+        self.min_time.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn max_time(&self) -> i64 {
+        self.max_time.load(Ordering::Relaxed)
+    }
+
+    /// The largest timestamp on this page and all older pages of its lane.
+    pub(crate) fn max_time_so_far(&self) -> i64 {
+        self.max_time_so_far.load(Ordering::Relaxed)
+    }
+
+    /// When the page's last record came, by the store's clock.
+    pub(crate) fn last_arrival(&self) -> i64 {
+        self.last_arrival.load(Ordering::Relaxed)
+    }
+
+    /// The time that the page's age is counted from: its newest event, or its last arrival where that is earlier,
+    /// so that an event from the future does not keep the page.
+    pub(crate) fn newest(&self) -> i64 {
+        self.max_time().min(self.last_arrival())
+    }
+
+    pub(crate) fn kinds(&self) -> [u64; 4] {
+        std::array::from_fn(|at| self.kinds[at].load(Ordering::Relaxed))
+    }
+}
+
+/// Looks up an address whose high bits are a generation. `None`: the page has left memory since.
+pub(crate) fn resolve(table: &[PageMeta], addr: Addr) -> Option<(&PageMeta, Place)> {
+    let meta = table.get(addr.page().0 as usize)?;
+    let place = meta.place();
+    (place.tier() != Tier::Free && place.generation() == addr.high()).then_some((meta, place))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_gives_back_its_parts() {
+        for (tier, generation, frame) in
+            [(Tier::Free, 0, 0), (Tier::Hot, Addr::HIGH_MASK, u32::MAX), (Tier::Warm, 5, 9)]
+        {
+            let place = Place::new(tier, generation, frame);
+            assert_eq!((place.tier(), place.generation(), place.frame()), (tier, generation, frame));
+        }
+    }
+
+    #[test]
+    fn a_stale_link_is_recognised() {
+        let table = [PageMeta::zeroed(), PageMeta::zeroed()];
+        table[1].open(3, 1, LaneId(0), 1, LogicalPage::NONE, i64::MIN);
+        let link = Addr::new(LogicalPage(1), 0, 0);
+        assert!(resolve(&table, link).is_some());
+        table[1].set_place(Place::new(Tier::Free, 1, 0));
+        assert!(resolve(&table, link).is_none());
+        table[1].open(4, 1, LaneId(2), 1, LogicalPage::NONE, i64::MIN);
+        assert!(resolve(&table, link).is_none());
+        assert!(resolve(&table, link.with_high(1)).is_some());
+    }
+}

@@ -1,0 +1,229 @@
+//! Which numbers of `0..limit` are taken: a lock-free bitmap.
+//!
+//! Frames of every region and the numbers of logical pages come from one of these. A claim searches from where
+//! the last one ended (next fit): pages leave memory in about the order in which they came, so free space is
+//! mostly one gap that moves round, and runs of frames stay easy to find.
+//!
+//! A number that is claimed belongs to one thread: bits are taken by `fetch_or`, whose result tells who was
+//! first. Freeing is a release and claiming an acquire, so whoever claims a number sees everything that its
+//! last owner did.
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+pub(crate) struct FreeList {
+    words: Box<[AtomicU64]>,
+    /// Numbers at and above this are not handed out (yet).
+    limit: AtomicU32,
+    used: AtomicU32,
+    /// The word at which the next search begins.
+    hint: AtomicU32,
+}
+
+impl FreeList {
+    /// Room for `capacity` numbers, of which the first `limit` can be claimed.
+    pub(crate) fn new(capacity: u32, limit: u32) -> Self {
+        let words = (0..capacity.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            words,
+            limit: AtomicU32::new(limit.min(capacity)),
+            used: AtomicU32::new(0),
+            hint: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Lets numbers up to `limit` be claimed. The caller has made them usable before.
+    pub(crate) fn raise_limit(&self, limit: u32) {
+        self.limit.fetch_max(limit.min((self.words.len() * 64) as u32), Ordering::Release);
+    }
+
+    pub(crate) fn is_taken(&self, number: u32) -> bool {
+        self.words[number as usize / 64].load(Ordering::Acquire) >> (number % 64) & 1 == 1
+    }
+
+    /// Takes one number.
+    pub(crate) fn claim(&self) -> Option<u32> {
+        let limit = self.limit();
+        if self.used() >= limit {
+            return None;
+        }
+        let words = limit.div_ceil(64);
+        let start = self.hint.load(Ordering::Relaxed) % words.max(1);
+        for step in 0..words {
+            let at = (start + step) % words;
+            let word = &self.words[at as usize];
+            let mut taken = word.load(Ordering::Relaxed) | beyond(limit, at);
+            while taken != u64::MAX {
+                let bit = taken.trailing_ones();
+                let before = word.fetch_or(1 << bit, Ordering::Acquire);
+                if before >> bit & 1 == 0 {
+                    self.used.fetch_add(1, Ordering::Relaxed);
+                    if at != start {
+                        self.hint.store(at, Ordering::Relaxed);
+                    }
+                    return Some(at * 64 + bit);
+                }
+                taken = before | beyond(limit, at);
+            }
+        }
+        None
+    }
+
+    /// Takes `count` consecutive numbers and gives the first.
+    pub(crate) fn claim_run(&self, count: u32) -> Option<u32> {
+        if count <= 1 {
+            return self.claim();
+        }
+        let limit = self.limit();
+        if self.used().saturating_add(count) > limit {
+            return None;
+        }
+        let start = (self.hint.load(Ordering::Relaxed) * 64).min(limit);
+        // The second search overlaps the first by a run, so that a run across `start` is found.
+        self.claim_run_in(start, limit, count)
+            .or_else(|| self.claim_run_in(0, start.saturating_add(count).min(limit), count))
+    }
+
+    fn claim_run_in(&self, from: u32, to: u32, count: u32) -> Option<u32> {
+        let (mut first, mut at) = (from, from);
+        while at < to {
+            if at - first == count {
+                match self.take_range(first, count) {
+                    Ok(()) => {
+                        self.used.fetch_add(count, Ordering::Relaxed);
+                        self.hint.store((first + count) / 64, Ordering::Relaxed);
+                        return Some(first);
+                    }
+                    Err(next) => (first, at) = (next, next),
+                }
+                continue;
+            }
+            let word = self.words[at as usize / 64].load(Ordering::Relaxed) >> (at % 64);
+            let left = 64 - at % 64;
+            if word & 1 == 1 {
+                at += word.trailing_ones().min(left);
+                first = at;
+            } else {
+                at += word.trailing_zeros().min(left).min(count - (at - first));
+            }
+        }
+        let found = at.min(to).saturating_sub(first) >= count && self.take_range(first, count).is_ok();
+        if found {
+            self.used.fetch_add(count, Ordering::Relaxed);
+            self.hint.store((first + count) / 64, Ordering::Relaxed);
+        }
+        found.then_some(first)
+    }
+
+    /// Takes all of a range or nothing; on failure tells where to look on.
+    fn take_range(&self, first: u32, count: u32) -> Result<(), u32> {
+        let mut at = first;
+        while at < first + count {
+            let mask = mask(at, first + count);
+            let before = self.words[at as usize / 64].fetch_or(mask, Ordering::Acquire);
+            if before & mask != 0 {
+                // Somebody was faster: give back what this call took, and only that.
+                self.words[at as usize / 64].fetch_and(!(mask & !before), Ordering::Release);
+                self.clear(first, at);
+                return Err(at - at % 64 + (64 - (before & mask).leading_zeros()));
+            }
+            at += 64 - at % 64;
+        }
+        Ok(())
+    }
+
+    /// Gives numbers back. They must have been claimed, and belong to the caller.
+    pub(crate) fn release(&self, first: u32, count: u32) {
+        self.clear(first, first + count);
+        self.used.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn clear(&self, first: u32, end: u32) {
+        let mut at = first;
+        while at < end {
+            let mask = mask(at, end);
+            let before = self.words[at as usize / 64].fetch_and(!mask, Ordering::Release);
+            debug_assert_eq!(before & mask, mask, "freed a number that was free");
+            at += 64 - at % 64;
+        }
+    }
+}
+
+/// The bits of the word of `at`, from `at` up to `end`.
+fn mask(at: u32, end: u32) -> u64 {
+    let low = at % 64;
+    let high = (end - (at - low)).min(64);
+    (u64::MAX << low) & (u64::MAX >> (64 - high))
+}
+
+/// The bits of word `at` that lie at or above `limit`.
+fn beyond(limit: u32, at: u32) -> u64 {
+    match limit.saturating_sub(at * 64) {
+        left @ 0..64 => u64::MAX << left,
+        _ => 0,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_number_is_handed_out_once() {
+        let list = FreeList::new(200, 130);
+        let all: HashSet<u32> = std::iter::from_fn(|| list.claim()).collect();
+        assert_eq!(all.len(), 130);
+        assert!(all.iter().all(|number| *number < 130));
+        list.raise_limit(200);
+        assert_eq!(std::iter::from_fn(|| list.claim()).count(), 70);
+        list.release(64, 64);
+        assert_eq!(list.used(), 136);
+        assert_eq!(list.claim_run(64), Some(64));
+    }
+
+    #[test]
+    fn runs_are_whole_and_do_not_overlap() {
+        let list = FreeList::new(1000, 1000);
+        let mut taken = [false; 1000];
+        let mut runs = Vec::new();
+        let mut state = 7u64;
+        for _ in 0..20_000 {
+            state = crate::ids::mix(state, 3);
+            if state.is_multiple_of(3) && !runs.is_empty() {
+                let (first, count) = runs.swap_remove(state as usize / 3 % runs.len());
+                list.release(first, count);
+                taken[first as usize..(first + count) as usize].fill(false);
+            } else {
+                let count = 1 + (state >> 32) as u32 % 150;
+                if let Some(first) = list.claim_run(count) {
+                    for slot in &mut taken[first as usize..(first + count) as usize] {
+                        assert!(!*slot, "number handed out twice");
+                        *slot = true;
+                    }
+                    runs.push((first, count));
+                } else if count == 1 {
+                    assert!(taken.iter().all(|slot| *slot));
+                }
+            }
+            assert_eq!(list.used() as usize, taken.iter().filter(|slot| **slot).count());
+        }
+    }
+
+    #[test]
+    fn a_run_is_found_wherever_it_lies() {
+        for hole in 0..190 {
+            let list = FreeList::new(200, 200);
+            assert_eq!(list.claim_run(200), Some(0));
+            list.release(hole, 10);
+            assert_eq!(list.claim_run(10), Some(hole));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A region: one reserved range of memory, cut into page frames of one size.
+//!
+//! All arithmetic that turns a frame's number into memory is here. Frames are handed out by number; whoever
+//! claimed a frame is its owner until it releases it (invariant I4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::config::RegionConfig;
+use crate::error::Result;
+use crate::pressure::RegionKind;
+use crate::regions::free_list::FreeList;
+use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory};
+
+/// A run of consecutive frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Frames {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+pub(crate) struct Region {
+    kind: RegionKind,
+    config: RegionConfig,
+    page_shift: u32,
+    mapping: Arc<Mapping>,
+    frames: FreeList,
+    growing: Mutex<()>,
+    claims: AtomicU64,
+    releases: AtomicU64,
+    huge: bool,
+}
+
+/// One region's figures. Pages and bytes are of the same things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct RegionStats {
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Address space: the most that the region can ever take.
+    pub reserved_bytes: u64,
+    /// What can be used without growing.
+    pub committed_bytes: u64,
+    /// What pages take that are in use, or that readers still hold back.
+    pub used_bytes: u64,
+    /// Of the used bytes, what holds data that can be asked for.
+    pub live_bytes: u64,
+    /// Committed bytes that are not in use.
+    pub free_bytes: u64,
+    /// Pages in use.
+    pub used_pages: u64,
+    /// Committed pages that are not in use.
+    pub free_pages: u64,
+    /// Pages or runs of pages taken since the store opened.
+    pub allocations: u64,
+    /// Pages or runs of pages given back since the store opened.
+    pub frees: u64,
+    /// Whether the system agreed to use huge pages where it can.
+    pub huge_pages: bool,
+}
+
+impl Region {
+    pub(crate) fn open(kind: RegionKind, config: RegionConfig, huge_pages: bool) -> Result<Self> {
+        let mapping = Mapping::anonymous(config.max as usize, kind.name())?;
+        let huge = huge_pages && mapping.advise_huge(0, config.max as usize);
+        let region = Self {
+            kind,
+            config,
+            page_shift: config.page_size.ilog2(),
+            mapping: Arc::new(mapping),
+            frames: FreeList::new((config.max / config.page_size) as u32, 0),
+            growing: Mutex::new(()),
+            claims: AtomicU64::new(0),
+            releases: AtomicU64::new(0),
+            huge,
+        };
+        region.grow_to(config.initial.div_ceil(config.page_size) as u32)?;
+        Ok(region)
+    }
+
+    pub(crate) fn kind(&self) -> RegionKind {
+        self.kind
+    }
+
+    pub(crate) fn page_size(&self) -> u32 {
+        1 << self.page_shift
+    }
+
+    /// The most pages that the region can have.
+    pub(crate) fn pages_max(&self) -> u32 {
+        (self.config.max >> self.page_shift) as u32
+    }
+
+    pub(crate) fn used_pages(&self) -> u32 {
+        self.frames.used()
+    }
+
+    /// The share of the maximum that is in use.
+    pub(crate) fn fill(&self) -> f64 {
+        f64::from(self.used_pages()) / f64::from(self.pages_max())
+    }
+
+    /// Makes at least `pages` pages usable, as far as the maximum allows.
+    fn grow_to(&self, pages: u32) -> Result<()> {
+        let _growing = self.growing.lock();
+        let (from, to) = (self.frames.limit(), pages.min(self.pages_max()));
+        if to <= from {
+            return Ok(());
+        }
+        if self.config.prefault {
+            let start = (from as usize) << self.page_shift;
+            self.mapping.populate(start, ((to - from) as usize) << self.page_shift)?;
+        }
+        self.frames.raise_limit(to);
+        Ok(())
+    }
+
+    /// Takes a run of frames, growing the region where it must and may. `None`: no room.
+    pub(crate) fn claim(&self, count: u32) -> Option<Frames> {
+        loop {
+            if let Some(first) = self.frames.claim_run(count) {
+                self.claims.fetch_add(1, Ordering::Relaxed);
+                return Some(Frames { first, count });
+            }
+            let limit = self.frames.limit();
+            if limit >= self.pages_max() {
+                return None;
+            }
+            let chunk = ((self.config.chunk >> self.page_shift) as u32).max(count);
+            // A system without memory to give is the same as a full region.
+            self.grow_to(limit.saturating_add(chunk)).ok()?;
+        }
+    }
+
+    /// Gives frames back.
+    ///
+    /// # Safety
+    /// They must have been claimed and not released since, and no reference into them may be used again.
+    pub(crate) unsafe fn release(&self, frames: Frames) {
+        self.frames.release(frames.first, frames.count);
+        self.releases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether that frame is in use. For checks.
+    pub(crate) fn is_taken(&self, frame: u32) -> bool {
+        frame < self.pages_max() && self.frames.is_taken(frame)
+    }
+
+    pub(crate) fn stats(&self, live_bytes: u64) -> RegionStats {
+        let (committed, used) = (u64::from(self.frames.limit()), u64::from(self.used_pages()));
+        let page_size = self.config.page_size;
+        RegionStats {
+            page_size,
+            reserved_bytes: self.config.max,
+            committed_bytes: committed * page_size,
+            used_bytes: used * page_size,
+            live_bytes,
+            free_bytes: committed.saturating_sub(used) * page_size,
+            used_pages: used,
+            free_pages: committed.saturating_sub(used),
+            allocations: self.claims.load(Ordering::Relaxed),
+            frees: self.releases.load(Ordering::Relaxed),
+            huge_pages: self.huge,
+        }
+    }
+
+    /// The address of a byte of a run of frames that starts at `frame`.
+    fn at(&self, frame: u32, offset: usize, len: usize) -> *mut u8 {
+        let start = ((frame as usize) << self.page_shift) + offset;
+        assert!(start + len <= self.mapping.len(), "a frame must lie within its region");
+        // SAFETY: the assertion keeps the address within the mapping.
+        unsafe { self.mapping.base().as_ptr().add(start) }
+    }
+
+    /// Bytes of a frame that are written and will not change.
+    ///
+    /// # Safety
+    /// The bytes must have been written before, in a way that the caller is synchronised with (it read an index
+    /// entry, a link or a committed length that was stored with release after they were written); nobody may
+    /// write them, and the frames may not be released, while the reference lives.
+    pub(crate) unsafe fn bytes<'a>(&self, frame: u32, offset: u32, len: usize) -> &'a [u8] {
+        let at = self.at(frame, offset as usize, len);
+        // SAFETY: the range is within the mapping; the caller promises that it is initialised and unchanging.
+        unsafe { std::slice::from_raw_parts(at, len) }
+    }
+
+    /// Bytes of a frame that only the caller knows of.
+    ///
+    /// # Safety
+    /// The caller must own the frames, and no other reference to these bytes may exist while this one lives.
+    pub(crate) unsafe fn bytes_mut<'a>(&self, frame: u32, offset: u32, len: usize) -> &'a mut [u8] {
+        let at = self.at(frame, offset as usize, len);
+        // SAFETY: the range is within the mapping, which is initialised (zero or written before); the caller
+        // promises that nobody else refers to it.
+        unsafe { std::slice::from_raw_parts_mut(at, len) }
+    }
+
+    /// A frame as a slice of values that are changed through shared references.
+    ///
+    /// # Safety
+    /// While the reference lives, the frame may not be released, and it may be accessed in this way only. Its
+    /// bytes must be a valid `[T]`: zeroed, or written as such.
+    pub(crate) unsafe fn values<'a, T: ZeroInit>(&self, frame: u32) -> &'a [T] {
+        let at = self.at(frame, 0, self.page_size() as usize);
+        // SAFETY: pages are at least 2 KiB and so aligned that every `T` (at most a few cache lines) is; the
+        // caller promises the rest.
+        unsafe { std::slice::from_raw_parts(at.cast::<T>(), self.page_size() as usize / size_of::<T>()) }
+    }
+
+    /// Takes frames for good and sees them as a slice of zeros.
+    pub(crate) fn slab<T: ZeroInit>(&self, len: usize, what: &str) -> Result<Slab<T>> {
+        let pages = (len * size_of::<T>()).div_ceil(self.page_size() as usize).max(1);
+        let frames = u32::try_from(pages).ok().and_then(|pages| self.claim(pages));
+        let frames = frames.ok_or_else(|| out_of_system_memory(what))?;
+        // SAFETY: the frames were just claimed, are never released, and, never having been in use, are zero:
+        // slabs are taken from the system region only, which releases nothing.
+        Ok(unsafe { Slab::new(self.mapping.clone(), (frames.first as usize) << self.page_shift, len) })
+    }
+
+    /// Asks the processor to fetch the cache line at an offset of a frame. Harmless whatever the frame holds.
+    #[inline]
+    pub(crate) fn prefetch(&self, frame: u32, offset: usize) {
+        let start = ((frame as usize) << self.page_shift) + offset;
+        if start < self.mapping.len() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the address is within the mapping, and a prefetch reads nothing that the program can see.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch(self.mapping.base().as_ptr().add(start).cast_const().cast::<i8>(), _MM_HINT_T0);
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Opening: checks what the cold tier holds against the configuration, and puts the parts together.
+
+use std::sync::Arc;
+
+use crate::clock::{self, Clock};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::eviction::engine::{Engine, EvictionShared};
+use crate::index::names::Names;
+use crate::lanes::append::Lanes;
+use crate::observe::stats::histogram;
+use crate::pressure::RegionKind;
+use crate::regions::region::Region;
+use crate::store::Store;
+use crate::store::core::Core;
+use crate::tiers::cold::{ColdTier, Namespace};
+use crate::tiers::directory::{BlockInfo, Directory};
+use crate::tiers::disk::DiskTier;
+use crate::tiers::reader::ColdReader;
+use crate::tiers::spiller::Spiller;
+
+/// Opens a store with parts of the caller's own. See [`Store::builder`].
+#[must_use]
+pub struct StoreBuilder {
+    config: Config,
+    clock: Clock,
+    cold: Option<Arc<dyn ColdTier>>,
+}
+
+/// How the configured buffers are divided.
+struct Shares {
+    names: usize,
+    directory: usize,
+    blocks: usize,
+    removed: usize,
+    /// redb's page cache.
+    disk: usize,
+}
+
+impl Shares {
+    fn of(buffers: u64) -> Self {
+        let part = |of: u64| (buffers / 16 * of) as usize;
+        // The remaining 3/16 are for blocks on their way out and the engine's scratch.
+        Self { names: part(4), directory: part(4), blocks: part(2), removed: part(1), disk: part(2) }
+    }
+}
+
+impl StoreBuilder {
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config, clock: Clock::system(), cold: None }
+    }
+
+    /// The clock that ages events.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// A cold tier other than the file in the data directory.
+    pub fn cold(mut self, tier: Arc<dyn ColdTier>) -> Self {
+        self.cold = Some(tier);
+        self
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open(self) -> Result<Store> {
+        let Self { mut config, clock, cold } = self;
+        let shares = Shares::of(config.buffers);
+        let tier = match (cold, &config.data_dir) {
+            (Some(tier), _) => Some(tier),
+            (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
+            (None, None) => None,
+        };
+        let seed = match &tier {
+            Some(tier) => agree(&mut config, tier.as_ref())?,
+            None => fresh_seed(),
+        };
+        let names = Names::new(seed, shares.names);
+        let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares)).transpose()?;
+        let system = Region::open(RegionKind::System, config.system, false)?;
+        let end_seq = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
+        let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
+        let count = lanes.lanes().count();
+        let engine = Engine::new(&lanes);
+        let spiller = Spiller::new(&lanes, histogram()?);
+        Store::start(Core::new(
+            config,
+            system,
+            lanes,
+            names,
+            cold,
+            engine,
+            EvictionShared::new(count),
+            spiller,
+        ))
+    }
+}
+
+fn open_cold(config: &Config, tier: Arc<dyn ColdTier>, names: &Names, shares: &Shares) -> Result<ColdReader> {
+    tier.names(&mut |name, stream| names.restore(name, crate::ids::Stream::from_raw(stream)))?;
+    let directory = Directory::new(config.partitions, config.classes.len(), shares.directory);
+    tier.list(&mut |id, summary| {
+        directory.insert(BlockInfo::decode(id, summary)?);
+        Ok(())
+    })?;
+    ColdReader::new(tier, directory, shares.blocks, shares.removed, histogram()?)
+}
+
+/// A number that differs from store to store, so that nobody can choose names or ids that collide.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_u128(clock::now().elapsed().as_nanos());
+    hasher.finish()
+}
+
+/// Compares the configuration with what the data was written with, and takes over what it leaves open. Gives the
+/// seed.
+fn agree(config: &mut Config, tier: &dyn ColdTier) -> Result<u64> {
+    let classes: Vec<String> = config.classes.iter().map(|class| class.name.clone()).collect();
+    let Some(saved) = tier.namespace()? else {
+        let seed = fresh_seed();
+        tier.set_namespace(&Namespace { partitions: config.partitions as u32, seed, classes })?;
+        return Ok(seed);
+    };
+    let partitions = saved.partitions as usize;
+    let incompatible = |text: String| Err(Error::new(ErrorKind::Incompatible, text));
+    if !partitions.is_power_of_two() || partitions > 1024 {
+        return incompatible(format!("the data says it has {partitions} partitions, which no esker writes"));
+    }
+    if config.partitions != partitions {
+        if config.partitions_fixed {
+            return incompatible(format!(
+                "the data was written with {partitions} partitions, the configuration asks for {}; the number cannot \
+                 change: leave it out, or use another data directory",
+                config.partitions
+            ));
+        }
+        config.adopt_partitions(partitions)?;
+    }
+    if classes.len() < saved.classes.len() || classes[..saved.classes.len()] != saved.classes {
+        return incompatible(format!(
+            "the data was written with the classes {:?}, the configuration has {classes:?}; keep the old ones in their \
+             order and add new ones at the end",
+            saved.classes
+        ));
+    }
+    if classes.len() > saved.classes.len() {
+        tier.set_namespace(&Namespace { partitions: saved.partitions, seed: saved.seed, classes })?;
+    }
+    Ok(saved.seed)
+}

@@ -1,0 +1,622 @@
+//! What all handles of a store share, and the work behind its methods.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, EventRef};
+use crate::eviction::engine::{Engine, EvictionShared};
+use crate::eviction::{millis, pressure};
+use crate::ids::{Class, LaneId};
+use crate::index::names::Names;
+use crate::lanes::append::{Appended, Checked, Lanes};
+use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
+use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::table::Tier;
+use crate::pressure::{BackPressure, Pressure, RegionKind};
+use crate::regions::region::Region;
+use crate::store::CloseReport;
+use crate::store::guard::Guard;
+use crate::tiers::directory::BlockInfo;
+use crate::tiers::reader::ColdReader;
+use crate::tiers::spiller::Spiller;
+
+/// Milliseconds from 1970 to 2020.
+const ID_EPOCH_MS: i64 = 1_577_836_800_000;
+const ID_COUNTER_BITS: u32 = 20;
+/// Events of a batch whose cache lines are fetched ahead.
+const PREFETCH: usize = 12;
+/// How long one wait for room lasts before the store is asked again.
+const WAIT_TURN: Duration = Duration::from_millis(10);
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    system: Region,
+    pub(crate) lanes: Lanes,
+    pub(crate) names: Names,
+    pub(crate) cold: Option<ColdReader>,
+    pub(crate) engine: Mutex<Engine>,
+    pub(crate) shared: EvictionShared,
+    pub(crate) spiller: Spiller,
+    closed: AtomicBool,
+    last_id: AtomicU64,
+    rejected: AtomicU64,
+    waited: AtomicU64,
+    removed: AtomicU64,
+    expired_blocks: AtomicU64,
+    /// Rung when room was made.
+    room: Bell,
+    /// Rung when the mover has something to do.
+    pub(crate) mover_bell: Bell,
+    /// Rung when the spiller has something to do.
+    pub(crate) spiller_bell: Bell,
+}
+
+/// Wakes whoever waits, and whoever comes to wait next.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        *self.rung.lock() = true;
+        self.condvar.notify_all();
+    }
+
+    /// Waits until the bell rings, or `limit` has passed.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            self.condvar.wait_for(&mut rung, limit);
+        }
+        *rung = false;
+    }
+}
+
+/// What came of the events of a batch.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Batch {
+    /// How many were stored.
+    pub stored: usize,
+    /// How many were duplicates.
+    pub duplicates: usize,
+    /// Those that were refused: their place in the batch, rising, and why.
+    pub refused: Vec<(usize, Error)>,
+    /// The places of the duplicates in the batch, rising.
+    pub duplicate_at: Vec<usize>,
+}
+
+impl Batch {
+    /// The outcome of the event at that place in the batch.
+    ///
+    /// # Errors
+    /// Why the event was refused.
+    pub fn outcome(&self, at: usize) -> Result<Appended, &Error> {
+        if let Ok(found) = self.refused.binary_search_by_key(&at, |(at, _)| *at) {
+            return Err(&self.refused[found].1);
+        }
+        Ok(if self.duplicate_at.binary_search(&at).is_ok() { Appended::Duplicate } else { Appended::Stored })
+    }
+
+    /// The error of the first event that was refused, if any was.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn all_accepted(mut self) -> Result<Self> {
+        if self.refused.is_empty() { Ok(self) } else { Err(self.refused.swap_remove(0).1) }
+    }
+}
+
+impl Core {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
+    pub(crate) fn new(
+        config: Config,
+        system: Region,
+        lanes: Lanes,
+        names: Names,
+        cold: Option<ColdReader>,
+        engine: Engine,
+        shared: EvictionShared,
+        spiller: Spiller,
+    ) -> Self {
+        Self {
+            config,
+            system,
+            lanes,
+            names,
+            cold,
+            engine: Mutex::new(engine),
+            shared,
+            spiller,
+            closed: AtomicBool::new(false),
+            last_id: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
+            expired_blocks: AtomicU64::new(0),
+            room: Bell::default(),
+            mover_bell: Bell::default(),
+            spiller_bell: Bell::default(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
+        let floor = now << ID_COUNTER_BITS;
+        let next = |last: u64| Some((last + 1).max(floor));
+        // The closure always gives a value, so the update cannot fail.
+        self.last_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .map_or(floor, |last| (last + 1).max(floor))
+    }
+
+    // ---- appending ----
+
+    pub(crate) fn append(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
+        let checked = self.lanes.check(event)?;
+        match self.append_once(&checked)? {
+            Ok(done) => Ok(done),
+            Err(region) if timeout.is_zero() => Err(self.refuse(region)),
+            Err(_) => self.append_waiting(&checked, Deadline::after(timeout)),
+        }
+    }
+
+    /// One try. The inner error is the region without room.
+    fn append_once(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, RegionKind>> {
+        if let Some(region) = self.rejecting() {
+            self.check_open()?;
+            return Ok(Err(region));
+        }
+        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let mut writer = self.lanes.partitions[checked.partition].lock();
+        // Under the lock, so that a close that has taken every lock once finds no append behind it.
+        self.check_open()?;
+        Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
+    }
+
+    #[cold]
+    fn append_waiting(&self, checked: &Checked<'_, '_>, deadline: Deadline) -> Result<Appended> {
+        self.waited.fetch_add(1, Ordering::Relaxed);
+        loop {
+            self.make_room(deadline)?;
+            match self.append_once(checked)? {
+                Ok(done) => return Ok(done),
+                Err(region) if deadline.has_passed() => return Err(self.refuse(region)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits a moment for room; a store without threads makes it itself.
+    fn make_room(&self, deadline: Deadline) -> Result<()> {
+        if self.config.background {
+            self.mover_bell.ring();
+            self.room.wait(deadline.left(WAIT_TURN));
+            return Ok(());
+        }
+        match self.maintain() {
+            // A cold tier that fails is not the appender's affair: it meets the full store.
+            Err(error) if error.kind() != ErrorKind::Closed => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
+        self.check_open()?;
+        let mut batch = Batch::default();
+        let mut checked = Vec::with_capacity(events.len());
+        for (at, event) in events.iter().enumerate() {
+            match self.lanes.check(event) {
+                Ok(event) => checked.push((at, event)),
+                Err(error) => batch.refused.push((at, error)),
+            }
+        }
+        // A stable sort: events of one stream are in one partition and stay in their order.
+        checked.sort_by_key(|(_, event)| event.partition);
+        let deadline = Deadline::after(self.config.append_timeout);
+        let mut rest = checked.as_slice();
+        let mut waited = false;
+        while !rest.is_empty() {
+            match self.append_group(rest, &mut batch)? {
+                (done, None) => rest = &rest[done..],
+                (done, Some(region)) => {
+                    rest = &rest[done..];
+                    if deadline.has_passed() {
+                        batch.refused.extend(rest.iter().map(|(at, _)| (*at, self.refuse(region))));
+                        break;
+                    }
+                    if !std::mem::replace(&mut waited, true) {
+                        self.waited.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.make_room(deadline)?;
+                }
+            }
+        }
+        batch.refused.sort_by_key(|(at, _)| *at);
+        batch.duplicate_at.sort_unstable();
+        batch.duplicates = batch.duplicate_at.len();
+        Ok(batch)
+    }
+
+    /// Appends the events at the front that belong to one partition. How many it took, and the region that had no
+    /// room for the next.
+    fn append_group(
+        &self,
+        rest: &[(usize, Checked<'_, '_>)],
+        batch: &mut Batch,
+    ) -> Result<(usize, Option<RegionKind>)> {
+        let partition = rest[0].1.partition;
+        let len = rest.iter().take_while(|(_, event)| event.partition == partition).count();
+        if let Some(region) = self.rejecting() {
+            return Ok((0, Some(region)));
+        }
+        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let now_ms = self.lanes.clock.coarse_ms();
+        for (_, event) in &rest[..len.min(PREFETCH)] {
+            self.lanes.prefetch(event);
+        }
+        let mut writer = self.lanes.partitions[partition].lock();
+        self.check_open()?;
+        for at in 0..len {
+            if let Some((_, ahead)) = rest[..len].get(at + PREFETCH) {
+                self.lanes.prefetch(ahead);
+            }
+            let (place, event) = &rest[at];
+            match self.lanes.append(&pin, &cache, &mut writer, event, now_ms) {
+                Ok(Appended::Stored) => batch.stored += 1,
+                Ok(Appended::Duplicate) => batch.duplicate_at.push(*place),
+                Err(region) => return Ok((at, Some(region))),
+            }
+            // Long batches let others in, and notice pressure.
+            if at % 1024 == 1023 {
+                return Ok((at + 1, None));
+            }
+        }
+        Ok((len, None))
+    }
+
+    /// The region that is above the rejection threshold.
+    fn rejecting(&self) -> Option<RegionKind> {
+        let reject = self.config.thresholds.reject;
+        let hot = &self.lanes.pages.hot;
+        (f64::from(hot.used_pages()) >= f64::from(hot.pages_max()) * reject).then_some(RegionKind::Hot)
+    }
+
+    fn refuse(&self, region: RegionKind) -> Error {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.mover_bell.ring();
+        let stats = self.region(region).stats(0);
+        Error::pressure(BackPressure {
+            region,
+            level: self.pressure(),
+            used_bytes: stats.used_bytes,
+            limit_bytes: stats.reserved_bytes,
+            // About what a spill of a batch of blocks takes on a disk.
+            retry_after: Duration::from_millis(if region == RegionKind::Hot { 20 } else { 50 }),
+        })
+    }
+
+    fn region(&self, kind: RegionKind) -> &Region {
+        match kind {
+            RegionKind::System => &self.system,
+            RegionKind::Hot => &self.lanes.pages.hot,
+            RegionKind::Warm => &self.lanes.pages.warm,
+            RegionKind::Index => &self.lanes.index_region,
+        }
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        let pages = &self.lanes.pages;
+        // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.
+        pressure(&self.config, [pages.hot.fill(), self.lanes.index_fill(), pages.numbers_fill(), 0.0])
+    }
+
+    // ---- reading ----
+
+    /// The timestamp at and below which events of a class have ceased to exist.
+    pub(crate) fn horizon(&self, class: Class, now_ms: i64) -> i64 {
+        let retention = self.config.classes.get(class.index()).and_then(|class| class.retention);
+        retention.map_or(i64::MIN, |age| now_ms.saturating_sub(millis(age)))
+    }
+
+    /// Whether retention still keeps an event.
+    pub(crate) fn is_kept(&self, class: Class, timestamp: i64, now_ms: i64) -> bool {
+        let horizon = self.horizon(class, now_ms);
+        horizon == i64::MIN || timestamp > horizon
+    }
+
+    pub(crate) fn fetch(&self, id: u64, deadline: Deadline) -> Result<Option<EventRef<'static>>> {
+        self.check_open()?;
+        let now_ms = self.lanes.clock.now_ms();
+        // Corrupt in memory does not mean corrupt in the cold tier, which may have it already.
+        let memory = Guard::new(self).try_get(id).map(|found| found.map(EventRef::into_owned));
+        if let Ok(Some(event)) = memory {
+            return Ok(Some(event));
+        }
+        let Some(cold) = &self.cold else { return memory };
+        match cold.find(id, deadline)? {
+            Some((block, row)) => {
+                let event = block.event(&row);
+                Ok(self.is_kept(event.class(), event.timestamp(), now_ms).then_some(event))
+            }
+            None => memory,
+        }
+    }
+
+    pub(crate) fn remove(&self, id: u64) -> Result<bool> {
+        self.check_open()?;
+        if self.remove_from_memory(id)? {
+            return Ok(true);
+        }
+        let Some(cold) = &self.cold else { return Ok(false) };
+        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout))? else {
+            return Ok(false);
+        };
+        cold.remove(id, block.id.lane(), row.seq)?;
+        self.removed.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn remove_from_memory(&self, id: u64) -> Result<bool> {
+        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let Some((addr, event)) = self.lanes.get(&pin, &cache, id)? else { return Ok(false) };
+        let meta = self.lanes.pages.meta(addr.page());
+        let (lane, seq) = (meta.lane(), meta.seq());
+        if !self.lanes.index.remove(self.lanes.index.hash(id), addr) {
+            // It has just left memory, or somebody else has just removed it.
+            return Ok(false);
+        }
+        meta.add_dead(event.record().record_len());
+        self.lanes.left.fetch_add(1, Ordering::Relaxed);
+        self.removed.fetch_add(1, Ordering::Relaxed);
+        let number = lane.partition() * self.config.classes.len() + lane.class().index();
+        if let Some(cold) = &self.cold
+            && self.spiller.may_have_read(number, seq)
+        {
+            cold.remove(id, lane, seq)?;
+        }
+        Ok(true)
+    }
+
+    // ---- moving ----
+
+    /// Everything that the threads do, until nothing is left to do.
+    pub(crate) fn maintain(&self) -> Result<()> {
+        self.check_open()?;
+        loop {
+            let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
+            let spilled = self.spill(false)?;
+            self.expire_cold()?;
+            if progress.pages == 0 && !progress.more && spilled == 0 {
+                self.room.ring();
+                return Ok(());
+            }
+        }
+    }
+
+    /// One slice of the mover. Whether to come back at once.
+    pub(crate) fn move_once(&self) -> bool {
+        let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
+        if progress.pages > 0 {
+            self.room.ring();
+            self.spiller_bell.ring();
+        }
+        if progress.waits_for_spill {
+            self.spiller_bell.ring();
+        }
+        progress.more
+    }
+
+    /// Writes one batch to the cold tier. How many pages became clean.
+    pub(crate) fn spill(&self, drain: bool) -> Result<u64> {
+        let Some(cold) = &self.cold else { return Ok(0) };
+        self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, drain)
+    }
+
+    /// Deletes blocks of which every event has expired.
+    pub(crate) fn expire_cold(&self) -> Result<()> {
+        let Some(cold) = &self.cold else { return Ok(()) };
+        let now_ms = self.lanes.clock.now_ms();
+        for lane in cold.directory.lane_ids() {
+            let horizon = self.horizon(lane.class(), now_ms);
+            if horizon == i64::MIN {
+                continue;
+            }
+            let over = |info: &BlockInfo| info.newest_ms <= horizon;
+            let ids: Vec<_> =
+                cold.directory.blocks(lane, u64::MAX, over).iter().map(|info| info.id).collect();
+            if !ids.is_empty() {
+                cold.tier.delete(&ids)?;
+                cold.directory.remove(&ids);
+                self.expired_blocks.fetch_add(ids.len() as u64, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&self, deadline: Deadline) -> Result<()> {
+        self.check_open()?;
+        self.drain(deadline)
+    }
+
+    fn drain(&self, deadline: Deadline) -> Result<()> {
+        let Some(cold) = &self.cold else { return Ok(()) };
+        while self.spill(true)? > 0 {
+            if deadline.has_passed() {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    "the deadline passed before everything was written",
+                ));
+            }
+        }
+        let names = self.names.unsaved();
+        if !names.is_empty() {
+            cold.tier.put_names(&names)?;
+            self.names.saved(names.len());
+        }
+        Ok(())
+    }
+
+    /// Refuses appends from now on. `false`: somebody else has closed the store.
+    pub(crate) fn begin_close(&self) -> bool {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        // Appends look at the flag under their partition's lock: after this, none is under way.
+        for partition in &self.lanes.partitions {
+            drop(partition.lock());
+        }
+        self.room.ring();
+        true
+    }
+
+    /// Writes what only memory has. The threads have stopped.
+    pub(crate) fn finish_close(&self, deadline: Deadline) -> CloseReport {
+        let before = self.spiller.counters.events.load(Ordering::Relaxed);
+        // A failure shows in what is left.
+        let mut tries = 0;
+        while let Err(error) = self.drain(deadline) {
+            tries += 1;
+            if error.kind() == ErrorKind::Timeout || deadline.has_passed() || tries == 20 {
+                break;
+            }
+            self.room.wait(deadline.left(Duration::from_millis(50) * tries));
+        }
+        CloseReport {
+            spilled: self.spiller.counters.events.load(Ordering::Relaxed) - before,
+            left: self.not_clean(),
+            cold: self.cold.as_ref().map_or(0, |cold| cold.directory.totals.events.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Live events that the cold tier has not confirmed.
+    fn not_clean(&self) -> u64 {
+        let pin = Pin::new();
+        let unclean = |lane: &crate::lanes::partition::Lane| {
+            let clean = lane.clean_seq();
+            let pages = lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.seq() >= clean);
+            pages.map(|(_, meta)| u64::from(meta.count().saturating_sub(meta.dead()))).sum::<u64>()
+        };
+        self.lanes.lanes().map(unclean).sum()
+    }
+
+    // ---- observing ----
+
+    /// Sums over a tier's pages: events, raw bytes, stored bytes, live bytes.
+    fn tier_sums(&self, tier: Tier) -> [u64; 4] {
+        let pin = Pin::new();
+        let mut sums = [0; 4];
+        for lane in self.lanes.lanes() {
+            for (_, meta) in
+                lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.place().tier() == tier)
+            {
+                sums[0] += u64::from(meta.count().saturating_sub(meta.dead()));
+                sums[1] += u64::from(meta.committed());
+                sums[2] += u64::from(meta.image_len());
+                sums[3] += u64::from(meta.live_bytes());
+            }
+        }
+        sums
+    }
+
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        let cold = self.cold.as_ref().map_or(0, |cold| cold.memory() + cold.directory.memory());
+        let engine = self.engine.try_lock().map_or(0, |engine| engine.buffer_bytes());
+        (self.names.bytes() + cold + engine) as u64 + self.spiller.buffer_bytes()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (hot, warm) = (self.tier_sums(Tier::Hot), self.tier_sums(Tier::Warm));
+        let used = |kind: RegionKind| {
+            u64::from(self.region(kind).used_pages()) * u64::from(self.region(kind).page_size())
+        };
+        let regions = [
+            self.system.stats(used(RegionKind::System)),
+            self.lanes.pages.hot.stats(hot[3]),
+            self.lanes.pages.warm.stats(warm[2]),
+            self.lanes.index_region.stats(self.lanes.in_memory() * 8),
+        ];
+        let buffer_bytes = self.buffer_bytes();
+        Stats {
+            pressure: self.pressure(),
+            memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
+            buffer_bytes,
+            regions,
+            events: self.event_stats(hot, warm),
+            cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
+        }
+    }
+
+    fn event_stats(&self, hot: [u64; 4], warm: [u64; 4]) -> EventStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut events = EventStats::default();
+        for partition in &self.lanes.partitions {
+            events.appended += load(&partition.counters.appended);
+            events.appended_bytes += load(&partition.counters.appended_bytes);
+            events.duplicates += load(&partition.counters.duplicates);
+        }
+        let eviction = &self.shared.counters;
+        EventStats {
+            rejected: load(&self.rejected),
+            waited: load(&self.waited),
+            hot: hot[0],
+            warm: warm[0],
+            warm_raw_bytes: warm[1],
+            warm_packed_bytes: warm[2],
+            demoted: load(&eviction.demoted_events),
+            released: load(&eviction.released_events),
+            expired: load(&eviction.expired_events),
+            dropped: load(&eviction.dropped_events),
+            removed: load(&self.removed),
+            corrupt_frames: load(&self.lanes.pages.corrupt),
+            names: self.names.len() as u64,
+            ..events
+        }
+    }
+
+    fn cold_stats(&self, cold: &ColdReader) -> ColdStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (totals, spill) = (&cold.directory.totals, &self.spiller.counters);
+        ColdStats {
+            blocks: load(&totals.blocks),
+            events: load(&totals.events),
+            raw_bytes: load(&totals.raw_bytes),
+            stored_bytes: load(&totals.stored_bytes),
+            spilled: load(&spill.events),
+            spill_failures: load(&spill.failures),
+            last_error: spill.last_error.lock().clone(),
+            lost_to_damage: load(&spill.lost_to_damage),
+            loads: load(&cold.loads),
+            cache_hits: load(&cold.hits),
+            corrupt_blocks: load(&cold.corrupt),
+            expired_blocks: load(&self.expired_blocks),
+            spill: LatencyStats::of(&self.spiller.latency.lock()),
+            load: LatencyStats::of(&cold.latency.lock()),
+        }
+    }
+
+    /// The lanes that a stream's events can be in, all classes or one.
+    pub(crate) fn lanes_of(&self, stream: crate::ids::Stream, class: Option<Class>) -> Vec<LaneId> {
+        let partition = self.lanes.partition_of(stream);
+        (0..self.config.classes.len())
+            .map(Class::new)
+            .filter(|of| class.is_none_or(|class| class == *of))
+            .map(|class| LaneId::new(partition, class))
+            .collect()
+    }
+}

@@ -1,0 +1,238 @@
+//! A stream's events from all tiers, newest first.
+//!
+//! In each class's lane the walk goes through memory first, a few dozen events under a short pin at a time, and then
+//! through the cold blocks below the last event it gave. Events that leave memory meanwhile are found where they went:
+//! a page is confirmed before it leaves, and whoever meets one gone reads `tail_seq` and leaves everything below it to
+//! the cold part.
+
+use std::collections::VecDeque;
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventRef;
+use crate::ids::{Addr, Class, LaneId, Stream};
+use crate::index::streams::STRIPES;
+use crate::lanes::history::Chains;
+use crate::store::core::Core;
+use crate::store::guard::{Guard, bounds};
+use crate::store::history::fits;
+use crate::tiers::directory::BlockInfo;
+
+/// Events that are taken from memory under one pin.
+const RUN: usize = 64;
+
+/// Walks a stream's events through all tiers, newest first. Made by
+/// [`Store::fetch_history`](crate::Store::fetch_history); the order is that of [`History`](crate::History).
+///
+/// Gives `Err` for what could not be read, and goes on with the rest, except after [`Timeout`](ErrorKind::Timeout).
+/// Set what to look for before the first event is taken.
+#[must_use]
+pub struct FetchHistory<'s> {
+    core: &'s Core,
+    stream: Stream,
+    range: Option<(i64, i64)>,
+    class: Option<Class>,
+    timeout: Duration,
+    walks: Option<Vec<Walk>>,
+    deadline: Deadline,
+    now_ms: i64,
+}
+
+/// How far a class's walk is.
+enum Stage {
+    /// The heads of the chains are not read yet.
+    Begin,
+    /// The chains go on at these addresses.
+    Memory([Addr; STRIPES]),
+    /// Blocks to be read, the next one last; `None` before the directory was asked.
+    Cold(Option<Vec<Arc<BlockInfo>>>),
+}
+
+struct Walk {
+    lane: LaneId,
+    stage: Stage,
+    ready: VecDeque<Result<EventRef<'static>>>,
+    /// The page of the last event that memory gave, and the ids that it gave from that page.
+    last_page: u64,
+    given: Vec<u64>,
+}
+
+impl<'s> FetchHistory<'s> {
+    pub(crate) fn new(core: &'s Core, stream: Stream) -> Self {
+        Self {
+            core,
+            stream,
+            range: Some((i64::MIN, i64::MAX)),
+            class: None,
+            timeout: core.config.fetch_timeout,
+            walks: None,
+            deadline: Deadline::never(),
+            now_ms: 0,
+        }
+    }
+
+    /// Newest first: the only order there is, for those who like to say so.
+    pub fn newest(self) -> Self {
+        self
+    }
+
+    /// Only events with timestamps in this range, in milliseconds since the epoch.
+    pub fn range(mut self, range: impl RangeBounds<i64>) -> Self {
+        self.range = bounds(&range);
+        self
+    }
+
+    /// Only events of this class.
+    pub fn class(mut self, class: Class) -> Self {
+        self.class = Some(class);
+        self
+    }
+
+    /// How long the whole walk may take (default: [`Config::fetch_timeout`](crate::Config::fetch_timeout)).
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// Gets a walk's next events ready, until there is one or the walk is over.
+    fn fill(&self, walk: &mut Walk, range: (i64, i64)) {
+        while walk.ready.is_empty() {
+            match &mut walk.stage {
+                Stage::Begin | Stage::Memory(_) => self.fill_from_memory(walk, range),
+                Stage::Cold(None) => walk.stage = Stage::Cold(Some(self.blocks(walk, range))),
+                Stage::Cold(Some(blocks)) => {
+                    let Some(info) = blocks.pop() else { return };
+                    self.fill_from_block(walk, &info, range);
+                }
+            }
+        }
+    }
+
+    fn fill_from_memory(&self, walk: &mut Walk, range: (i64, i64)) {
+        let guard = Guard::new(self.core);
+        let (lanes, pin, cache) = (&self.core.lanes, &guard.pin, &guard.cache);
+        let lane = lanes.partitions[walk.lane.partition()].lane(walk.lane.class());
+        let mut chains = match &walk.stage {
+            Stage::Memory(addrs) => Chains::resume(lanes, pin, cache, walk.lane, *addrs),
+            _ => Chains::new(lanes, pin, cache, self.stream, walk.lane.class()),
+        };
+        let mut over = true;
+        let mut run = Vec::new();
+        while let Some(seq) = chains.peek().map(|step| step.position.seq) {
+            // Where one chain has met a page that is gone, what others still have in hand may lie on such a page.
+            if chains.met_gone && seq < lane.tail_seq() {
+                break;
+            }
+            if run.len() == RUN {
+                over = false;
+                break;
+            }
+            let Some(step) = chains.next(pin, cache) else { break };
+            if step.max_time_so_far < range.0 && self.core.cold.is_none() {
+                break;
+            }
+            let kept = fits(&guard, &step, range);
+            run.push((seq, step.event, kept));
+        }
+        // A page that is being purged makes its events look removed: leave it to the cold part. What was not taken
+        // for removed was read rightly.
+        let tail = lane.tail_seq();
+        if let Some(cut) = run.iter().position(|(seq, _, kept)| *seq < tail && !kept) {
+            run.truncate(cut);
+            over = true;
+        }
+        for (seq, event, kept) in run {
+            if seq != walk.last_page {
+                walk.last_page = seq;
+                walk.given.clear();
+            }
+            walk.given.push(event.id());
+            if kept {
+                walk.ready.push_back(Ok(event.into_owned()));
+            }
+        }
+        if let Some(damage) = chains.damage.take() {
+            walk.ready.push_back(Err(damage));
+        }
+        walk.stage = if over { Stage::Cold(None) } else { Stage::Memory(chains.addrs()) };
+    }
+
+    fn blocks(&self, walk: &Walk, range: (i64, i64)) -> Vec<Arc<BlockInfo>> {
+        let Some(cold) = &self.core.cold else { return Vec::new() };
+        let stream = self.stream.as_u64();
+        cold.directory.blocks(walk.lane, walk.last_page.saturating_add(1), |info| {
+            info.min_time <= range.1 && info.max_time >= range.0 && info.may_hold_stream(stream)
+        })
+    }
+
+    fn fill_from_block(&self, walk: &mut Walk, info: &BlockInfo, range: (i64, i64)) {
+        let Some(cold) = &self.core.cold else { return };
+        let block = match cold.load(info.id, self.deadline) {
+            Ok(block) => block,
+            Err(error) => {
+                if error.kind() == ErrorKind::Timeout {
+                    walk.stage = Stage::Cold(Some(Vec::new()));
+                }
+                walk.ready.push_back(Err(error));
+                return;
+            }
+        };
+        for row in block.rows().iter().rev() {
+            let header = &row.header;
+            let here =
+                header.stream == self.stream.as_u64() && (range.0..=range.1).contains(&header.timestamp);
+            let older =
+                row.seq < walk.last_page || row.seq == walk.last_page && !walk.given.contains(&header.id);
+            if here
+                && older
+                && self.core.is_kept(header.class(), header.timestamp, self.now_ms)
+                && !cold.is_removed(walk.lane, row)
+            {
+                walk.ready.push_back(Ok(block.event(row)));
+            }
+        }
+    }
+}
+
+impl Iterator for FetchHistory<'_> {
+    type Item = Result<EventRef<'static>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let range = self.range?;
+        let mut walks = match self.walks.take() {
+            Some(walks) => walks,
+            None if self.core.is_closed() => {
+                self.walks = Some(Vec::new());
+                return Some(Err(Error::closed()));
+            }
+            None => {
+                self.deadline = Deadline::after(self.timeout);
+                self.now_ms = self.core.lanes.clock.now_ms();
+                let walk = |lane| Walk {
+                    lane,
+                    stage: Stage::Begin,
+                    ready: VecDeque::new(),
+                    last_page: u64::MAX,
+                    given: Vec::new(),
+                };
+                self.core.lanes_of(self.stream, self.class).into_iter().map(walk).collect()
+            }
+        };
+        for walk in &mut walks {
+            self.fill(walk, range);
+        }
+        // Errors are told as soon as they are met.
+        let time = |walk: &Walk| match walk.ready.front() {
+            Some(Ok(event)) => Some((1, event.timestamp())),
+            Some(Err(_)) => Some((2, 0)),
+            None => None,
+        };
+        let best = walks.iter_mut().reduce(|best, walk| if time(walk) > time(best) { walk } else { best });
+        let next = best.and_then(|walk| walk.ready.pop_front());
+        self.walks = Some(walks);
+        next
+    }
+}

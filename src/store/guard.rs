@@ -1,0 +1,116 @@
+//! Reading from memory.
+
+use std::ops::RangeBounds;
+
+use crate::error::Result;
+use crate::event::EventRef;
+use crate::ids::{Addr, Stream};
+use crate::pages::pool::{FrameCache, Pin};
+use crate::store::core::Core;
+use crate::store::history::History;
+use crate::store::scan::Scan;
+
+/// Ids that are looked up side by side.
+const LOOKAHEAD: usize = 16;
+
+/// A view of memory: hot events in place, warm ones unpacked. It never waits for I/O.
+///
+/// Events that it gives borrow from it. While it is held, pages that were moved or let go since it was made are not
+/// reused, which counts against the store's memory; [`refresh`](Self::refresh) a guard that is kept.
+pub struct Guard<'s> {
+    pub(crate) core: &'s Core,
+    pub(crate) pin: Pin,
+    pub(crate) cache: FrameCache,
+    pub(crate) now_ms: i64,
+}
+
+impl<'s> Guard<'s> {
+    pub(crate) fn new(core: &'s Core) -> Self {
+        Self { core, pin: Pin::new(), cache: FrameCache::default(), now_ms: core.lanes.clock.coarse_ms() }
+    }
+
+    /// The event of that id, if it is in memory.
+    ///
+    /// An event whose warm frame fails its check is not given, and counted; [`try_get`](Self::try_get) tells.
+    #[inline]
+    pub fn get(&self, id: u64) -> Option<EventRef<'_>> {
+        self.try_get(id).ok().flatten()
+    }
+
+    /// The event of that id, if it is in memory.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when the event lies on a warm frame that fails its check.
+    #[inline]
+    pub fn try_get(&self, id: u64) -> Result<Option<EventRef<'_>>> {
+        let found = self.core.lanes.get(&self.pin, &self.cache, id)?;
+        Ok(found.map(|(_, event)| event).filter(|event| self.keeps(event)))
+    }
+
+    /// The events of those ids, in their order, `None` for each that is not in memory. Faster than one at a time:
+    /// the reads overlap.
+    pub fn get_batch(&self, ids: &[u64]) -> Vec<Option<EventRef<'_>>> {
+        let lanes = &self.core.lanes;
+        let mut out = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(LOOKAHEAD) {
+            for id in ids {
+                let (page, bucket) = lanes.index.bucket_of(lanes.index.hash(*id));
+                lanes.index.pages().prefetch(page, bucket);
+            }
+            for id in ids {
+                // The first entry with the id's tag is nearly always the right one.
+                let guess: Option<Addr> = lanes.index.find(lanes.index.hash(*id), Some);
+                if let Some(addr) = guess {
+                    lanes.pages.prefetch_hot(lanes.pages.meta(addr.page()).place(), addr.offset());
+                }
+            }
+            out.extend(ids.iter().map(|id| self.get(*id)));
+        }
+        out
+    }
+
+    /// A stream's events in memory, newest first.
+    pub fn history(&self, stream: Stream) -> History<'_> {
+        History::new(self, stream)
+    }
+
+    /// All events in memory of a time range, in milliseconds since the epoch.
+    pub fn scan(&self, range: impl RangeBounds<i64>) -> Scan<'_> {
+        Scan::new(self, &range)
+    }
+
+    /// Lets go of what older reads held, and sees the present.
+    pub fn refresh(&mut self) {
+        self.cache.clear();
+        self.pin.repin();
+        self.now_ms = self.core.lanes.clock.coarse_ms();
+    }
+
+    /// Whether retention still keeps an event.
+    #[inline]
+    pub(crate) fn keeps(&self, event: &EventRef<'_>) -> bool {
+        self.core.is_kept(event.class(), event.timestamp(), self.now_ms)
+    }
+}
+
+impl std::fmt::Debug for Guard<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+/// A time range as first and last millisecond; `None` when it is empty.
+pub(crate) fn bounds(range: &impl RangeBounds<i64>) -> Option<(i64, i64)> {
+    use std::ops::Bound;
+    let first = match range.start_bound() {
+        Bound::Included(at) => *at,
+        Bound::Excluded(at) => at.checked_add(1)?,
+        Bound::Unbounded => i64::MIN,
+    };
+    let last = match range.end_bound() {
+        Bound::Included(at) => *at,
+        Bound::Excluded(at) => at.checked_sub(1)?,
+        Bound::Unbounded => i64::MAX,
+    };
+    (first <= last).then_some((first, last))
+}

@@ -1,0 +1,112 @@
+//! A stream's events in memory.
+
+use std::ops::RangeBounds;
+
+use crate::event::EventRef;
+use crate::ids::{Class, Stream};
+use crate::lanes::history::{Chains, Step};
+use crate::store::guard::{Guard, bounds};
+
+/// Walks a stream's events in memory, newest first. Made by [`Guard::history`].
+///
+/// Within a class, newest first is the reverse order of appending. Classes are merged by timestamp. Set what to
+/// look for before the first event is taken.
+#[must_use]
+pub struct History<'g> {
+    guard: &'g Guard<'g>,
+    stream: Stream,
+    range: Option<(i64, i64)>,
+    class: Option<Class>,
+    /// One for each class, made at the first event.
+    chains: Option<Vec<Walk<'g>>>,
+}
+
+/// One class's walk with its next event that fits in hand.
+struct Walk<'g> {
+    chains: Chains<'g>,
+    next: Option<EventRef<'g>>,
+}
+
+impl<'g> History<'g> {
+    pub(crate) fn new(guard: &'g Guard<'_>, stream: Stream) -> Self {
+        Self { guard, stream, range: Some((i64::MIN, i64::MAX)), class: None, chains: None }
+    }
+
+    /// Newest first: the only order there is, for those who like to say so.
+    pub fn newest(self) -> Self {
+        self
+    }
+
+    /// Only events with timestamps in this range, in milliseconds since the epoch.
+    pub fn range(mut self, range: impl RangeBounds<i64>) -> Self {
+        self.range = bounds(&range);
+        self
+    }
+
+    /// Only events of this class.
+    pub fn class(mut self, class: Class) -> Self {
+        self.class = Some(class);
+        self
+    }
+
+    fn begin(&self, range: (i64, i64)) -> Vec<Walk<'g>> {
+        let lanes = self.guard.core.lanes_of(self.stream, self.class);
+        let walk = |lane: crate::ids::LaneId| {
+            let (pin, cache) = (&self.guard.pin, &self.guard.cache);
+            let chains = Chains::new(&self.guard.core.lanes, pin, cache, self.stream, lane.class());
+            let mut walk = Walk { chains, next: None };
+            walk.advance(self.guard, range);
+            walk
+        };
+        lanes.into_iter().map(walk).collect()
+    }
+}
+
+impl<'g> Walk<'g> {
+    /// Goes on to the next event that fits.
+    fn advance(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) {
+        self.next = None;
+        while let Some(step) = self.chains.next(&guard.pin, &guard.cache) {
+            if step.max_time_so_far < range.0 {
+                // Neither this event nor any older one is as late as the range begins.
+                return;
+            }
+            if fits(guard, &step, range) {
+                self.next = Some(step.event);
+                return;
+            }
+        }
+    }
+}
+
+/// Whether an event of a walk is in range, kept by retention, and not removed.
+pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
+    let time = step.event.timestamp();
+    let lanes = &guard.core.lanes;
+    (range.0..=range.1).contains(&time)
+        && guard.keeps(&step.event)
+        && (lanes.pages.meta(step.addr.page()).dead() == 0 || lanes.is_live(step.event.id(), step.addr))
+}
+
+impl<'g> Iterator for History<'g> {
+    type Item = EventRef<'g>;
+
+    fn next(&mut self) -> Option<EventRef<'g>> {
+        let range = self.range?;
+        if self.chains.is_none() {
+            self.chains = Some(self.begin(range));
+        }
+        let walks = self.chains.as_mut()?;
+        let walk = walks
+            .iter_mut()
+            .filter(|walk| walk.next.is_some())
+            .reduce(|best, walk| if time(walk) > time(best) { walk } else { best })?;
+        let event = walk.next.take();
+        walk.advance(self.guard, range);
+        event
+    }
+}
+
+fn time(walk: &Walk<'_>) -> Option<i64> {
+    walk.next.as_ref().map(EventRef::timestamp)
+}

@@ -1,0 +1,263 @@
+//! The store: the public door to everything else.
+
+mod builder;
+mod core;
+mod fetch_history;
+mod fetch_scan;
+mod guard;
+mod history;
+mod scan;
+mod validate;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, EventRef};
+use crate::ids::{Class, Stream};
+use crate::lanes::append::Appended;
+use crate::observe::stats::Stats;
+use crate::pressure::Pressure;
+use crate::store::core::Core;
+use crate::store::worker::Workers;
+
+pub use builder::StoreBuilder;
+pub use core::Batch;
+pub use fetch_history::FetchHistory;
+pub use fetch_scan::FetchScan;
+pub use guard::Guard;
+pub use history::History;
+pub use scan::Scan;
+
+/// An event store. Clones are cheap and share one store; it closes when the last clone is dropped, or by
+/// [`close`](Self::close).
+///
+/// Every method can be called from any thread at any time.
+#[derive(Clone)]
+pub struct Store {
+    core: Arc<Core>,
+    workers: Arc<Workers>,
+}
+
+/// What closing did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Events that the close itself wrote to the cold tier.
+    pub spilled: u64,
+    /// Events that were only in memory when the deadline passed, or that have no cold tier to go to: they end with
+    /// the process.
+    pub left: u64,
+    /// Events in the cold tier: what reopening will find.
+    pub cold: u64,
+}
+
+impl Store {
+    /// Opens a store. What the data directory holds is there at once.
+    ///
+    /// # Errors
+    /// [`AlreadyOpen`](ErrorKind::AlreadyOpen) when another store has the directory;
+    /// [`Incompatible`](ErrorKind::Incompatible) when it was written with other classes or partitions, or by a newer
+    /// version; [`Corrupt`](ErrorKind::Corrupt) when it holds something else; [`Io`](ErrorKind::Io) when memory or
+    /// directory are refused.
+    pub fn open(config: Config) -> Result<Self> {
+        Self::builder(config).open()
+    }
+
+    /// Begins to open a store with parts of the caller's own: a clock, a cold tier.
+    pub fn builder(config: Config) -> StoreBuilder {
+        StoreBuilder::new(config)
+    }
+
+    fn start(core: Core) -> Result<Self> {
+        let core = Arc::new(core);
+        let workers = Arc::new(Workers::start(&core)?);
+        Ok(Self { core, workers })
+    }
+
+    /// The configuration that the store runs with. `partitions` is that of the data directory.
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// The stream of that name: always the same one in this data directory, and never that of another name.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name of 0 or more than 1024 bytes;
+    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when the memory for names is used up.
+    pub fn stream(&self, name: &str) -> Result<Stream> {
+        match self.core.names.find(name) {
+            Some(stream) => Ok(stream),
+            None => self.core.names.intern(name),
+        }
+    }
+
+    /// The name of a named stream.
+    pub fn stream_name(&self, stream: Stream) -> Option<String> {
+        self.core.names.name_of(stream)
+    }
+
+    /// The class of that name.
+    pub fn class(&self, name: &str) -> Option<Class> {
+        self.core.config.class(name)
+    }
+
+    /// An id for an event that has none: larger than all that this store gave before, and in the order of time
+    /// (milliseconds since 2020 in the upper 44 bits, a counter below).
+    pub fn next_id(&self) -> u64 {
+        self.core.next_id()
+    }
+
+    /// Appends an event. If there is no room, waits up to [`Config::append_timeout`] for some.
+    ///
+    /// ```
+    /// # let store = esker::Store::open(esker::Config::builder().memory("16MiB").build()?)?;
+    /// use esker::{Appended, Event};
+    ///
+    /// let event = Event::new(store.stream("a")?, 1, 0, 0);
+    /// assert_eq!(store.append(&event)?, Appended::Stored);
+    /// assert_eq!(store.append(&event)?, Appended::Duplicate);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when there was no room in time, [`TooLarge`](ErrorKind::TooLarge),
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a class that the store does not have,
+    /// [`Closed`](ErrorKind::Closed). Nothing is stored then.
+    pub fn append(&self, event: &Event<'_>) -> Result<Appended> {
+        self.core.append(event, self.core.config.append_timeout)
+    }
+
+    /// Appends an event if there is room for it now.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append); [`Error::back_pressure`] tells what is short and when to try again.
+    pub fn try_append(&self, event: &Event<'_>) -> Result<Appended> {
+        self.core.append(event, Duration::ZERO)
+    }
+
+    /// Appends an event, waiting up to `timeout` for room.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub fn append_timeout(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
+        self.core.append(event, timeout)
+    }
+
+    /// Appends events: the fast way in. Events of one stream stay in their order.
+    ///
+    /// Each event has an outcome of its own: one that is refused does not keep the others out, except that, once one
+    /// finds no room in [`Config::append_timeout`], the events not yet tried are refused with it.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed). Everything else is in the [`Batch`].
+    pub fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
+        self.core.append_batch(events)
+    }
+
+    /// A guard for reading from memory. What it reads stays where it is until the guard is dropped, so pages that
+    /// have been moved since are not reused before: hold it for a query, not for a lifetime.
+    pub fn pin(&self) -> Guard<'_> {
+        Guard::new(&self.core)
+    }
+
+    /// The event of that id, from memory or from the cold tier.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout) after [`Config::fetch_timeout`]; [`Corrupt`](ErrorKind::Corrupt) when what may
+    /// hold the event cannot be read; [`Cold`](ErrorKind::Cold) when the tier fails; [`Closed`](ErrorKind::Closed).
+    pub fn fetch(&self, id: u64) -> Result<Option<EventRef<'static>>> {
+        self.core.fetch(id, Deadline::after(self.core.config.fetch_timeout))
+    }
+
+    /// A stream's events from all tiers, newest first.
+    pub fn fetch_history(&self, stream: Stream) -> FetchHistory<'_> {
+        FetchHistory::new(&self.core, stream)
+    }
+
+    /// All events of a time range (milliseconds since the epoch), from all tiers.
+    pub fn fetch_scan(&self, range: impl std::ops::RangeBounds<i64>) -> FetchScan<'_> {
+        FetchScan::new(&self.core, &range)
+    }
+
+    /// Removes an event, wherever it is. `false`: there is none of that id.
+    ///
+    /// An event in memory is removed at once. One that the cold tier has is noted there as removed, which is I/O.
+    ///
+    /// # Errors
+    /// What the cold tier says; [`Closed`](ErrorKind::Closed).
+    pub fn remove(&self, id: u64) -> Result<bool> {
+        self.core.remove(id)
+    }
+
+    /// How short of memory the store is.
+    pub fn pressure(&self) -> Pressure {
+        self.core.pressure()
+    }
+
+    /// One snapshot of all figures. It looks at every page, so take it once a second rather than once an event.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// Does what the store's threads would do: moves pages by age and pressure, spills, deletes what has expired.
+    /// For stores with [`background(false)`](crate::ConfigBuilder::background), and harmless for others. Returns
+    /// when there is nothing left to do for now.
+    ///
+    /// # Errors
+    /// What the cold tier says.
+    pub fn maintain(&self) -> Result<()> {
+        self.core.maintain()
+    }
+
+    /// Writes everything to the cold tier that is not there yet. Nothing leaves memory by it.
+    ///
+    /// # Errors
+    /// What the cold tier says, and [`Timeout`](ErrorKind::Timeout); what is written until then stays written.
+    pub fn flush(&self, deadline: Duration) -> Result<()> {
+        self.core.flush(Deadline::after(deadline))
+    }
+
+    /// Closes the store for all its clones: refuses new events, stops the threads, writes to the cold tier what only
+    /// memory has, until `deadline`. Later calls fail with [`Closed`](ErrorKind::Closed); guards that are held stay
+    /// good.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) when it is closed already. That the tier failed is told by
+    /// [`CloseReport::left`].
+    pub fn close(&self, deadline: Duration) -> Result<CloseReport> {
+        if !self.core.begin_close() {
+            return Err(Error::closed());
+        }
+        self.workers.stop();
+        Ok(self.core.finish_close(Deadline::after(deadline)))
+    }
+
+    /// Stops without writing anything: what only memory has is lost, as in a crash. For tests of what survives one.
+    pub fn abandon(self) {
+        self.core.begin_close();
+        self.workers.stop();
+    }
+
+    /// Walks all pages, indexes and lists and checks every invariant that can be checked from within. Appends and the
+    /// store's threads wait meanwhile; it is for tests and for support.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) with everything that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        let faults = self.core.validate();
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, format!("{} fault(s): {}", faults.len(), faults.join("; "))))
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("data_dir", &self.core.config.data_dir).finish_non_exhaustive()
+    }
+}

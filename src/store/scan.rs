@@ -1,0 +1,244 @@
+//! All events in memory of a time range.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::ops::RangeBounds;
+use std::vec;
+
+use crate::event::{EventHeader, EventRef};
+use crate::ids::{Addr, Class, LogicalPage};
+use crate::pages::table::{PageMeta, Place};
+use crate::store::guard::{Guard, bounds};
+
+type Predicate<'a> = Box<dyn FnMut(&EventHeader) -> bool + Send + 'a>;
+
+/// What a scan looks for.
+pub(crate) struct Filter<'a> {
+    pub(crate) range: Option<(i64, i64)>,
+    kind: Option<u8>,
+    class: Option<Class>,
+    flags: u16,
+    predicate: Option<Predicate<'a>>,
+}
+
+impl<'a> Filter<'a> {
+    pub(crate) fn new(range: &impl RangeBounds<i64>) -> Self {
+        Self { range: bounds(range), kind: None, class: None, flags: 0, predicate: None }
+    }
+
+    pub(crate) fn set_kind(&mut self, kind: u8) {
+        self.kind = Some(kind);
+    }
+
+    pub(crate) fn set_class(&mut self, class: Class) {
+        self.class = Some(class);
+    }
+
+    pub(crate) fn set_flags(&mut self, flags: u16) {
+        self.flags = flags;
+    }
+
+    pub(crate) fn set_predicate(&mut self, predicate: impl FnMut(&EventHeader) -> bool + Send + 'a) {
+        self.predicate = Some(Box::new(predicate));
+    }
+
+    pub(crate) fn takes_class(&self, class: Class) -> bool {
+        self.class.is_none_or(|wanted| wanted == class)
+    }
+
+    /// Whether a page or block of these times and kinds can hold a match.
+    pub(crate) fn may_match(&self, min_time: i64, max_time: i64, kinds: &[u64; 4]) -> bool {
+        let kind = |kind: u8| kinds[usize::from(kind >> 6)] >> (kind & 63) & 1 == 1;
+        self.range.is_some_and(|(first, last)| min_time <= last && max_time >= first)
+            && self.kind.is_none_or(kind)
+    }
+
+    pub(crate) fn matches(&mut self, event: &EventRef<'_>) -> bool {
+        self.range.is_some_and(|(first, last)| (first..=last).contains(&event.timestamp()))
+            && self.kind.is_none_or(|kind| event.kind() == kind)
+            && event.flags() & self.flags == self.flags
+            && self.predicate.as_mut().is_none_or(|predicate| predicate(&event.header()))
+    }
+}
+
+/// Events waiting for their turn in the order of time; equal times in the order of finding.
+pub(crate) struct InTimeOrder<'g> {
+    heap: BinaryHeap<Waiting<'g>>,
+    found: u64,
+}
+
+struct Waiting<'g> {
+    time: i64,
+    number: u64,
+    event: EventRef<'g>,
+}
+
+impl PartialEq for Waiting<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Waiting<'_> {}
+
+impl PartialOrd for Waiting<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting<'_> {
+    /// The earliest is the greatest, for the heap.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.time, other.number).cmp(&(self.time, self.number))
+    }
+}
+
+impl<'g> InTimeOrder<'g> {
+    pub(crate) fn new() -> Self {
+        Self { heap: BinaryHeap::new(), found: 0 }
+    }
+
+    pub(crate) fn push(&mut self, event: EventRef<'g>) {
+        self.found += 1;
+        self.heap.push(Waiting { time: event.timestamp(), number: self.found, event });
+    }
+
+    /// The earliest event, if nothing that begins at `not_loaded` can come before it.
+    pub(crate) fn pop_before(&mut self, not_loaded: Option<i64>) -> Option<EventRef<'g>> {
+        let time = self.heap.peek()?.time;
+        not_loaded
+            .is_none_or(|begin| time < begin)
+            .then(|| self.heap.pop())
+            .flatten()
+            .map(|waiting| waiting.event)
+    }
+}
+
+/// Walks all events in memory of a time range. Made by [`Guard::scan`].
+///
+/// Pages whose times and kinds cannot match are skipped unread. Unless [`ordered`](Self::ordered), events come in no
+/// particular order. Set what to look for before the first event is taken.
+#[must_use]
+pub struct Scan<'g> {
+    guard: &'g Guard<'g>,
+    filter: Filter<'g>,
+    ordered: bool,
+    state: Option<State<'g>>,
+}
+
+/// A page to be read: where it was when the scan began stays readable while the guard is held.
+struct Source<'g> {
+    page: LogicalPage,
+    meta: &'g PageMeta,
+    place: Place,
+    min_time: i64,
+}
+
+struct State<'g> {
+    /// The next one last.
+    sources: Vec<Source<'g>>,
+    found: vec::IntoIter<EventRef<'g>>,
+    waiting: InTimeOrder<'g>,
+}
+
+impl<'g> Scan<'g> {
+    pub(crate) fn new(guard: &'g Guard<'_>, range: &impl RangeBounds<i64>) -> Self {
+        Self { guard, filter: Filter::new(range), ordered: false, state: None }
+    }
+
+    /// Only events of this kind.
+    pub fn kind(mut self, kind: u8) -> Self {
+        self.filter.set_kind(kind);
+        self
+    }
+
+    /// Only events of this class.
+    pub fn class(mut self, class: Class) -> Self {
+        self.filter.set_class(class);
+        self
+    }
+
+    /// Only events that have all of these flags.
+    pub fn flags(mut self, flags: u16) -> Self {
+        self.filter.set_flags(flags);
+        self
+    }
+
+    /// Only events whose header the predicate takes. It is asked before the event's bytes are looked at.
+    pub fn filter_header(mut self, predicate: impl FnMut(&EventHeader) -> bool + Send + 'g) -> Self {
+        self.filter.set_predicate(predicate);
+        self
+    }
+
+    /// In the order of timestamps. Holds back only events of pages that overlap in time.
+    pub fn ordered(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
+    fn begin(&self) -> State<'g> {
+        let (lanes, pin) = (&self.guard.core.lanes, &self.guard.pin);
+        let mut sources = Vec::new();
+        for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
+            for (page, meta) in lane.pages_back(&lanes.pages, pin) {
+                // The committed length first: the zone map covers at least what it says.
+                let committed = meta.committed();
+                if committed > 0 && self.filter.may_match(meta.min_time(), meta.max_time(), &meta.kinds()) {
+                    sources.push(Source { page, meta, place: meta.place(), min_time: meta.min_time() });
+                }
+            }
+        }
+        if self.ordered {
+            sources.sort_by_key(|source| std::cmp::Reverse(source.min_time));
+        }
+        State { sources, found: Vec::new().into_iter(), waiting: InTimeOrder::new() }
+    }
+
+    fn read(&mut self, source: &Source<'g>) -> Vec<EventRef<'g>> {
+        let (guard, filter) = (self.guard, &mut self.filter);
+        let lanes = &guard.core.lanes;
+        let mut found = Vec::new();
+        // A damaged frame is counted; the rest of its page is given.
+        let _ = lanes.pages.walk(&guard.pin, source.place, source.meta.committed(), |offset, event| {
+            let live = |event: &EventRef<'_>| {
+                source.meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(source.page, offset, 0))
+            };
+            if filter.matches(&event) && guard.keeps(&event) && live(&event) {
+                found.push(event);
+            }
+            true
+        });
+        found
+    }
+}
+
+impl<'g> Iterator for Scan<'g> {
+    type Item = EventRef<'g>;
+
+    fn next(&mut self) -> Option<EventRef<'g>> {
+        let mut state = match self.state.take() {
+            Some(state) => state,
+            None => self.begin(),
+        };
+        let next = loop {
+            let event = if self.ordered {
+                state.waiting.pop_before(state.sources.last().map(|source| source.min_time))
+            } else {
+                state.found.next()
+            };
+            if event.is_some() {
+                break event;
+            }
+            let Some(source) = state.sources.pop() else { break None };
+            let found = self.read(&source);
+            if self.ordered {
+                found.into_iter().for_each(|event| state.waiting.push(event));
+            } else {
+                state.found = found.into_iter();
+            }
+        };
+        self.state = Some(state);
+        next
+    }
+}

@@ -1,0 +1,116 @@
+//! The store's threads: one moves pages, one writes to the cold tier. The only file that starts threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Deadline;
+use crate::error::{Error, Result};
+use crate::store::core::Core;
+use crate::sys::affinity;
+
+/// How often the mover looks round when nobody calls it; also how coarse the coarse clock is.
+const MOVER_TICK: Duration = Duration::from_millis(5);
+const SPILLER_TICK: Duration = Duration::from_millis(50);
+/// Waits after failures of the cold tier: doubled from the first to the last.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// How long dropping the last handle writes at most.
+const DROP_LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Workers {
+    core: Arc<Core>,
+    stop: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self> {
+        let workers = Self { core: core.clone(), stop: Arc::default(), threads: Mutex::default() };
+        if core.config.background {
+            core.lanes.clock.tick(true);
+            workers.spawn("esker-mover", 0, mover)?;
+            if core.cold.is_some() {
+                workers.spawn("esker-spiller", 1, spiller)?;
+            }
+        }
+        Ok(workers)
+    }
+
+    fn spawn(&self, name: &str, number: usize, work: fn(&Core, &AtomicBool)) -> Result<()> {
+        let (core, stop) = (self.core.clone(), self.stop.clone());
+        let cpus = &core.config.worker_cpus;
+        let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
+        let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+            // A processor that may not be used leaves the thread where it is.
+            let _ = cpu.map(affinity::pin_to);
+            work(&core, &stop);
+        });
+        let thread = thread.map_err(|source| Error::io(format!("cannot start the thread {name}"), source))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Stops the threads and waits for them.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.core.mover_bell.ring();
+        self.core.spiller_bell.ring();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has nothing left to do; what it worked on is still in memory.
+            let _ = thread.join();
+        }
+        self.core.lanes.clock.tick(false);
+    }
+}
+
+impl Drop for Workers {
+    /// The last handle is gone: as closing, for ten seconds at most.
+    fn drop(&mut self) {
+        if self.core.begin_close() {
+            self.stop();
+            self.core.finish_close(Deadline::after(DROP_LIMIT));
+        }
+    }
+}
+
+fn mover(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        core.lanes.clock.tick(true);
+        if !core.move_once() {
+            core.mover_bell.wait(MOVER_TICK);
+        }
+    }
+}
+
+fn spiller(core: &Core, stop: &AtomicBool) {
+    let mut pause = BACKOFF[0];
+    while !stop.load(Ordering::Acquire) {
+        let outcome = core.spill(false).and_then(|pages| core.expire_cold().map(|()| pages));
+        match outcome {
+            Ok(pages) => {
+                pause = BACKOFF[0];
+                if pages > 0 {
+                    core.mover_bell.ring();
+                } else {
+                    core.spiller_bell.wait(SPILLER_TICK);
+                }
+            }
+            Err(_) => {
+                // The failure is counted and its text kept by the spiller.
+                wait_out(core, stop, pause);
+                pause = (pause * 2).min(BACKOFF[1]);
+            }
+        }
+    }
+}
+
+/// Waits although the bell may ring, but not longer than until the store stops.
+fn wait_out(core: &Core, stop: &AtomicBool, pause: Duration) {
+    let deadline = Deadline::after(pause);
+    while !deadline.has_passed() && !stop.load(Ordering::Acquire) {
+        core.spiller_bell.wait(deadline.left(SPILLER_TICK));
+    }
+}

@@ -1,0 +1,48 @@
+//! Atomics and spinning from std, or from loom when its model checker runs (`--cfg loom`).
+//!
+//! Only code that loom checks (free list, page table, id index) takes its atomics from here under loom;
+//! the rest of the crate is not built then.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+/// One turn of waiting for another thread that is about to finish: a few pauses of the processor, and after
+/// that the rest of the time slice, because the other thread may share our core.
+pub(crate) fn wait_a_turn(turn: &mut u32) {
+    #[cfg(loom)]
+    {
+        let _ = turn;
+        loom::thread::yield_now();
+    }
+    #[cfg(not(loom))]
+    {
+        *turn += 1;
+        if *turn < 32 {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A lock that loom can see.
+#[cfg(not(loom))]
+pub(crate) use parking_lot::Mutex;
+
+/// A lock that loom can see.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+#[cfg(loom)]
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,176 @@
+//! Anonymous memory from the system, and typed slices of it.
+//!
+//! A [`Mapping`] reserves its whole address range at once and costs physical memory only where it is touched,
+//! so a region can reserve its maximum, grow without moving, and give memory back.
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::config::ByteSize;
+use crate::error::{Error, ErrorKind, Result};
+
+/// One anonymous, private, zero-filled mapping.
+pub(crate) struct Mapping {
+    raw: MmapRaw,
+}
+
+impl Mapping {
+    /// Reserves `len` bytes without taking physical memory or swap for them.
+    pub(crate) fn anonymous(len: usize, what: &str) -> Result<Self> {
+        let map = MmapOptions::new().len(len).no_reserve_swap().map_anon().map_err(|source| {
+            let size = ByteSize::new(len as u64);
+            Error::io(
+                format!(
+                    "the system would not reserve {size} of address space for the {what} region; lower its maximum, \
+                     or raise the limit (ulimit -v, vm.overcommit_memory)"
+                ),
+                source,
+            )
+        })?;
+        Ok(Self { raw: map.into() })
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        // A mapping is never at address zero, so `dangling` is not reached.
+        NonNull::new(self.raw.as_mut_ptr()).unwrap_or(NonNull::dangling())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Asks for transparent huge pages. Refusal costs speed, nothing else, and is told by `false`.
+    pub(crate) fn advise_huge(&self, from: usize, len: usize) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            self.raw.advise_range(memmap2::Advice::HugePage, from, len).is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (from, len);
+            false
+        }
+    }
+
+    /// Touches a range so that later writes meet no page fault.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the system has no memory for it: better now than at some append.
+    pub(crate) fn populate(&self, from: usize, len: usize) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            match self.raw.advise_range(memmap2::Advice::PopulateWrite, from, len) {
+                Ok(()) => Ok(()),
+                // Kernels before 5.14 do not know the advice: the memory then comes at its first use.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+                Err(error) => Err(Error::io(
+                    format!(
+                        "the system has no memory for {} that were to be pre-faulted",
+                        ByteSize::new(len as u64)
+                    ),
+                    error,
+                )),
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (from, len);
+            Ok(())
+        }
+    }
+}
+
+/// Types for which all bits zero is a value, and which are changed through shared references only.
+///
+/// # Safety
+/// The implementor must be valid when all its bytes are zero, and must not need dropping.
+pub(crate) unsafe trait ZeroInit: Sync {}
+
+// SAFETY: an atomic integer of zero bytes is the atomic zero.
+unsafe impl ZeroInit for AtomicU64 {}
+// SAFETY: as above.
+unsafe impl ZeroInit for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl ZeroInit for AtomicI64 {}
+
+/// A slice of zero-initialised values in a mapping, which it keeps alive.
+pub(crate) struct Slab<T> {
+    ptr: NonNull<T>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+    _type: PhantomData<T>,
+}
+
+// SAFETY: a slab is a shared slice of `T: Sync` values that are never dropped; the mapping it keeps is only an
+// owner of memory.
+unsafe impl<T: ZeroInit> Send for Slab<T> {}
+// SAFETY: as above.
+unsafe impl<T: ZeroInit> Sync for Slab<T> {}
+
+impl<T: ZeroInit> Slab<T> {
+    /// `len` values at byte `from` of the mapping.
+    ///
+    /// # Safety
+    /// The range must be zero, used by nothing else for as long as the mapping lives, and never released.
+    pub(crate) unsafe fn new(mapping: Arc<Mapping>, from: usize, len: usize) -> Self {
+        let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(from));
+        assert!(bytes.is_some_and(|end| end <= mapping.len()), "a slab must lie within its mapping");
+        assert!(from.is_multiple_of(align_of::<T>()), "a slab must be aligned");
+        // SAFETY: `from` is within the mapping by the assertion above.
+        let ptr = unsafe { mapping.base().add(from) }.cast::<T>();
+        Self { ptr, len, _mapping: mapping, _type: PhantomData }
+    }
+}
+
+impl<T> Deref for Slab<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` was promised that the range is zero (a valid `T`), ours alone, and mapped for as long as
+        // the mapping lives, which we hold.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T> std::fmt::Debug for Slab<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slab({})", self.len)
+    }
+}
+
+/// The error of a region that must exist but cannot.
+pub(crate) fn out_of_system_memory(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        format!("the system region has no room for {what}; this is a bug, please report it"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn a_slab_is_zero_and_shared() {
+        let map = Arc::new(Mapping::anonymous(1 << 20, "test").unwrap());
+        // SAFETY: the mapping is fresh and has no other user.
+        let slab: Slab<AtomicU64> = unsafe { Slab::new(map.clone(), 4096, 16) };
+        assert!(slab.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        slab[3].store(7, Ordering::Relaxed);
+        drop(map);
+        assert_eq!(slab[3].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn an_impossible_reservation_is_an_error() {
+        let error = Mapping::anonymous(1 << 62, "hot").err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("hot"), "{error}");
+    }
+}

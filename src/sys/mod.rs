@@ -1,0 +1,8 @@
+//! The operating system: memory, and the processors that threads run on.
+
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "maps memory and hands out references into it")]
+pub(crate) mod memory;
+
+#[cfg(not(loom))]
+pub(crate) mod affinity;

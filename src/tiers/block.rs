@@ -1,0 +1,437 @@
+//! Cold blocks: the events of consecutive pages of one lane, re-encoded for size.
+//!
+//! ```text
+//! ┌──────┬───────┬──────┬─────────┬──────┬────────┬─────────────┬─────────────┬────────┬─────────┬────────┐
+//! │ ESKB │version│class │partition│events│first   │columns: raw,│bodies: raw, │ CRC-32 │ columns │ bodies │
+//! │      │ u16   │ u16  │ u32     │ u32  │seq u64 │packed u32×2 │packed u32×2 │ of all │ LZ4     │ LZ4    │
+//! └──────┴───────┴──────┴─────────┴──────┴────────┴─────────────┴─────────────┴────────┴─────────┴────────┘
+//! ```
+//!
+//! The columns, one after the other, before packing: for each page its number of events; then for each event, column
+//! by column, id (difference to the one before), timestamp (likewise), stream (number in the order of first
+//! appearance; a new one is followed by its value), flags, body length with the metadata bit, and kind (a byte). All
+//! but the kind are varints, differences are zigzag-coded. A part that LZ4 cannot make smaller is stored as it is
+//! (packed length equals raw length). All numbers are little-endian.
+//!
+//! A block read back is untrusted: every length is bounded before anything is allocated, and the checksum is
+//! verified before anything is unpacked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventRef;
+use crate::event::record::RecordHeader;
+use crate::ids::{Class, LaneId};
+
+const MAGIC: &[u8; 4] = b"ESKB";
+const VERSION: u16 = 1;
+const HEADER: usize = 48;
+/// The most that a block may claim to unpack to: the largest event and room for a whole large page beside it.
+const RAW_MAX: usize = 64 << 20;
+
+/// Which block: the lane and the first of its pages. Writing the same pages again makes the same id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BlockId {
+    /// The partition.
+    pub partition: u32,
+    /// The class.
+    pub class: u8,
+    /// The number of the first page in its lane.
+    pub first_seq: u64,
+}
+
+impl BlockId {
+    pub(crate) fn lane(&self) -> LaneId {
+        LaneId::new(self.partition as usize, Class::new(usize::from(self.class)))
+    }
+
+    pub(crate) fn of(lane: LaneId, first_seq: u64) -> Self {
+        Self { partition: lane.partition() as u32, class: lane.class().index() as u8, first_seq }
+    }
+}
+
+/// Collects the events of a block.
+pub(crate) struct BlockWriter {
+    id: BlockId,
+    pages: Vec<u32>,
+    rows: Vec<RecordHeader>,
+    bodies: Vec<u8>,
+}
+
+impl BlockWriter {
+    pub(crate) fn new(lane: LaneId, first_seq: u64) -> Self {
+        Self { id: BlockId::of(lane, first_seq), pages: Vec::new(), rows: Vec::new(), bodies: Vec::new() }
+    }
+
+    /// Begins the events of the next page.
+    pub(crate) fn begin_page(&mut self) {
+        self.pages.push(0);
+    }
+
+    /// Adds an event of the page begun last.
+    pub(crate) fn push(&mut self, event: &EventRef<'_>) {
+        if let Some(count) = self.pages.last_mut() {
+            *count += 1;
+            self.rows.push(*event.record());
+            self.bodies.extend_from_slice(event.body());
+        }
+    }
+
+    pub(crate) fn id(&self) -> BlockId {
+        self.id
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.len() as u64
+    }
+
+    pub(crate) fn rows(&self) -> &[RecordHeader] {
+        &self.rows
+    }
+
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.bodies.len() + self.rows.len() * crate::event::record::HEADER_LEN
+    }
+
+    /// The block's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let columns = self.columns();
+        let mut out = vec![0; HEADER];
+        let packed_columns = pack(&columns, &mut out);
+        let packed_bodies = pack(&self.bodies, &mut out);
+        out[..4].copy_from_slice(MAGIC);
+        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[6..8].copy_from_slice(&u16::from(self.id.class).to_le_bytes());
+        let lengths = [columns.len(), packed_columns, self.bodies.len(), packed_bodies].map(|len| len as u32);
+        for (at, value) in [(8, self.id.partition), (12, self.rows.len() as u32)] {
+            out[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        out[16..24].copy_from_slice(&self.id.first_seq.to_le_bytes());
+        out[24..28].copy_from_slice(&(self.pages.len() as u32).to_le_bytes());
+        for (number, value) in lengths.into_iter().enumerate() {
+            out[28 + number * 4..32 + number * 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let crc = checksum(&out);
+        out[44..48].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn columns(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.rows.len() * 12);
+        for count in &self.pages {
+            put(&mut out, u64::from(*count));
+        }
+        let mut last = 0u64;
+        for row in &self.rows {
+            put(&mut out, zigzag(row.id.wrapping_sub(last)));
+            last = row.id;
+        }
+        let mut last = 0u64;
+        for row in &self.rows {
+            put(&mut out, zigzag((row.timestamp as u64).wrapping_sub(last)));
+            last = row.timestamp as u64;
+        }
+        let mut seen: HashMap<u64, u64> = HashMap::new();
+        for row in &self.rows {
+            let fresh = seen.len() as u64;
+            let number = *seen.entry(row.stream).or_insert(fresh);
+            put(&mut out, number);
+            if number == fresh {
+                out.extend_from_slice(&row.stream.to_le_bytes());
+            }
+        }
+        for row in &self.rows {
+            put(&mut out, u64::from(row.flags));
+        }
+        for row in &self.rows {
+            put(&mut out, u64::from(row.body_len) << 1 | u64::from(row.has_metadata()));
+        }
+        out.extend(self.rows.iter().map(|row| row.kind));
+        out
+    }
+}
+
+/// Appends `raw` to `out`, packed if that is smaller, and gives the length it has there.
+fn pack(raw: &[u8], out: &mut Vec<u8>) -> usize {
+    let at = out.len();
+    out.resize(at + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+    let packed = lz4_flex::block::compress_into(raw, &mut out[at..]).unwrap_or(usize::MAX);
+    if packed < raw.len() {
+        out.truncate(at + packed);
+        packed
+    } else {
+        out.truncate(at);
+        out.extend_from_slice(raw);
+        raw.len()
+    }
+}
+
+fn unpack(packed: &[u8], raw_len: usize, what: &str) -> Result<Vec<u8>> {
+    if raw_len > RAW_MAX || raw_len / 255 > packed.len() {
+        let claim = packed.len();
+        return Err(Error::corrupt(format!("{what} of a cold block: {claim} bytes claim to hold {raw_len}")));
+    }
+    if packed.len() == raw_len {
+        return Ok(packed.to_vec());
+    }
+    let mut raw = vec![0; raw_len];
+    match lz4_flex::block::decompress_into(packed, &mut raw) {
+        Ok(written) if written == raw_len => Ok(raw),
+        _ => Err(Error::corrupt(format!("{what} of a cold block do not unpack"))),
+    }
+}
+
+/// Over everything but the checksum's own place.
+fn checksum(block: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&block[..44]);
+    hasher.update(&block[HEADER..]);
+    hasher.finalize()
+}
+
+/// Writes the right checksum into bytes that nobody encoded.
+#[cfg(fuzzing)]
+pub(crate) fn mend(block: &mut [u8]) {
+    if block.len() >= HEADER {
+        let crc = checksum(block);
+        block[44..48].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn zigzag(difference: u64) -> u64 {
+    let signed = difference as i64;
+    (signed << 1 ^ signed >> 63) as u64
+}
+
+fn unzigzag(value: u64) -> u64 {
+    value >> 1 ^ (value & 1).wrapping_neg()
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// One event of a decoded block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) header: RecordHeader,
+    pub(crate) seq: u64,
+    body_at: u32,
+}
+
+/// A block, unpacked and checked.
+pub(crate) struct Block {
+    pub(crate) id: BlockId,
+    rows: Vec<Row>,
+    bodies: Arc<Vec<u8>>,
+}
+
+impl Block {
+    /// Unpacks a block.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for bytes that no encoder wrote, [`ErrorKind::Incompatible`] for a newer version.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let corrupt = |what: &str| Error::corrupt(format!("a cold block {what}"));
+        let header: &[u8; HEADER] = bytes.first_chunk().ok_or_else(|| corrupt("is cut off"))?;
+        if !header.starts_with(MAGIC) {
+            return Err(corrupt("does not begin with its magic number"));
+        }
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        if version != VERSION {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "a cold block is of version {version}; this esker reads version {VERSION}: use a newer one"
+                ),
+            ));
+        }
+        let u32_at = |at: usize| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&header[at..at + 4]);
+            u32::from_le_bytes(word)
+        };
+        if checksum(bytes) != u32_at(44) {
+            return Err(corrupt("fails its checksum"));
+        }
+        let class = u16::from_le_bytes([header[6], header[7]]);
+        let first_seq = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
+        let id = BlockId { partition: u32_at(8), class: class as u8 & 15, first_seq };
+        let (columns_packed, bodies_packed) = (u32_at(32) as usize, u32_at(40) as usize);
+        let split = columns_packed.checked_add(HEADER).filter(|at| *at <= bytes.len());
+        let (columns, bodies) = bytes.split_at(split.ok_or_else(|| corrupt("is shorter than its parts"))?);
+        if bodies.len() != bodies_packed {
+            return Err(corrupt("has another length than it says"));
+        }
+        let columns = unpack(&columns[HEADER..], u32_at(28) as usize, "the columns")?;
+        let bodies = unpack(bodies, u32_at(36) as usize, "the bodies")?;
+        let rows = read_columns(&columns, u32_at(24) as usize, u32_at(12) as usize, id, bodies.len())
+            .ok_or_else(|| corrupt("has columns that do not fit together"))?;
+        Ok(Self { id, rows, bodies: Arc::new(bodies) })
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The event of a row of this block.
+    pub(crate) fn event(&self, row: &Row) -> EventRef<'static> {
+        EventRef::shared(row.header, self.bodies.clone(), row.body_at as usize)
+            .unwrap_or_else(|| unreachable!("decoding has checked that all bodies lie within the block"))
+    }
+
+    /// Bytes that the block takes in memory.
+    pub(crate) fn memory(&self) -> usize {
+        size_of::<Self>() + self.rows.capacity() * size_of::<Row>() + self.bodies.capacity()
+    }
+}
+
+fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies: usize) -> Option<Vec<Row>> {
+    use crate::event::varint as take;
+    // Each event takes a byte in each of six columns at least, each page one.
+    if pages.checked_add(events.checked_mul(6)?)? > columns.len() {
+        return None;
+    }
+    let mut rest = columns;
+    let counts = (0..pages).map(|_| take(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let mut seqs = counts.iter().enumerate().flat_map(|(page, count)| {
+        std::iter::repeat_n(id.first_seq.wrapping_add(page as u64), *count as usize)
+    });
+    let mut last = 0u64;
+    let mut delta = |rest: &mut &[u8]| {
+        last = last.wrapping_add(unzigzag(take(rest)?));
+        Some(last)
+    };
+    let ids = (0..events).map(|_| delta(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    last = 0;
+    let mut delta = |rest: &mut &[u8]| {
+        last = last.wrapping_add(unzigzag(take(rest)?));
+        Some(last)
+    };
+    let times = (0..events).map(|_| delta(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let mut seen = Vec::new();
+    let mut stream = |rest: &mut &[u8]| {
+        let number = usize::try_from(take(rest)?).ok()?;
+        if number == seen.len() {
+            let (word, after) = rest.split_first_chunk::<8>()?;
+            seen.push(u64::from_le_bytes(*word));
+            *rest = after;
+        }
+        seen.get(number).copied()
+    };
+    let streams = (0..events).map(|_| stream(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let flags = (0..events).map(|_| take(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let lengths = (0..events).map(|_| take(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    if rest.len() != events {
+        return None;
+    }
+    let class = Class::new(usize::from(id.class));
+    let mut at = 0usize;
+    let rows = (0..events)
+        .map(|row| {
+            let (len, metadata) = (u32::try_from(lengths[row] >> 1).ok()?, lengths[row] & 1 == 1);
+            let flags = u16::try_from(flags[row]).ok()?;
+            let header = RecordHeader::new(
+                times[row] as i64,
+                ids[row],
+                len,
+                flags,
+                rest[row],
+                class,
+                metadata,
+                streams[row],
+            );
+            let body_at = u32::try_from(at).ok()?;
+            at = at.checked_add(len as usize).filter(|end| *end <= bodies)?;
+            Some(Row { header, seq: seqs.next()?, body_at })
+        })
+        .collect::<Option<Vec<Row>>>()?;
+    (at == bodies && seqs.next().is_none()).then_some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(events: u64) -> BlockWriter {
+        let mut writer = BlockWriter::new(LaneId::new(5, Class::new(3)), 77);
+        for id in 0..events {
+            if id % 10 == 0 {
+                writer.begin_page();
+            }
+            let body: Vec<u8> = (0..id % 97).map(|byte| (byte * id) as u8).collect();
+            let header = RecordHeader::new(
+                i64::MIN.wrapping_add((id * id) as i64),
+                id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                body.len() as u32,
+                id as u16,
+                id as u8,
+                Class::new(3),
+                id % 2 == 0,
+                id % 7,
+            );
+            writer.push(&EventRef::in_place(header, &body));
+        }
+        writer
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        for events in [0, 1, 9, 1000] {
+            let writer = writer(events);
+            let block = Block::decode(&writer.encode()).unwrap();
+            assert_eq!(block.id, writer.id());
+            assert_eq!(block.rows().len() as u64, events);
+            let mut at = 0;
+            for (number, (row, original)) in block.rows().iter().zip(writer.rows()).enumerate() {
+                assert_eq!(&row.header, original);
+                assert_eq!(row.seq, 77 + number as u64 / 10);
+                let body = &writer.bodies[at..at + original.body_len as usize];
+                assert_eq!(block.event(row).body(), body);
+                at += body.len();
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_an_error() {
+        let bytes = writer(40).encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Block::decode(&bad).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Block::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_named() {
+        let mut bytes = writer(1).encode();
+        bytes[4] = 9;
+        let error = Block::decode(&bytes).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Incompatible);
+        assert!(error.to_string().contains("version 9"), "{error}");
+    }
+
+    #[test]
+    fn lies_behind_a_right_checksum_are_errors_too() {
+        let bytes = writer(40).encode();
+        for at in (6..44).chain(HEADER..bytes.len()) {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] = value;
+                let crc = checksum(&bad);
+                bad[44..48].copy_from_slice(&crc.to_le_bytes());
+                // It must not panic and not allocate without bounds; what it says about the bytes is its own affair.
+                let _ = Block::decode(&bad);
+            }
+        }
+    }
+}

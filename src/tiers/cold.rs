@@ -1,0 +1,111 @@
+//! What a cold tier must do.
+
+use crate::error::Result;
+use crate::tiers::block::BlockId;
+
+/// A block on its way to the cold tier.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ColdBlock {
+    /// Which block. Putting the same id again replaces it.
+    pub id: BlockId,
+    /// The block's bytes: packed, checksummed, of no meaning to the tier.
+    pub bytes: Vec<u8>,
+    /// What the store must know of the block without reading it, in bytes of no meaning to the tier.
+    pub summary: Vec<u8>,
+}
+
+/// What identifies the data of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Namespace {
+    /// How many partitions share the streams; it must not change.
+    pub partitions: u32,
+    /// Decides which stream belongs to which partition and which name to which stream.
+    pub seed: u64,
+    /// The names of the classes, in the order of their numbers.
+    pub classes: Vec<String>,
+}
+
+/// An event that was removed although the cold tier has it: the one of that id at or before a page of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Tombstone {
+    /// The event's id.
+    pub id: u64,
+    /// The lane's partition.
+    pub partition: u32,
+    /// The lane's class.
+    pub class: u8,
+    /// The number of the page.
+    pub seq: u64,
+}
+
+/// Storage for blocks that have left memory.
+///
+/// Blocks in, blocks out: what is in them, and finding events in them, is the store's affair. All calls may block;
+/// the store makes them on its own threads, or on that of a caller who asked for cold events. A call that
+/// returns `Ok` has made its change durable.
+pub trait ColdTier: Send + Sync + 'static {
+    /// The namespace, if one was ever saved here.
+    ///
+    /// # Errors
+    /// When the tier cannot be read.
+    fn namespace(&self) -> Result<Option<Namespace>>;
+
+    /// Saves the namespace.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    fn set_namespace(&self, namespace: &Namespace) -> Result<()>;
+
+    /// Writes blocks. All of them are there when it returns `Ok`; any of them may be there when it does not, and
+    /// the store will put them again.
+    ///
+    /// # Errors
+    /// When not all blocks are durable.
+    fn put(&self, blocks: &[ColdBlock]) -> Result<()>;
+
+    /// Reads a block's bytes. `None` when there is no such block.
+    ///
+    /// # Errors
+    /// When the tier cannot tell.
+    fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>>;
+
+    /// Deletes blocks whose events have all reached the end of their retention. A tier that expires data by itself
+    /// may do nothing.
+    ///
+    /// # Errors
+    /// When it could not; the store tries again later.
+    fn delete(&self, ids: &[BlockId]) -> Result<()>;
+
+    /// Shows every block's id and summary.
+    ///
+    /// # Errors
+    /// When the tier cannot be read, and what `visit` returns.
+    fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()>;
+
+    /// Saves names of streams. The store does so before it puts the first block with events of such a stream.
+    ///
+    /// # Errors
+    /// When they are not durable.
+    fn put_names(&self, names: &[(String, u64)]) -> Result<()>;
+
+    /// Shows every stream's name.
+    ///
+    /// # Errors
+    /// When the tier cannot be read.
+    fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()>;
+
+    /// Saves that an event was removed.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    fn put_tombstone(&self, tombstone: Tombstone) -> Result<()>;
+
+    /// Shows every removed event.
+    ///
+    /// # Errors
+    /// When the tier cannot be read.
+    fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()>;
+}

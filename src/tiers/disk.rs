@@ -1,0 +1,356 @@
+//! The embedded cold tier: one redb file in the data directory.
+//!
+//! redb gives atomic, durable commits, a file lock, and checks of its own. Its values lie in runs of pages whose
+//! length is a power of two, so a block is cut into pieces of such lengths: without that a block of 130 KiB would take
+//! 256 KiB.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::tiers::block::BlockId;
+use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
+
+/// Partition, class, first page: the order of keys is the order of events in a lane. Then the piece.
+type PieceKey = (u32, u8, u64, u32);
+type BlockKey = (u32, u8, u64);
+
+const PIECES: TableDefinition<'_, PieceKey, &[u8]> = TableDefinition::new("pieces");
+const SUMMARIES: TableDefinition<'_, BlockKey, &[u8]> = TableDefinition::new("summaries");
+const NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("names");
+const TOMBSTONES: TableDefinition<'_, u64, (u32, u8, u64)> = TableDefinition::new("tombstones");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// The version of this layout, in the table `meta`.
+const FORMAT: u64 = 1;
+/// A page of redb, and what a leaf with one of our pieces spends of it on itself.
+const PAGE: usize = 4096;
+const LEAF_OVERHEAD: usize = 64;
+/// The longest piece: 512 KiB less the overhead.
+const PIECE_PAGES_MAX: usize = 128;
+
+pub(crate) struct DiskTier {
+    database: Database,
+    path: PathBuf,
+}
+
+impl DiskTier {
+    /// Opens the file in `dir`, or makes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`], [`ErrorKind::Incompatible`] for a newer layout, [`ErrorKind::Corrupt`] for a
+    /// foreign or damaged file, [`ErrorKind::Io`] for a directory that cannot be used.
+    pub(crate) fn open(dir: &Path, cache_bytes: usize) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|source| {
+            let dir = dir.display();
+            Error::io(
+                format!("cannot make the data directory {dir}; check the path and its permissions"),
+                source,
+            )
+        })?;
+        let path = dir.join("cold.redb");
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create(&path)
+            .map_err(|error| open_error(&path, error))?;
+        let tier = Self { database, path };
+        tier.check_format()?;
+        Ok(tier)
+    }
+
+    fn check_format(&self) -> Result<()> {
+        let write = self.database.begin_write().map_err(|error| self.failed("begin", error))?;
+        {
+            // Opening a table makes it, so that later reads find all of them.
+            let mut meta = write.open_table(META).map_err(|error| self.failed("open a table of", error))?;
+            let found = meta
+                .get("format")
+                .map_err(|error| self.failed("read", error))?
+                .map(|value| number(value.value()));
+            match found {
+                None => {
+                    meta.insert("format", &FORMAT.to_le_bytes()[..])
+                        .map_err(|error| self.failed("write", error))?;
+                }
+                Some(FORMAT) => {}
+                Some(other) => {
+                    return Err(Error::new(
+                        ErrorKind::Incompatible,
+                        format!(
+                            "{} has format {other}; this esker reads format {FORMAT}: use the esker that wrote it, or \
+                             another data directory",
+                            self.path.display()
+                        ),
+                    ));
+                }
+            }
+            write.open_table(PIECES).map_err(|error| self.failed("open a table of", error))?;
+            write.open_table(SUMMARIES).map_err(|error| self.failed("open a table of", error))?;
+            write.open_table(NAMES).map_err(|error| self.failed("open a table of", error))?;
+            write.open_table(TOMBSTONES).map_err(|error| self.failed("open a table of", error))?;
+        }
+        write.commit().map_err(|error| self.failed("commit to", error))
+    }
+
+    fn failed(&self, what: &str, error: impl Into<redb::Error>) -> Error {
+        let error = error.into();
+        let kind = match &error {
+            redb::Error::Corrupted(_) => ErrorKind::Corrupt,
+            _ => ErrorKind::Cold,
+        };
+        Error::with_source(
+            kind,
+            format!("cannot {what} the cold tier's file {}: {error}", self.path.display()),
+            error,
+        )
+    }
+
+    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
+        let write = self.database.begin_write().map_err(|error| self.failed("begin a change of", error))?;
+        change(&write).map_err(|error| self.failed("change", error))?;
+        write.commit().map_err(|error| self.failed("commit to", error))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
+        let read = self.database.begin_read().map_err(|error| self.failed("begin to read", error))?;
+        look(&read).map_err(|error| self.failed("read", error))
+    }
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> Error {
+    let shown = path.display();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => Error::with_source(
+            ErrorKind::AlreadyOpen,
+            format!(
+                "{shown} is open in another process or store; close that one, or use another data directory"
+            ),
+            error,
+        ),
+        DatabaseError::UpgradeRequired(version) => Error::with_source(
+            ErrorKind::Incompatible,
+            format!("{shown} has the file version {version} of another redb; use the esker that wrote it"),
+            error,
+        ),
+        DatabaseError::Storage(redb::StorageError::Io(source)) => {
+            use std::io::ErrorKind as Io;
+            match source.kind() {
+                Io::InvalidData | Io::UnexpectedEof => damaged(path, source),
+                _ => Error::io(
+                    format!("cannot open {shown}; check the directory's permissions and space"),
+                    source,
+                ),
+            }
+        }
+        other => damaged(path, other),
+    }
+}
+
+fn damaged(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let text = format!(
+        "{} is not a cold tier of esker, or is damaged ({source}); restore it from a copy, or use another data directory",
+        path.display()
+    );
+    Error::with_source(ErrorKind::Corrupt, text, source)
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Lengths to cut a block into, so that each piece fills its run of pages.
+fn pieces(mut len: usize) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if len == 0 {
+            return None;
+        }
+        let pages = (len + LEAF_OVERHEAD) / PAGE;
+        let piece = match pages.min(PIECE_PAGES_MAX) {
+            0 => len,
+            pages => (1 << pages.ilog2()) * PAGE - LEAF_OVERHEAD,
+        };
+        len -= piece;
+        Some(piece)
+    })
+}
+
+fn block_key(id: BlockId) -> BlockKey {
+    (id.partition, id.class, id.first_seq)
+}
+
+/// All keys of a block's pieces.
+fn piece_keys(id: BlockId) -> std::ops::RangeInclusive<PieceKey> {
+    let (partition, class, seq) = block_key(id);
+    (partition, class, seq, 0)..=(partition, class, seq, u32::MAX)
+}
+
+impl ColdTier for DiskTier {
+    fn namespace(&self) -> Result<Option<Namespace>> {
+        self.read(|read| {
+            let meta = read.open_table(META)?;
+            let Some(fixed) = meta.get("namespace")? else { return Ok(None) };
+            let bytes = fixed.value();
+            let classes =
+                meta.get("classes")?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+            let classes = classes.unwrap_or_default();
+            Ok(Some(Namespace {
+                partitions: number(bytes) as u32,
+                seed: number(bytes.get(8..).unwrap_or_default()),
+                classes: classes.split('\0').filter(|name| !name.is_empty()).map(str::to_string).collect(),
+            }))
+        })
+    }
+
+    fn set_namespace(&self, namespace: &Namespace) -> Result<()> {
+        let mut fixed = u64::from(namespace.partitions).to_le_bytes().to_vec();
+        fixed.extend_from_slice(&namespace.seed.to_le_bytes());
+        let classes = namespace.classes.join("\0");
+        self.write(|write| {
+            let mut meta = write.open_table(META)?;
+            meta.insert("namespace", fixed.as_slice())?;
+            meta.insert("classes", classes.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
+        self.write(|write| {
+            let mut table = write.open_table(PIECES)?;
+            let mut summaries = write.open_table(SUMMARIES)?;
+            for block in blocks {
+                let (partition, class, seq) = block_key(block.id);
+                // An earlier try may have cut the lane otherwise and left more pieces.
+                table.retain_in(piece_keys(block.id), |_, _| false)?;
+                let mut rest = block.bytes.as_slice();
+                for (piece, len) in pieces(rest.len()).enumerate() {
+                    let (part, after) = rest.split_at(len);
+                    table.insert((partition, class, seq, piece as u32), part)?;
+                    rest = after;
+                }
+                summaries.insert(block_key(block.id), block.summary.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
+        self.read(|read| {
+            let table = read.open_table(PIECES)?;
+            let mut bytes = Vec::new();
+            for piece in table.range(piece_keys(id))? {
+                bytes.extend_from_slice(piece?.1.value());
+            }
+            Ok((!bytes.is_empty()).then_some(bytes))
+        })
+    }
+
+    fn delete(&self, ids: &[BlockId]) -> Result<()> {
+        self.write(|write| {
+            let mut table = write.open_table(PIECES)?;
+            let mut summaries = write.open_table(SUMMARIES)?;
+            for id in ids {
+                table.retain_in(piece_keys(*id), |_, _| false)?;
+                summaries.remove(block_key(*id))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        let mut outcome = Ok(());
+        self.read(|read| {
+            for row in read.open_table(SUMMARIES)?.iter()? {
+                let (key, summary) = row?;
+                let (partition, class, first_seq) = key.value();
+                outcome = visit(BlockId { partition, class, first_seq }, summary.value());
+                if outcome.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        outcome
+    }
+
+    fn put_names(&self, names: &[(String, u64)]) -> Result<()> {
+        self.write(|write| {
+            let mut table = write.open_table(NAMES)?;
+            for (name, stream) in names {
+                table.insert(name.as_str(), stream)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
+        self.read(|read| {
+            for row in read.open_table(NAMES)?.iter()? {
+                let (name, stream) = row?;
+                visit(name.value(), stream.value());
+            }
+            Ok(())
+        })
+    }
+
+    fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
+        self.write(|write| {
+            let place = (tombstone.partition, tombstone.class, tombstone.seq);
+            write.open_table(TOMBSTONES)?.insert(tombstone.id, place)?;
+            Ok(())
+        })
+    }
+
+    fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
+        self.read(|read| {
+            for row in read.open_table(TOMBSTONES)?.iter()? {
+                let (id, place) = row?;
+                let (partition, class, seq) = place.value();
+                visit(Tombstone { id: id.value(), partition, class, seq });
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_block_and_fill_their_pages() {
+        for len in [1, 100, 4031, 4032, 4033, 130_000, 262_144, 5_000_000] {
+            let cut: Vec<usize> = pieces(len).collect();
+            assert_eq!(cut.iter().sum::<usize>(), len);
+            let taken: usize = cut.iter().map(|piece| (piece + LEAF_OVERHEAD).next_multiple_of(PAGE)).sum();
+            assert!(taken <= len + PAGE + cut.len() * LEAF_OVERHEAD, "{len} bytes take {taken}");
+        }
+    }
+
+    #[test]
+    fn blocks_come_back_are_replaced_and_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let tier = DiskTier::open(dir.path(), 1 << 20).unwrap();
+        let id = |seq| BlockId { partition: 1, class: 2, first_seq: seq };
+        let block = |seq, len: usize| ColdBlock {
+            id: id(seq),
+            bytes: vec![seq as u8; len],
+            summary: vec![seq as u8],
+        };
+        tier.put(&[block(1, 300_000), block(2, 10)]).unwrap();
+        tier.put(&[block(1, 5)]).unwrap();
+        assert_eq!(tier.get(id(1)).unwrap().unwrap(), vec![1; 5]);
+        drop(tier);
+        let tier = DiskTier::open(dir.path(), 1 << 20).unwrap();
+        let mut listed = Vec::new();
+        tier.list(&mut |id, summary| {
+            listed.push((id.first_seq, summary.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(listed, [(1, vec![1]), (2, vec![2])]);
+        tier.delete(&[id(1)]).unwrap();
+        assert_eq!(tier.get(id(1)).unwrap(), None);
+        assert_eq!(tier.get(id(2)).unwrap().unwrap(), vec![2; 10]);
+    }
+}

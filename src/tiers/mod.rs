@@ -1,0 +1,9 @@
+//! The cold tier: blocks of events on their way out of memory and back.
+
+pub(crate) mod block;
+pub(crate) mod cold;
+pub(crate) mod directory;
+pub(crate) mod disk;
+pub(crate) mod filter;
+pub(crate) mod reader;
+pub(crate) mod spiller;

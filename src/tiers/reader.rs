@@ -1,0 +1,178 @@
+//! Reading back from the cold tier: blocks, a small cache of them, and the events that were removed since.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hdrhistogram::Histogram;
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::{self, Deadline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::LaneId;
+use crate::tiers::block::{Block, BlockId, Row};
+use crate::tiers::cold::{ColdTier, Tombstone};
+use crate::tiers::directory::Directory;
+
+/// What a tombstone takes in memory, roughly.
+pub(crate) const TOMBSTONE_BYTES: usize = 48;
+
+#[derive(Default)]
+struct Cache {
+    /// Least recently used first.
+    blocks: Vec<Arc<Block>>,
+    bytes: usize,
+}
+
+pub(crate) struct ColdReader {
+    pub(crate) tier: Arc<dyn ColdTier>,
+    pub(crate) directory: Directory,
+    cache: Mutex<Cache>,
+    cache_limit: usize,
+    /// Removed events: id → lane and page of the removed record.
+    removed: RwLock<HashMap<u64, (LaneId, u64)>>,
+    removed_limit: usize,
+    pub(crate) loads: AtomicU64,
+    pub(crate) hits: AtomicU64,
+    pub(crate) corrupt: AtomicU64,
+    /// Microseconds that reading and unpacking a block took.
+    pub(crate) latency: Mutex<Histogram<u64>>,
+}
+
+impl ColdReader {
+    pub(crate) fn new(
+        tier: Arc<dyn ColdTier>,
+        directory: Directory,
+        cache_limit: usize,
+        removed_limit: usize,
+        latency: Histogram<u64>,
+    ) -> Result<Self> {
+        let mut removed = HashMap::new();
+        tier.tombstones(&mut |stone| {
+            let lane = BlockId { partition: stone.partition, class: stone.class, first_seq: 0 }.lane();
+            removed.insert(stone.id, (lane, stone.seq));
+        })?;
+        Ok(Self {
+            tier,
+            directory,
+            cache: Mutex::default(),
+            cache_limit,
+            removed: RwLock::new(removed),
+            removed_limit,
+            loads: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            corrupt: AtomicU64::new(0),
+            latency: Mutex::new(latency),
+        })
+    }
+
+    /// Bytes of cached blocks and tombstones.
+    pub(crate) fn memory(&self) -> usize {
+        self.cache.lock().bytes + self.removed.read().len() * TOMBSTONE_BYTES
+    }
+
+    /// A block, from the cache or from the tier.
+    ///
+    /// # Errors
+    /// What the tier says, [`ErrorKind::Corrupt`] for a block that fails its check or is gone, and
+    /// [`ErrorKind::Timeout`].
+    pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Result<Arc<Block>> {
+        {
+            let mut cache = self.cache.lock();
+            if let Some(at) = cache.blocks.iter().position(|block| block.id == id) {
+                let block = cache.blocks.remove(at);
+                cache.blocks.push(block.clone());
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                return Ok(block);
+            }
+        }
+        if deadline.has_passed() {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                "the deadline passed before the cold tier was read; ask for less, or allow more (fetch_timeout)",
+            ));
+        }
+        let begin = clock::now();
+        let bytes = self.tier.get(id)?.ok_or_else(|| self.count(format!("cold block {id:?} is missing")))?;
+        let block = Block::decode(&bytes).inspect_err(|_| {
+            self.corrupt.fetch_add(1, Ordering::Relaxed);
+        })?;
+        if block.id != id {
+            return Err(self.count(format!("cold block {id:?} holds the events of {:?}", block.id)));
+        }
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        self.latency.lock().saturating_record(begin.elapsed().as_micros() as u64);
+        let block = Arc::new(block);
+        self.keep(&block);
+        Ok(block)
+    }
+
+    fn count(&self, message: String) -> Error {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+        Error::corrupt(message)
+    }
+
+    fn keep(&self, block: &Arc<Block>) {
+        if block.memory() > self.cache_limit {
+            return;
+        }
+        let mut cache = self.cache.lock();
+        cache.bytes += block.memory();
+        cache.blocks.push(block.clone());
+        while cache.bytes > self.cache_limit {
+            let old = cache.blocks.remove(0);
+            cache.bytes -= old.memory();
+        }
+    }
+
+    /// Whether a cold event was removed.
+    pub(crate) fn is_removed(&self, lane: LaneId, row: &Row) -> bool {
+        let removed = self.removed.read();
+        !removed.is_empty()
+            && removed.get(&row.header.id).is_some_and(|(of, seq)| *of == lane && row.seq <= *seq)
+    }
+
+    /// Removes an event that the tier has, or may soon have.
+    ///
+    /// # Errors
+    /// When the tier does not confirm it, or the list of removed events is full.
+    pub(crate) fn remove(&self, id: u64, lane: LaneId, seq: u64) -> Result<()> {
+        let known = self.removed.read().len();
+        if known * TOMBSTONE_BYTES >= self.removed_limit {
+            return Err(Error::new(
+                ErrorKind::Cold,
+                format!(
+                    "{known} removed events are noted beside the cold tier, all that there is room for; give the \
+                     store more `buffers`, or let retention end"
+                ),
+            ));
+        }
+        let block = BlockId::of(lane, 0);
+        self.tier.put_tombstone(Tombstone { id, partition: block.partition, class: block.class, seq })?;
+        self.removed.write().insert(id, (lane, seq));
+        Ok(())
+    }
+
+    /// Finds a live event by its id in the cold tier, the latest of that id first.
+    ///
+    /// # Errors
+    /// As for [`Self::load`]. A block that cannot be read does not keep the others from being searched.
+    pub(crate) fn find(&self, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
+        let mut failure = None;
+        for lane in self.directory.lane_ids() {
+            for info in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
+                match self.load(info.id, deadline) {
+                    Ok(block) => {
+                        let live = |row: &&Row| row.header.id == id && !self.is_removed(lane, row);
+                        let row = block.rows().iter().rev().find(live).copied();
+                        if let Some(row) = row {
+                            return Ok(Some((block, row)));
+                        }
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+}

@@ -1,0 +1,267 @@
+//! The spiller: writes pages to the cold tier ahead of need, and says which are clean.
+//!
+//! A lane's pages are written in order, so what is confirmed of a lane is everything below one page number. Pages
+//! are read under a short pin; no lock is held and no reader kept waiting while the tier writes.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::config::{Config, OnLeave};
+use crate::error::{Error, Result};
+use crate::eviction::engine::EvictionShared;
+use crate::eviction::millis;
+use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::index::names::Names;
+use crate::lanes::append::Lanes;
+use crate::lanes::partition::{Lane, Partition};
+use crate::pages::pool::Pin;
+use crate::pages::table::{PageMeta, Tier};
+use crate::tiers::block::BlockWriter;
+use crate::tiers::cold::ColdBlock;
+use crate::tiers::directory::BlockInfo;
+use crate::tiers::reader::ColdReader;
+
+/// Blocks that are written in one go.
+const BATCH: usize = 8;
+
+/// What the spiller has done since the store opened.
+#[derive(Default)]
+pub(crate) struct SpillCounters {
+    pub(crate) blocks: AtomicU64,
+    pub(crate) events: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    /// Events that were on a page that could not be read when it was to be spilled.
+    pub(crate) lost_to_damage: AtomicU64,
+    pub(crate) last_error: Mutex<Option<String>>,
+}
+
+pub(crate) struct Spiller {
+    /// For each lane, one after the last page that a spill has looked at. Whoever removes an event of a page below
+    /// it must tell the cold tier, too.
+    reached: Vec<AtomicU64>,
+    pub(crate) counters: SpillCounters,
+    /// Microseconds that the tier took for a batch.
+    pub(crate) latency: Mutex<Histogram<u64>>,
+    turn: Mutex<Turn>,
+    buffered: AtomicU64,
+}
+
+/// Whoever holds this is the spiller.
+struct Turn {
+    /// The lane at which the next batch begins.
+    next: usize,
+    /// For each lane, a page that was the last to be spilled: where to look on.
+    last: Vec<(LogicalPage, u64)>,
+}
+
+/// A block that is ready to be written, and up to where it makes its lane clean.
+struct Job {
+    partition: usize,
+    lane: LaneId,
+    number: usize,
+    last: LogicalPage,
+    end_seq: u64,
+    block: Option<(ColdBlock, BlockInfo)>,
+}
+
+impl Spiller {
+    pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>) -> Self {
+        Self {
+            reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
+            counters: SpillCounters::default(),
+            latency: Mutex::new(latency),
+            turn: Mutex::new(Turn { next: 0, last: lanes.lanes().map(|_| (LogicalPage::NONE, 0)).collect() }),
+            buffered: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of blocks that are being written.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a spill may have read that page before an event of it was removed just now.
+    pub(crate) fn may_have_read(&self, number: usize, seq: u64) -> bool {
+        // Pairs with the fence in `collect`: either the spill sees the removal, or we see the spill.
+        fence(Ordering::SeqCst);
+        seq < self.reached[number].load(Ordering::Relaxed)
+    }
+
+    /// Writes one batch of blocks. How many pages became clean.
+    ///
+    /// `drain`: everything, sealed or not, full block or not.
+    ///
+    /// # Errors
+    /// What the tier says; the pages stay as they were, and the next call tries them again.
+    pub(crate) fn step(
+        &self,
+        config: &Config,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        cold: &ColdReader,
+        names: &Names,
+        drain: bool,
+    ) -> Result<u64> {
+        let mut turn = self.turn.lock();
+        let count = self.reached.len();
+        let all: Vec<&Lane> = lanes.lanes().collect();
+        let mut jobs = Vec::new();
+        for step in 0..count {
+            let number = (turn.next + step) % count;
+            let urgent = drain || shared.is_wanted(number);
+            let last = turn.last[number];
+            if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent, drain) {
+                jobs.push(job);
+            }
+            if jobs.len() == BATCH {
+                turn.next = (number + 1) % count;
+                break;
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let outcome = self.write(&jobs, cold, names);
+        self.buffered.store(0, Ordering::Relaxed);
+        if let Err(error) = outcome {
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+            *self.counters.last_error.lock() = Some(error.to_string());
+            return Err(error);
+        }
+        let mut pages = 0;
+        for job in jobs {
+            let lane = lanes.partitions[job.partition].lane(job.lane.class());
+            pages += job.end_seq.saturating_sub(lane.clean_seq());
+            if let Some((_, info)) = job.block {
+                self.counters.blocks.fetch_add(1, Ordering::Relaxed);
+                self.counters.events.fetch_add(u64::from(info.events), Ordering::Relaxed);
+                cold.directory.insert(info);
+            }
+            lane.set_clean(job.end_seq);
+            turn.last[job.number] = (job.last, job.end_seq - 1);
+            shared.set_wanted(job.number, false);
+        }
+        Ok(pages)
+    }
+
+    fn write(&self, jobs: &[Job], cold: &ColdReader, names: &Names) -> Result<()> {
+        let unsaved = names.unsaved();
+        if !unsaved.is_empty() {
+            cold.tier.put_names(&unsaved)?;
+            names.saved(unsaved.len());
+        }
+        let blocks: Vec<ColdBlock> =
+            jobs.iter().filter_map(|job| job.block.as_ref().map(|(block, _)| block.clone())).collect();
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let begin = clock::now();
+        cold.tier.put(&blocks)?;
+        self.latency.lock().saturating_record(begin.elapsed().as_micros() as u64);
+        Ok(())
+    }
+
+    /// Makes a block of a lane's oldest pages that are not clean, if there are enough of them.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the store that a spill reads")]
+    fn collect(
+        &self,
+        config: &Config,
+        lanes: &Lanes,
+        lane: &Lane,
+        number: usize,
+        last: (LogicalPage, u64),
+        urgent: bool,
+        drain: bool,
+    ) -> Option<Job> {
+        let class = &config.classes[lane.id.class().index()];
+        if class.on_leave == OnLeave::Drop {
+            return None;
+        }
+        if lane.head() == LogicalPage::NONE {
+            return None;
+        }
+        let partition = &lanes.partitions[lane.id.partition()];
+        if drain {
+            partition.seal(lane.id.class());
+        }
+        let pin = Pin::new();
+        let (clean, mut raw, mut pages) = (lane.clean_seq(), 0u64, Vec::new());
+        for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
+            if meta.seq() < clean {
+                continue;
+            }
+            // Hot pages are written when they must leave; until then more may come to be removed or expire.
+            let tier = meta.place().tier();
+            let ready = tier == Tier::Warm || urgent && tier == Tier::Hot;
+            if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
+                break;
+            }
+            raw += u64::from(meta.committed());
+            pages.push((page, meta));
+        }
+        let (last, end_seq) = pages.last().map(|(page, meta)| (*page, meta.seq() + 1))?;
+        // Pages before the first one found may have left without being spilled: they had expired.
+        let first = pages.first()?.1.seq();
+        if !urgent && raw < config.block_bytes {
+            return None;
+        }
+        self.reached[number].store(end_seq, Ordering::Relaxed);
+        // Pairs with the fence in `may_have_read`.
+        fence(Ordering::SeqCst);
+        let writer = self.encode(config, lanes, lane, first, &pages, &pin);
+        let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
+        drop(pin);
+        let block = (!writer.rows().is_empty()).then(|| {
+            let bytes = writer.encode();
+            self.buffered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let info = BlockInfo::of(&writer, newest, bytes.len());
+            (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
+        });
+        Some(Job { partition: lane.id.partition(), lane: lane.id, number, last, end_seq, block })
+    }
+
+    fn is_open(&self, partition: &Partition, lane: &Lane, page: LogicalPage) -> bool {
+        lane.head() == page && Partition::is_open(&partition.lock(), lane.id.class(), page)
+    }
+
+    /// Puts the live events of pages into a block.
+    fn encode(
+        &self,
+        config: &Config,
+        lanes: &Lanes,
+        lane: &Lane,
+        first: u64,
+        pages: &[(LogicalPage, &PageMeta)],
+        pin: &Pin,
+    ) -> BlockWriter {
+        let retention = config.classes[lane.id.class().index()].retention;
+        let ends = retention.map(|age| lanes.clock.now_ms().saturating_sub(millis(age)));
+        let mut writer = BlockWriter::new(lane.id, first);
+        for (page, meta) in pages {
+            writer.begin_page();
+            let mut seen = 0;
+            let outcome = lanes.pages.walk(pin, meta.place(), meta.committed(), |offset, event| {
+                seen += 1;
+                let expired = ends.is_some_and(|end| event.timestamp() <= end);
+                let addr = Addr::new(*page, offset, 0);
+                if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
+                    writer.push(&event);
+                }
+                true
+            });
+            if let Err(error) = outcome {
+                let lost = u64::from(meta.count().saturating_sub(seen));
+                self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);
+                *self.counters.last_error.lock() = Some(damaged(&error, lost));
+            }
+        }
+        writer
+    }
+}
+
+fn damaged(error: &Error, events: u64) -> String {
+    format!("{events} events could not be spilled: {error}")
+}
