@@ -236,7 +236,8 @@ pub struct Config {
     pub slice_events: usize,
     /// Time that an eviction step takes at most before it looks up.
     pub slice_time: Duration,
-    /// Uncompressed bytes that a cold block is filled to.
+    /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the
+    /// buffers, whatever was asked for.
     pub block_bytes: u64,
     /// Whether the store runs its own threads; without them, [`Store::maintain`](crate::Store::maintain) does
     /// the work when it is called.
@@ -387,7 +388,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Memory for names, the cold tier's directory and cache, and spill buffers (default: 1/16 of the total,
+    /// Memory for names, the cold tier's directory and cache, and spill buffers (default: an eighth of the total,
     /// from 2 MiB to 256 MiB).
     pub fn buffers(mut self, bytes: impl IntoByteSize) -> Self {
         self.buffers = self.take("buffers", bytes);
@@ -407,7 +408,9 @@ impl ConfigBuilder {
         self
     }
 
-    /// The largest event accepted (default: 16 MiB, or an eighth of the hot region where that is less).
+    /// The largest event accepted (default: 16 MiB, or an eighth of the hot region or of the buffers where that is
+    /// less). It may be up to half of the hot region and an eighth of the buffers: an event is copied on its way to
+    /// the cold tier.
     pub fn max_event(mut self, bytes: impl IntoByteSize) -> Self {
         self.max_event = self.take("max_event", bytes);
         self
@@ -569,7 +572,7 @@ impl ConfigBuilder {
     /// and index.
     fn layout(&mut self) -> Config {
         let memory = self.memory.unwrap_or(256 * MIB);
-        let buffers = self.buffers.unwrap_or((memory / 16).clamp(2 * MIB, 256 * MIB));
+        let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
         // The page table takes about 1/256 of the memory with default pages; the exact size follows below.
         let asked = [self.hot.max, self.warm.max, self.index.max];
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
@@ -608,11 +611,16 @@ impl ConfigBuilder {
             let problem = format!("too small for {partitions} partitions; use at least a few pages for each");
             self.fault("index.max", problem);
         }
-        let max_event = self.max_event.unwrap_or(EVENT_MAX.min(hot.max / 8));
-        if max_event > EVENT_MAX || max_event > hot.max / 2 || max_event < 64 {
+        let max_event = self.max_event.unwrap_or(EVENT_MAX.min(hot.max / 8).min(buffers / 8));
+        let most = EVENT_MAX.min(hot.max / 2).min(buffers / 8);
+        if max_event > most || max_event < 64 {
             let problem = format!(
-                "{} is not from 64 bytes to the smaller of 16 MiB and half of the hot region",
-                ByteSize::new(max_event)
+                "{} is not from 64 bytes to {}, the smallest of 16 MiB, half of the hot region ({}) and an eighth of \
+                 the buffers ({})",
+                ByteSize::new(max_event),
+                ByteSize::new(most),
+                ByteSize::new(hot.max),
+                ByteSize::new(buffers)
             );
             self.fault("max_event", problem);
         }
@@ -656,7 +664,7 @@ impl ConfigBuilder {
             thresholds: self.thresholds,
             slice_events: self.slice_events,
             slice_time: self.slice_time,
-            block_bytes: self.block_bytes,
+            block_bytes: self.block_bytes.min(buffers / 16),
             background: self.background,
             huge_pages: self.huge_pages,
             worker_cpus: std::mem::take(&mut self.worker_cpus),

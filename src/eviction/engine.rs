@@ -106,6 +106,7 @@ impl Engine {
         let mut progress = Progress::default();
         let mut warm_refused = false;
         self.refresh_all(lanes);
+        self.want_aged(config, lanes, shared);
         let mut reclaimed = false;
         loop {
             let action = {
@@ -114,8 +115,10 @@ impl Engine {
             };
             let Some(action) = action else { break };
             let moved = match action {
-                Action::Demote(lane) => self.demote(lanes, shared, lane).inspect(|_| warm_refused = false),
-                Action::Release(lane) => self.release(config, lanes, shared, lane),
+                Action::Demote(lane) => self.demote(lanes, shared, lane),
+                Action::Release(lane) => {
+                    self.release(config, lanes, shared, lane).inspect(|_| warm_refused = false)
+                }
             };
             match moved {
                 Some(moved) => {
@@ -167,17 +170,33 @@ impl Engine {
         }
     }
 
+    /// Has pages spilled that have reached the age to leave, although they do not fill a block.
+    fn want_aged(&self, config: &Config, lanes: &Lanes, shared: &EvictionShared) {
+        let view = self.view(config, lanes, false);
+        for (number, lane) in self.views.iter().enumerate() {
+            let aged = |page: &PageSummary| view.age(page) >= millis(view.class(lane.lane).warm_for);
+            if lane.oldest.is_some_and(|page| aged(&page) && !view.may_leave(lane.lane, &page)) {
+                shared.set_wanted(number, true);
+            }
+        }
+    }
+
     /// Looks at a lane again after something changed in it.
     fn refresh(&mut self, lanes: &Lanes, pin: &Pin, lane: &Lane, number: usize) {
         let head = lane.head();
         let summary = |page: LogicalPage| {
-            let meta = lanes.pages.meta(page);
-            (page != LogicalPage::NONE && meta.count() > 0).then(|| PageSummary {
+            if page == LogicalPage::NONE {
+                return None;
+            }
+            let (meta, open) = (lanes.pages.meta(page), page == head);
+            // A page that was sealed empty has nothing to keep; one that is open may get its first event yet.
+            let empty = meta.count() == 0;
+            (!empty || !open).then(|| PageSummary {
                 tier: meta.place().tier(),
                 newest_ms: meta.newest(),
                 arrived_ms: meta.last_arrival(),
-                clean: meta.seq() < lane.clean_seq(),
-                open: page == head,
+                clean: empty || meta.seq() < lane.clean_seq(),
+                open,
             })
         };
         let cursor = &mut self.cursors[number];

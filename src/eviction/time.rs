@@ -1,6 +1,6 @@
 //! The time windows of classes: hot, then warm, then gone.
 
-use crate::eviction::{Action, Policy, View, millis};
+use crate::eviction::{Action, PageSummary, Policy, View, millis};
 use crate::pages::table::Tier;
 
 /// Moves what has reached the age that its class's configuration names.
@@ -17,10 +17,10 @@ impl Policy for TimeWindow {
                     return Some(Action::Release(lane.lane));
                 }
             }
-            let aged = |page: &crate::eviction::PageSummary| view.age(page) >= millis(class.hot_for);
-            lane.oldest_hot
-                .filter(|page| page.tier == Tier::Hot && aged(page) && !view.warm_refused)
-                .map(|_| Action::Demote(lane.lane))
+            // While the warm region is short of room, what goes there is a question of pressure, not of age.
+            let room = view.warm_fill <= view.config.thresholds.warning && !view.warm_refused;
+            let aged = |page: &PageSummary| page.tier == Tier::Hot && view.age(page) >= millis(class.hot_for);
+            lane.oldest_hot.filter(|page| room && aged(page)).map(|_| Action::Demote(lane.lane))
         })
     }
 }

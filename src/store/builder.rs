@@ -40,8 +40,9 @@ struct Shares {
 impl Shares {
     fn of(buffers: u64) -> Self {
         let part = |of: u64| (buffers / 16 * of) as usize;
-        // The remaining 3/16 are for blocks on their way out and the engine's scratch.
-        Self { names: part(4), directory: part(4), blocks: part(2), removed: part(1), disk: part(2) }
+        // The other 6/16 are for blocks on their way out (raw and packed) and for the mover's scratch: an event, of
+        // 2/16 at most, can be in all three.
+        Self { names: part(3), directory: part(3), blocks: part(2), removed: part(1), disk: part(1) }
     }
 }
 

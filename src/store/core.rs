@@ -21,7 +21,6 @@ use crate::pressure::{BackPressure, Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::guard::Guard;
-use crate::tiers::directory::BlockInfo;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -437,14 +436,8 @@ impl Core {
             if horizon == i64::MIN {
                 continue;
             }
-            let over = |info: &BlockInfo| info.newest_ms <= horizon;
-            let ids: Vec<_> =
-                cold.directory.blocks(lane, u64::MAX, over).iter().map(|info| info.id).collect();
-            if !ids.is_empty() {
-                cold.tier.delete(&ids)?;
-                cold.directory.remove(&ids);
-                self.expired_blocks.fetch_add(ids.len() as u64, Ordering::Relaxed);
-            }
+            let expired = cold.expire(lane, |info| info.newest_ms <= horizon)?;
+            self.expired_blocks.fetch_add(expired, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -171,7 +171,8 @@ impl<'s> FetchHistory<'s> {
     fn fill_from_block(&self, walk: &mut Walk, info: &BlockInfo, range: (i64, i64)) {
         let Some(cold) = &self.core.cold else { return };
         let block = match cold.load(info.id, self.deadline) {
-            Ok(block) => block,
+            Ok(Some(block)) => block,
+            Ok(None) => return,
             Err(error) => {
                 if error.kind() == ErrorKind::Timeout {
                     walk.stage = Stage::Cold(Some(Vec::new()));

@@ -197,7 +197,7 @@ impl<'s> FetchScan<'s> {
         found: &mut Vec<EventRef<'static>>,
     ) -> Result<()> {
         let Some(cold) = &self.core.cold else { return Ok(()) };
-        let block = cold.load(id, state.deadline)?;
+        let Some(block) = cold.load(id, state.deadline)? else { return Ok(()) };
         for row in block.rows().iter().filter(|row| choose(row)) {
             let event = block.event(row);
             let kept = self.core.is_kept(event.class(), event.timestamp(), state.now_ms);

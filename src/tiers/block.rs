@@ -31,7 +31,7 @@ const HEADER: usize = 48;
 const RAW_MAX: usize = 64 << 20;
 
 /// Which block: the lane and the first of its pages. Writing the same pages again makes the same id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct BlockId {
     /// The partition.
     pub partition: u32,

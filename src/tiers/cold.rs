@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::tiers::block::BlockId;
 
 /// A block on its way to the cold tier.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ColdBlock {
     /// Which block. Putting the same id again replaces it.
@@ -102,6 +102,12 @@ pub trait ColdTier: Send + Sync + 'static {
     /// # Errors
     /// When it is not durable.
     fn put_tombstone(&self, tombstone: Tombstone) -> Result<()>;
+
+    /// Forgets that events of those ids were removed: their blocks are deleted.
+    ///
+    /// # Errors
+    /// When it could not; nothing is wrong then, but room is wasted.
+    fn delete_tombstones(&self, ids: &[u64]) -> Result<()>;
 
     /// Shows every removed event.
     ///

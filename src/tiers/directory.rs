@@ -173,6 +173,11 @@ impl Directory {
         self.lane(lane).and_then(|blocks| blocks.read().last().map(|block| block.end_seq)).unwrap_or(0)
     }
 
+    /// The first page number of the blocks of a lane.
+    pub(crate) fn first_seq(&self, lane: LaneId) -> Option<u64> {
+        self.lane(lane).and_then(|blocks| blocks.read().first().map(|block| block.id.first_seq))
+    }
+
     /// Notes a block that the tier has confirmed.
     pub(crate) fn insert(&self, info: BlockInfo) {
         let Some(lane) = self.lane(info.id.lane()) else { return };

@@ -301,6 +301,19 @@ impl ColdTier for DiskTier {
         })
     }
 
+    fn delete_tombstones(&self, ids: &[u64]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.write(|write| {
+            let mut table = write.open_table(TOMBSTONES)?;
+            for id in ids {
+                table.remove(id)?;
+            }
+            Ok(())
+        })
+    }
+
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
         self.read(|read| {
             for row in read.open_table(TOMBSTONES)?.iter()? {

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LaneId;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
-use crate::tiers::directory::Directory;
+use crate::tiers::directory::{BlockInfo, Directory};
 
 /// What a tombstone takes in memory, roughly.
 pub(crate) const TOMBSTONE_BYTES: usize = 48;
@@ -71,19 +71,19 @@ impl ColdReader {
         self.cache.lock().bytes + self.removed.read().len() * TOMBSTONE_BYTES
     }
 
-    /// A block, from the cache or from the tier.
+    /// A block, from the cache or from the tier. `None`: it was deleted because its events have expired.
     ///
     /// # Errors
     /// What the tier says, [`ErrorKind::Corrupt`] for a block that fails its check or is gone, and
     /// [`ErrorKind::Timeout`].
-    pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Result<Arc<Block>> {
+    pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Result<Option<Arc<Block>>> {
         {
             let mut cache = self.cache.lock();
             if let Some(at) = cache.blocks.iter().position(|block| block.id == id) {
                 let block = cache.blocks.remove(at);
                 cache.blocks.push(block.clone());
                 self.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(block);
+                return Ok(Some(block));
             }
         }
         if deadline.has_passed() {
@@ -93,7 +93,13 @@ impl ColdReader {
             ));
         }
         let begin = clock::now();
-        let bytes = self.tier.get(id)?.ok_or_else(|| self.count(format!("cold block {id:?} is missing")))?;
+        let Some(bytes) = self.tier.get(id)? else {
+            // The directory forgets a block before the tier does.
+            return match self.directory.block_of(id.lane(), id.first_seq) {
+                Some(_) => Err(self.count(format!("cold block {id:?} is missing"))),
+                None => Ok(None),
+            };
+        };
         let block = Block::decode(&bytes).inspect_err(|_| {
             self.corrupt.fetch_add(1, Ordering::Relaxed);
         })?;
@@ -104,7 +110,7 @@ impl ColdReader {
         self.latency.lock().saturating_record(begin.elapsed().as_micros() as u64);
         let block = Arc::new(block);
         self.keep(&block);
-        Ok(block)
+        Ok(Some(block))
     }
 
     fn count(&self, message: String) -> Error {
@@ -153,6 +159,34 @@ impl ColdReader {
         Ok(())
     }
 
+    /// Deletes blocks whose events have all expired, and what was noted of events removed from them.
+    ///
+    /// # Errors
+    /// What the tier says; the blocks are there again then, for the next try.
+    pub(crate) fn expire(&self, lane: LaneId, over: impl Fn(&BlockInfo) -> bool) -> Result<u64> {
+        let infos = self.directory.blocks(lane, u64::MAX, over);
+        if infos.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<BlockId> = infos.iter().map(|info| info.id).collect();
+        self.directory.remove(&ids);
+        let first = self.directory.first_seq(lane);
+        let stale = |of: &(LaneId, u64)| of.0 == lane && first.is_none_or(|first| of.1 < first);
+        let removed: Vec<u64> =
+            self.removed.read().iter().filter(|(_, of)| stale(of)).map(|(id, _)| *id).collect();
+        // A page that is not in a block yet may still bring an event that was removed from it.
+        let removed = if first.is_some() { removed } else { Vec::new() };
+        if let Err(error) = self.tier.delete(&ids).and_then(|()| self.tier.delete_tombstones(&removed)) {
+            infos.iter().for_each(|info| self.directory.insert(BlockInfo::clone(info)));
+            return Err(error);
+        }
+        let mut noted = self.removed.write();
+        removed.iter().for_each(|id| {
+            noted.remove(id);
+        });
+        Ok(ids.len() as u64)
+    }
+
     /// Finds a live event by its id in the cold tier, the latest of that id first.
     ///
     /// # Errors
@@ -162,7 +196,8 @@ impl ColdReader {
         for lane in self.directory.lane_ids() {
             for info in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
                 match self.load(info.id, deadline) {
-                    Ok(block) => {
+                    Ok(None) => {}
+                    Ok(Some(block)) => {
                         let live = |row: &&Row| row.header.id == id && !self.is_removed(lane, row);
                         let row = block.rows().iter().rev().find(live).copied();
                         if let Some(row) = row {

@@ -116,7 +116,7 @@ impl Spiller {
             if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent, drain) {
                 jobs.push(job);
             }
-            if jobs.len() == BATCH {
+            if jobs.len() == BATCH || self.buffer_bytes() * 16 >= config.buffers {
                 turn.next = (number + 1) % count;
                 break;
             }
@@ -124,7 +124,11 @@ impl Spiller {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let outcome = self.write(&jobs, cold, names);
+        let blocks = jobs
+            .iter_mut()
+            .filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)))
+            .collect();
+        let outcome = self.write(blocks, cold, names);
         self.buffered.store(0, Ordering::Relaxed);
         if let Err(error) = outcome {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -147,14 +151,12 @@ impl Spiller {
         Ok(pages)
     }
 
-    fn write(&self, jobs: &[Job], cold: &ColdReader, names: &Names) -> Result<()> {
+    fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
         let unsaved = names.unsaved();
         if !unsaved.is_empty() {
             cold.tier.put_names(&unsaved)?;
             names.saved(unsaved.len());
         }
-        let blocks: Vec<ColdBlock> =
-            jobs.iter().filter_map(|job| job.block.as_ref().map(|(block, _)| block.clone())).collect();
         if blocks.is_empty() {
             return Ok(());
         }
@@ -216,7 +218,7 @@ impl Spiller {
         drop(pin);
         let block = (!writer.rows().is_empty()).then(|| {
             let bytes = writer.encode();
-            self.buffered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.buffered.fetch_add((bytes.len() + writer.raw_bytes()) as u64, Ordering::Relaxed);
             let info = BlockInfo::of(&writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
         });
