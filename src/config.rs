@@ -16,6 +16,9 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const PAGE_MIN: u64 = 2 * KIB;
 const PAGE_MAX: u64 = 2 * MIB;
+/// The most pages of a region.
+const PAGES_MAX: u64 = 1 << 30;
+const PARTITIONS_MAX: usize = 1024;
 /// The largest event that any store accepts: 16 MiB of metadata and payload together.
 pub const EVENT_MAX: u64 = 16 * MIB;
 /// Bytes of the page table per logical page.
@@ -347,7 +350,7 @@ impl Default for ConfigBuilder {
             thresholds: Thresholds::default(),
             slice_events: 10_000,
             slice_time: Duration::from_millis(1),
-            block_bytes: 256 * KIB,
+            block_bytes: 128 * KIB,
             background: true,
             huge_pages: true,
             worker_cpus: Vec::new(),
@@ -441,7 +444,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Uncompressed bytes that a cold block is filled to (default 256 KiB).
+    /// Uncompressed bytes that a cold block is filled to (default 128 KiB).
     pub fn block_bytes(mut self, bytes: impl IntoByteSize) -> Self {
         if let Some(bytes) = self.take("block_bytes", bytes) {
             self.block_bytes = bytes;
@@ -525,7 +528,7 @@ impl ConfigBuilder {
             self.fault("block_bytes", problem);
         }
         if let Some(count) = self.partitions
-            && (!count.is_power_of_two() || count > 1024)
+            && (!count.is_power_of_two() || count > PARTITIONS_MAX)
         {
             self.fault("partitions", format!("{count} is not a power of two up to 1024"));
         }
@@ -549,8 +552,8 @@ impl ConfigBuilder {
             let mut fault = |field: &str, problem: String| {
                 faults.push(ConfigFault { field: format!("class {:?}{field}", class.name), problem });
             };
-            if class.name.is_empty() || class.name.len() > 64 {
-                fault(".name", "a name has 1 to 64 bytes".into());
+            if class.name.is_empty() || class.name.len() > 64 || class.name.contains('\0') {
+                fault(".name", "a name has 1 to 64 bytes, none of them zero".into());
             }
             if self.classes[..at].iter().any(|other| other.name == class.name) {
                 fault(".name", "there is a class of that name already".into());
@@ -594,6 +597,8 @@ impl ConfigBuilder {
             let room = (hot.max / hot.page_size) as usize / (8 * self.classes.len().max(1));
             (2 * cpus).next_power_of_two().min(floor_power(room.max(1) as u64) as usize).min(256)
         });
+        // What is at fault already must not make the sums below overflow.
+        let partitions = partitions.clamp(1, PARTITIONS_MAX);
         let lanes = (partitions * self.classes.len()) as u64;
         if hot.max / hot.page_size < 2 * lanes + 2 {
             self.fault(
@@ -683,10 +688,10 @@ impl ConfigBuilder {
         if pages == 0 {
             let problem = format!("{} has no room for a page of {page_size} bytes", ByteSize::new(max));
             self.fault(format!("{name}.max"), problem);
-        } else if pages > 1 << 30 {
+        } else if pages > PAGES_MAX {
             self.fault(format!("{name}.max"), "more than 2^30 pages; use larger pages");
         }
-        let max = (pages * page_size).max(page_size);
+        let max = pages.clamp(1, PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
         let initial = wish.initial.unwrap_or_else(|| chunk.min(max));
         if initial > max {

@@ -2,10 +2,11 @@
 //!
 //! Each takes any bytes. It may refuse them; it may not panic, and it may not take memory without bounds.
 
-use crate::event::EventRef;
-use crate::event::record::{HEADER_LEN, records};
-use crate::pages::image::Image;
-use crate::tiers::block::{Block, BlockId};
+use crate::event::record::{HEADER_LEN, RecordHeader, records};
+use crate::event::{EventRef, Metadata};
+use crate::ids::{Class, LaneId};
+use crate::pages::image::{Image, encode};
+use crate::tiers::block::{Block, BlockId, BlockWriter};
 use crate::tiers::directory::BlockInfo;
 
 /// Reads the bytes as the records of a page.
@@ -45,4 +46,75 @@ pub fn cold_block(bytes: &[u8]) {
 /// Makes a checksum right, so that the fuzzer gets behind it: of a cold block.
 pub fn mend_cold_block(bytes: &mut [u8]) {
     crate::tiers::block::mend(bytes);
+}
+
+/// The same for the frames of a warm page.
+pub fn mend_warm_image(bytes: &mut [u8]) {
+    crate::pages::image::mend(bytes);
+}
+
+/// The same for an entry of the block directory.
+pub fn mend_block_info(bytes: &mut [u8]) {
+    if let Some((body, crc)) = bytes.split_last_chunk_mut::<4>() {
+        *crc = crc32fast::hash(body).to_le_bytes();
+    }
+}
+
+/// What the encoders make of some events: the fuzzers' first inputs. Target, name and bytes of each.
+pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let pages = [
+        ("empty", Vec::new()),
+        ("one", page(1, |_| 5)),
+        ("small", page(12, |id| id * 9)),
+        ("frames", page(5, |id| 3000 * id)),
+    ];
+    let mut samples = Vec::new();
+    for (name, page) in pages {
+        let mut image = Vec::new();
+        encode(&page, &mut image);
+        samples.push(("warm_frame", name, image));
+        let mut writer = BlockWriter::new(LaneId::new(3, Class::new(2)), 40);
+        for _ in 0..2 {
+            writer.begin_page();
+            for (_, header, body) in records(&page) {
+                writer.push(&EventRef::in_place(header, body));
+            }
+        }
+        let block = writer.encode();
+        samples.push(("cold_block", name, block.clone()));
+        if name == "small" {
+            samples.push(("cold_block", "entry", BlockInfo::of(&writer, 7, block.len()).encode()));
+        }
+        if name != "frames" {
+            samples.push(("event_bytes", name, page));
+        }
+    }
+    samples
+}
+
+/// A page of records, every other one with metadata.
+fn page(records: usize, payload_len: impl Fn(usize) -> usize) -> Vec<u8> {
+    let mut page = Vec::new();
+    for id in 0..records {
+        let payload = vec![id as u8; payload_len(id)];
+        let pairs = [("cell", "A7"), ("", "empty key")];
+        let metadata = if id % 2 == 0 { Metadata::None } else { Metadata::from(&pairs) };
+        let len = metadata.body_len(&payload) as usize;
+        let time = 1_700_000_000_000 + id as i64;
+        let header = RecordHeader::new(
+            time,
+            id as u64,
+            len as u32,
+            3,
+            id as u8,
+            Class::DEFAULT,
+            id % 2 == 1,
+            id as u64 % 3,
+        );
+        let at = page.len();
+        page.resize(at + header.record_len() as usize, 0);
+        header.write(&mut page[at..]);
+        metadata.write_body(&payload, &mut page[at + HEADER_LEN..at + HEADER_LEN + len]);
+    }
+    page
 }

@@ -44,6 +44,8 @@ mod ids;
 mod index;
 #[cfg(not(loom))]
 mod lanes;
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(not(loom))]
 mod observe;
 mod pages;
@@ -81,3 +83,8 @@ pub mod fuzz_doors;
 pub use tiers::block::BlockId;
 #[cfg(not(loom))]
 pub use tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
+
+/// The README's example is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

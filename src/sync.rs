@@ -13,8 +13,17 @@ pub(crate) use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 pub(crate) fn wait_a_turn(turn: &mut u32) {
     #[cfg(loom)]
     {
-        let _ = turn;
+        // Relaxed loads may see stale values for as long as others go on writing, so two waiting threads could wait
+        // for each other for ever, which no processor does. From the third turn on they see the newest ones.
+        *turn += 1;
+        let settle = |turn: u32| {
+            if turn > 2 {
+                loom::sync::atomic::fence(Ordering::SeqCst);
+            }
+        };
+        settle(*turn);
         loom::thread::yield_now();
+        settle(*turn);
     }
     #[cfg(not(loom))]
     {

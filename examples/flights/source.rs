@@ -68,11 +68,15 @@ pub(crate) struct Flight<'a> {
 }
 
 impl Flight<'_> {
+    /// Returns the instant of the scheduled departure in milliseconds since the epoch (UTC).
+    pub(crate) fn scheduled_ms(&self) -> i64 {
+        self.time_hour_ms + i64::from(self.sched_dep_time % 100) * MINUTE_MS
+    }
+
     /// Returns the instant of the actual departure in milliseconds since the epoch (UTC), or none when the
     /// flight was cancelled.
     pub(crate) fn departure_ms(&self) -> Option<i64> {
-        let scheduled = self.time_hour_ms + i64::from(self.sched_dep_time % 100) * MINUTE_MS;
-        self.dep_delay.map(|delay| scheduled + i64::from(delay) * MINUTE_MS)
+        self.dep_delay.map(|delay| self.scheduled_ms() + i64::from(delay) * MINUTE_MS)
     }
 
     /// Returns the departure plus the time in the air, in milliseconds since the epoch (UTC), or none when

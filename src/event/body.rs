@@ -64,11 +64,6 @@ impl Metadata<'_> {
         }
     }
 
-    /// Whether a body with these pairs begins with a metadata section.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pairs_len() == 0
-    }
-
     /// Bytes of the whole body.
     pub(crate) fn body_len(&self, payload: &[u8]) -> u64 {
         match self.pairs_len() {
@@ -79,10 +74,12 @@ impl Metadata<'_> {
 
     /// Writes the body into `out`, which has exactly [`Self::body_len`] bytes.
     pub(crate) fn write_body(&self, payload: &[u8], out: &mut [u8]) {
-        let pairs = self.pairs_len();
+        // The length of the pairs follows from that of the body: they need not be walked a second time.
+        let section = (out.len() - payload.len()) as u64;
         let mut at = 0;
-        if pairs > 0 {
-            at = put_varint(out, 0, pairs);
+        if section > 0 {
+            let prefix = (1..10).find(|len| varint_len(section - len) as u64 == *len).unwrap_or(1);
+            at = put_varint(out, 0, section - prefix);
             at = match self {
                 Self::None => at,
                 Self::Text(list) => put_pairs(out, at, list),
@@ -125,7 +122,19 @@ pub(crate) fn varint_len(value: u64) -> usize {
 }
 
 /// Takes a varint off the front of `bytes`. `None` where it is cut off or longer than a `u64`.
+#[inline]
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    // Most are of one byte, and a cold block has six of them for each event.
+    if let Some((first, rest)) = bytes.split_first()
+        && *first < 0x80
+    {
+        *bytes = rest;
+        return Some(u64::from(*first));
+    }
+    take_long_varint(bytes)
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (at, byte) in bytes.iter().enumerate().take(10) {
         let bits = u64::from(byte & 0x7f);

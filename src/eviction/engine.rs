@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     /// Each lane's oldest hot page, and the head at which none was found.
     cursors: Vec<Cursor>,
     scratch: Vec<u8>,
+    /// Pages to move in this step for the sake of a large event, although there is no pressure.
+    run_wanted: u32,
     policies: Vec<Box<dyn Policy>>,
 }
 
@@ -91,6 +93,7 @@ impl Engine {
             views: Vec::with_capacity(count),
             cursors: vec![Cursor::default(); count],
             scratch: Vec::new(),
+            run_wanted: 0,
             policies: vec![Box::new(TimeWindow), Box::new(SizeThreshold)],
         }
     }
@@ -105,6 +108,7 @@ impl Engine {
         let (begin, mut events) = (clock::now(), 0);
         let mut progress = Progress::default();
         let mut warm_refused = false;
+        self.run_wanted = lanes.hot_run_wanted.load(Ordering::Relaxed);
         self.refresh_all(lanes);
         self.want_aged(config, lanes, shared);
         let mut reclaimed = false;
@@ -123,8 +127,14 @@ impl Engine {
             match moved {
                 Some(moved) => {
                     events += moved;
+                    self.run_wanted = self.run_wanted.saturating_sub(1);
                     progress.pages += 1;
                     reclaimed = false;
+                    // A failure does not end a slice: what follows from it must be reached, however slow the step was.
+                    if events >= config.slice_events || Instant::elapsed(&begin) >= config.slice_time {
+                        progress.more = true;
+                        break;
+                    }
                 }
                 // What was let go may still wait for its readers: give it a chance, then try once more.
                 None if !reclaimed => {
@@ -136,10 +146,6 @@ impl Engine {
                     progress.waits_for_spill = true;
                     break;
                 }
-            }
-            if events >= config.slice_events || Instant::elapsed(&begin) >= config.slice_time {
-                progress.more = true;
-                break;
             }
         }
         if progress.pages > 0 {
@@ -153,7 +159,7 @@ impl Engine {
             config,
             now_ms: lanes.clock.now_ms(),
             lanes: &self.views,
-            hot_fill: lanes.pages.hot.fill(),
+            hot_fill: if self.run_wanted > 0 { 1.0 } else { lanes.pages.hot.fill() },
             warm_fill: lanes.pages.warm.fill(),
             index_fill: lanes.index_fill(),
             numbers_fill: lanes.pages.numbers_fill(),

@@ -98,9 +98,14 @@ impl Names {
         self.added.lock().unsaved.clone()
     }
 
-    /// Notes that the first `count` of [`Self::unsaved`] are saved.
-    pub(crate) fn saved(&self, count: usize) {
-        self.added.lock().unsaved.drain(..count);
+    /// Notes that what [`Self::unsaved`] gave is saved. Several threads may save the same names at once.
+    pub(crate) fn saved(&self, names: &[(String, u64)]) {
+        let mut added = self.added.lock();
+        let last = names.last().map(|(_, stream)| *stream);
+        // The list is in the order of adding: up to the last one saved, all are.
+        if let Some(at) = added.unsaved.iter().position(|(_, stream)| Some(*stream) == last) {
+            added.unsaved.drain(..=at);
+        }
     }
 
     /// Takes over a name from the cold tier's table.

@@ -42,6 +42,8 @@ pub(crate) struct Lanes {
     pub(crate) left: AtomicU64,
     /// How many events the index had room for when it last had none for one more.
     index_capacity: AtomicU64,
+    /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
+    pub(crate) hot_run_wanted: AtomicU32,
     classes: usize,
     max_event: u64,
 }
@@ -84,6 +86,7 @@ impl Lanes {
             clock,
             left: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
+            hot_run_wanted: AtomicU32::new(0),
             classes: config.classes.len(),
             max_event: config.max_event,
         })
@@ -166,7 +169,7 @@ impl Lanes {
         let partition = &self.partitions[checked.partition];
         let len = record_len(checked.body_len);
         if !writer.open_page(class).is_some_and(|open| open.has_room(len)) {
-            partition.open_page(writer, &self.pages, class, len)?;
+            self.open_page(partition, writer, class, len)?;
         }
         let head = partition.streams.find_or_insert(event.stream, class);
         let (head, made) = head.ok_or_else(|| self.index_is_full())?;
@@ -193,6 +196,26 @@ impl Lanes {
         PartitionCounters::add(&partition.counters.appended, 1);
         PartitionCounters::add(&partition.counters.appended_bytes, u64::from(checked.body_len));
         Ok(Appended::Stored)
+    }
+
+    fn open_page(
+        &self,
+        partition: &Partition,
+        writer: &mut Writer,
+        class: Class,
+        len: u32,
+    ) -> Result<(), RegionKind> {
+        let frames = len.div_ceil(self.pages.hot.page_size());
+        let opened = partition.open_page(writer, &self.pages, class, len);
+        if frames > 1 {
+            match opened {
+                Ok(()) => self.hot_run_wanted.store(0, Ordering::Relaxed),
+                Err(_) => {
+                    self.hot_run_wanted.fetch_max(frames, Ordering::Relaxed);
+                }
+            }
+        }
+        opened
     }
 
     /// The id of the event that an index entry names. The caller holds a pin.
@@ -241,7 +264,8 @@ fn write_record(space: &mut [u8], checked: &Checked<'_, '_>, previous: u64) {
         event.flags,
         event.kind,
         checked.class,
-        !event.metadata.is_empty(),
+        // Without pairs the body is the payload alone.
+        checked.body_len as usize != event.payload.len(),
         event.stream.as_u64(),
     );
     header.previous = previous;

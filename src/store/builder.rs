@@ -82,7 +82,11 @@ impl StoreBuilder {
         let names = Names::new(seed, shares.names);
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares)).transpose()?;
         let system = Region::open(RegionKind::System, config.system, false)?;
-        let end_seq = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
+        let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
+        let end_seq = |lane| {
+            let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
+            blocks.max(removed.get(&lane).map_or(0, |seq| seq + 1))
+        };
         let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
         let count = lanes.lanes().count();
         let engine = Engine::new(&lanes);

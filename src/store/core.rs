@@ -225,8 +225,8 @@ impl Core {
                 Err(error) => batch.refused.push((at, error)),
             }
         }
-        // A stable sort: events of one stream are in one partition and stay in their order.
-        checked.sort_by_key(|(_, event)| event.partition);
+        // Events of one stream are in one partition and stay in their order.
+        checked.sort_unstable_by_key(|(at, event)| (event.partition, *at));
         let deadline = Deadline::after(self.config.append_timeout);
         let mut rest = checked.as_slice();
         let mut waited = false;
@@ -298,6 +298,7 @@ impl Core {
 
     fn refuse(&self, region: RegionKind) -> Error {
         self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.lanes.hot_run_wanted.store(0, Ordering::Relaxed);
         self.mover_bell.ring();
         let stats = self.region(region).stats(0);
         Error::pressure(BackPressure {
@@ -366,9 +367,9 @@ impl Core {
         let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout))? else {
             return Ok(false);
         };
-        cold.remove(id, block.id.lane(), row.seq)?;
-        self.removed.fetch_add(1, Ordering::Relaxed);
-        Ok(true)
+        let first = cold.remove(id, block.id.lane(), row.seq)?;
+        self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
+        Ok(first)
     }
 
     fn remove_from_memory(&self, id: u64) -> Result<bool> {
@@ -382,14 +383,13 @@ impl Core {
         }
         meta.add_dead(event.record().record_len());
         self.lanes.left.fetch_add(1, Ordering::Relaxed);
-        self.removed.fetch_add(1, Ordering::Relaxed);
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
-        if let Some(cold) = &self.cold
-            && self.spiller.may_have_read(number, seq)
-        {
-            cold.remove(id, lane, seq)?;
-        }
-        Ok(true)
+        let first = match &self.cold {
+            Some(cold) if self.spiller.may_have_read(number, seq) => cold.remove(id, lane, seq)?,
+            _ => true,
+        };
+        self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
+        Ok(first)
     }
 
     // ---- moving ----
@@ -460,7 +460,7 @@ impl Core {
         let names = self.names.unsaved();
         if !names.is_empty() {
             cold.tier.put_names(&names)?;
-            self.names.saved(names.len());
+            self.names.saved(&names);
         }
         Ok(())
     }
@@ -490,10 +490,18 @@ impl Core {
             }
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
+        self.let_cold_go();
         CloseReport {
             spilled: self.spiller.counters.events.load(Ordering::Relaxed) - before,
             left: self.not_clean(),
             cold: self.cold.as_ref().map_or(0, |cold| cold.directory.totals.events.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Lets the cold tier's file go, so that the next store can open it although handles of this one are left.
+    pub(crate) fn let_cold_go(&self) {
+        if let Some(cold) = &self.cold {
+            cold.tier.close();
         }
     }
 

@@ -223,7 +223,7 @@ impl Iterator for FetchScan<'_> {
         };
         let next = loop {
             if let Some(error) = state.errors.pop_front() {
-                if error.kind() == crate::ErrorKind::Timeout {
+                if error.kind() == crate::error::ErrorKind::Timeout {
                     state.sources.clear();
                 }
                 break Some(Err(error));

@@ -240,6 +240,7 @@ impl Store {
     pub fn abandon(self) {
         self.core.begin_close();
         self.workers.stop();
+        self.core.let_cold_go();
     }
 
     /// Walks all pages, indexes and lists and checks every invariant that can be checked from within. Appends and the

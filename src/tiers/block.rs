@@ -307,13 +307,13 @@ fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies
         last = last.wrapping_add(unzigzag(take(rest)?));
         Some(last)
     };
-    let ids = (0..events).map(|_| delta(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let ids = column(events, || delta(&mut rest))?;
     last = 0;
     let mut delta = |rest: &mut &[u8]| {
         last = last.wrapping_add(unzigzag(take(rest)?));
         Some(last)
     };
-    let times = (0..events).map(|_| delta(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let times = column(events, || delta(&mut rest))?;
     let mut seen = Vec::new();
     let mut stream = |rest: &mut &[u8]| {
         let number = usize::try_from(take(rest)?).ok()?;
@@ -324,34 +324,43 @@ fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies
         }
         seen.get(number).copied()
     };
-    let streams = (0..events).map(|_| stream(&mut rest)).collect::<Option<Vec<u64>>>()?;
-    let flags = (0..events).map(|_| take(&mut rest)).collect::<Option<Vec<u64>>>()?;
-    let lengths = (0..events).map(|_| take(&mut rest)).collect::<Option<Vec<u64>>>()?;
+    let streams = column(events, || stream(&mut rest))?;
+    let flags = column(events, || take(&mut rest))?;
+    let lengths = column(events, || take(&mut rest))?;
     if rest.len() != events {
         return None;
     }
     let class = Class::new(usize::from(id.class));
     let mut at = 0usize;
-    let rows = (0..events)
-        .map(|row| {
-            let (len, metadata) = (u32::try_from(lengths[row] >> 1).ok()?, lengths[row] & 1 == 1);
-            let flags = u16::try_from(flags[row]).ok()?;
-            let header = RecordHeader::new(
-                times[row] as i64,
-                ids[row],
-                len,
-                flags,
-                rest[row],
-                class,
-                metadata,
-                streams[row],
-            );
-            let body_at = u32::try_from(at).ok()?;
-            at = at.checked_add(len as usize).filter(|end| *end <= bodies)?;
-            Some(Row { header, seq: seqs.next()?, body_at })
-        })
-        .collect::<Option<Vec<Row>>>()?;
+    let mut row = 0..events;
+    let rows = column(events, || {
+        let row = row.next()?;
+        let (len, metadata) = (u32::try_from(lengths[row] >> 1).ok()?, lengths[row] & 1 == 1);
+        let flags = u16::try_from(flags[row]).ok()?;
+        let header = RecordHeader::new(
+            times[row] as i64,
+            ids[row],
+            len,
+            flags,
+            rest[row],
+            class,
+            metadata,
+            streams[row],
+        );
+        let body_at = u32::try_from(at).ok()?;
+        at = at.checked_add(len as usize).filter(|end| *end <= bodies)?;
+        Some(Row { header, seq: seqs.next()?, body_at })
+    })?;
     (at == bodies && seqs.next().is_none()).then_some(rows)
+}
+
+/// So many values, in a vector of that very size: collecting options would grow it step by step.
+fn column<T>(count: usize, mut next: impl FnMut() -> Option<T>) -> Option<Vec<T>> {
+    let mut out = Vec::with_capacity(count);
+    for _ in 0..count {
+        out.push(next()?);
+    }
+    Some(out)
 }
 
 #[cfg(test)]

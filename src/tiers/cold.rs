@@ -97,21 +97,26 @@ pub trait ColdTier: Send + Sync + 'static {
     /// When the tier cannot be read.
     fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()>;
 
-    /// Saves that an event was removed.
+    /// Saves that an event was removed. A tombstone replaces an earlier one of the same id, partition and class, and
+    /// no other: an id may have been used again in another lane.
     ///
     /// # Errors
     /// When it is not durable.
     fn put_tombstone(&self, tombstone: Tombstone) -> Result<()>;
 
-    /// Forgets that events of those ids were removed: their blocks are deleted.
+    /// Forgets tombstones: the blocks that they speak of are deleted.
     ///
     /// # Errors
     /// When it could not; nothing is wrong then, but room is wasted.
-    fn delete_tombstones(&self, ids: &[u64]) -> Result<()>;
+    fn delete_tombstones(&self, tombstones: &[Tombstone]) -> Result<()>;
 
     /// Shows every removed event.
     ///
     /// # Errors
     /// When the tier cannot be read.
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()>;
+
+    /// The store is closed and makes no more changes: what the tier holds open can be let go. Reads that are under
+    /// way when the store closes may still come, and may be refused.
+    fn close(&self) {}
 }

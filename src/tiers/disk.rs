@@ -4,8 +4,10 @@
 //! length is a power of two, so a block is cut into pieces of such lengths: without that a block of 130 KiB would take
 //! 256 KiB.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use parking_lot::RwLock;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,11 +17,13 @@ use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
 /// Partition, class, first page: the order of keys is the order of events in a lane. Then the piece.
 type PieceKey = (u32, u8, u64, u32);
 type BlockKey = (u32, u8, u64);
+/// Id, partition, class.
+type StoneKey = (u64, u32, u8);
 
 const PIECES: TableDefinition<'_, PieceKey, &[u8]> = TableDefinition::new("pieces");
 const SUMMARIES: TableDefinition<'_, BlockKey, &[u8]> = TableDefinition::new("summaries");
 const NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("names");
-const TOMBSTONES: TableDefinition<'_, u64, (u32, u8, u64)> = TableDefinition::new("tombstones");
+const TOMBSTONES: TableDefinition<'_, StoneKey, u64> = TableDefinition::new("tombstones");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// The version of this layout, in the table `meta`.
@@ -31,7 +35,8 @@ const LEAF_OVERHEAD: usize = 64;
 const PIECE_PAGES_MAX: usize = 128;
 
 pub(crate) struct DiskTier {
-    database: Database,
+    /// `None` once the store is closed.
+    database: RwLock<Option<Database>>,
     path: PathBuf,
 }
 
@@ -50,47 +55,37 @@ impl DiskTier {
             )
         })?;
         let path = dir.join("cold.redb");
-        let database = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create(&path)
-            .map_err(|error| open_error(&path, error))?;
-        let tier = Self { database, path };
-        tier.check_format()?;
-        Ok(tier)
+        let open = || {
+            let mut builder = Database::builder();
+            builder.set_cache_size(cache_bytes);
+            // Opening for writing changes a file, so one that is foreign must be found out before. What cannot be
+            // read so, may still be mended.
+            if let Ok(database) = builder.open_read_only(&path)
+                && let Ok(found) =
+                    database.begin_read().map_err(redb::Error::from).and_then(|read| look(&read))
+            {
+                found.check(&path)?;
+            }
+            let database = builder.create(&path).map_err(|error| open_error(&path, error))?;
+            let tier = Self { database: RwLock::new(Some(database)), path: path.clone() };
+            if tier.read(look)?.check(&path)? {
+                tier.make_tables()?;
+            }
+            Ok(tier)
+        };
+        unwound(&path, open)
     }
 
-    fn check_format(&self) -> Result<()> {
-        let write = self.database.begin_write().map_err(|error| self.failed("begin", error))?;
-        {
+    fn make_tables(&self) -> Result<()> {
+        self.write(|write| {
+            write.open_table(META)?.insert("format", &FORMAT.to_le_bytes()[..])?;
             // Opening a table makes it, so that later reads find all of them.
-            let mut meta = write.open_table(META).map_err(|error| self.failed("open a table of", error))?;
-            let found = meta
-                .get("format")
-                .map_err(|error| self.failed("read", error))?
-                .map(|value| number(value.value()));
-            match found {
-                None => {
-                    meta.insert("format", &FORMAT.to_le_bytes()[..])
-                        .map_err(|error| self.failed("write", error))?;
-                }
-                Some(FORMAT) => {}
-                Some(other) => {
-                    return Err(Error::new(
-                        ErrorKind::Incompatible,
-                        format!(
-                            "{} has format {other}; this esker reads format {FORMAT}: use the esker that wrote it, or \
-                             another data directory",
-                            self.path.display()
-                        ),
-                    ));
-                }
-            }
-            write.open_table(PIECES).map_err(|error| self.failed("open a table of", error))?;
-            write.open_table(SUMMARIES).map_err(|error| self.failed("open a table of", error))?;
-            write.open_table(NAMES).map_err(|error| self.failed("open a table of", error))?;
-            write.open_table(TOMBSTONES).map_err(|error| self.failed("open a table of", error))?;
-        }
-        write.commit().map_err(|error| self.failed("commit to", error))
+            write.open_table(PIECES)?;
+            write.open_table(SUMMARIES)?;
+            write.open_table(NAMES)?;
+            write.open_table(TOMBSTONES)?;
+            Ok(())
+        })
     }
 
     fn failed(&self, what: &str, error: impl Into<redb::Error>) -> Error {
@@ -107,15 +102,76 @@ impl DiskTier {
     }
 
     fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
-        let write = self.database.begin_write().map_err(|error| self.failed("begin a change of", error))?;
-        change(&write).map_err(|error| self.failed("change", error))?;
-        write.commit().map_err(|error| self.failed("commit to", error))
+        self.with(|database| {
+            let write = database.begin_write().map_err(|error| self.failed("begin a change of", error))?;
+            change(&write).map_err(|error| self.failed("change", error))?;
+            write.commit().map_err(|error| self.failed("commit to", error))
+        })
     }
 
     fn read<T>(&self, look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
-        let read = self.database.begin_read().map_err(|error| self.failed("begin to read", error))?;
-        look(&read).map_err(|error| self.failed("read", error))
+        self.with(|database| {
+            let read = database.begin_read().map_err(|error| self.failed("begin to read", error))?;
+            look(&read).map_err(|error| self.failed("read", error))
+        })
     }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let database = self.database.read();
+        let database = database.as_ref().ok_or_else(Error::closed)?;
+        unwound(&self.path, || work(database))
+    }
+}
+
+/// What a file says that it is.
+enum Found {
+    /// A redb file without tables: a new one.
+    Nothing,
+    Format(u64),
+    Foreign,
+}
+
+impl Found {
+    /// Whether the file is new and needs its tables.
+    fn check(self, path: &Path) -> Result<bool> {
+        let shown = path.display();
+        match self {
+            Self::Nothing => Ok(true),
+            Self::Format(FORMAT) => Ok(false),
+            Self::Format(other) => Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "{shown} has format {other}; this esker reads format {FORMAT}: use the esker that wrote it, or \
+                     another data directory"
+                ),
+            )),
+            Self::Foreign => Err(Error::corrupt(format!(
+                "{shown} is a redb file of something else; use another data directory"
+            ))),
+        }
+    }
+}
+
+fn look(read: &redb::ReadTransaction) -> Result<Found, redb::Error> {
+    let meta = match read.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            return Ok(if read.list_tables()?.next().is_none() { Found::Nothing } else { Found::Foreign });
+        }
+        Err(redb::TableError::TableTypeMismatch { .. }) => return Ok(Found::Foreign),
+        Err(error) => return Err(error.into()),
+    };
+    let format = meta.get("format")?.map(|value| number(value.value()));
+    Ok(format.map_or(Found::Foreign, Found::Format))
+}
+
+/// redb panics on some damaged files instead of failing. That must not end a thread of the store or of the caller.
+fn unwound<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic of redb");
+        Err(damaged(path, std::io::Error::other(text.to_string())))
+    })
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> Error {
@@ -177,6 +233,10 @@ fn pieces(mut len: usize) -> impl Iterator<Item = usize> {
 
 fn block_key(id: BlockId) -> BlockKey {
     (id.partition, id.class, id.first_seq)
+}
+
+fn stone_key(stone: &Tombstone) -> StoneKey {
+    (stone.id, stone.partition, stone.class)
 }
 
 /// All keys of a block's pieces.
@@ -295,31 +355,39 @@ impl ColdTier for DiskTier {
 
     fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
         self.write(|write| {
-            let place = (tombstone.partition, tombstone.class, tombstone.seq);
-            write.open_table(TOMBSTONES)?.insert(tombstone.id, place)?;
+            write.open_table(TOMBSTONES)?.insert(stone_key(&tombstone), tombstone.seq)?;
             Ok(())
         })
     }
 
-    fn delete_tombstones(&self, ids: &[u64]) -> Result<()> {
-        if ids.is_empty() {
+    fn delete_tombstones(&self, tombstones: &[Tombstone]) -> Result<()> {
+        if tombstones.is_empty() {
             return Ok(());
         }
         self.write(|write| {
             let mut table = write.open_table(TOMBSTONES)?;
-            for id in ids {
-                table.remove(id)?;
+            for stone in tombstones {
+                table.remove(stone_key(stone))?;
             }
             Ok(())
         })
     }
 
+    fn close(&self) {
+        let database = self.database.write().take();
+        // Nothing is left to be done about a file that cannot be closed well.
+        let _ = unwound(&self.path, || {
+            drop(database);
+            Ok(())
+        });
+    }
+
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
         self.read(|read| {
             for row in read.open_table(TOMBSTONES)?.iter()? {
-                let (id, place) = row?;
-                let (partition, class, seq) = place.value();
-                visit(Tombstone { id: id.value(), partition, class, seq });
+                let (key, seq) = row?;
+                let (id, partition, class) = key.value();
+                visit(Tombstone { id, partition, class, seq: seq.value() });
             }
             Ok(())
         })

@@ -29,8 +29,9 @@ pub(crate) struct ColdReader {
     pub(crate) directory: Directory,
     cache: Mutex<Cache>,
     cache_limit: usize,
-    /// Removed events: id → lane and page of the removed record.
-    removed: RwLock<HashMap<u64, (LaneId, u64)>>,
+    /// Removed events: id and lane → page of the removed record. An id that was removed may be used again, also in
+    /// another lane, and be removed there.
+    removed: RwLock<HashMap<(u64, LaneId), u64>>,
     removed_limit: usize,
     pub(crate) loads: AtomicU64,
     pub(crate) hits: AtomicU64,
@@ -50,7 +51,7 @@ impl ColdReader {
         let mut removed = HashMap::new();
         tier.tombstones(&mut |stone| {
             let lane = BlockId { partition: stone.partition, class: stone.class, first_seq: 0 }.lane();
-            removed.insert(stone.id, (lane, stone.seq));
+            removed.insert((stone.id, lane), stone.seq);
         })?;
         Ok(Self {
             tier,
@@ -134,29 +135,51 @@ impl ColdReader {
     /// Whether a cold event was removed.
     pub(crate) fn is_removed(&self, lane: LaneId, row: &Row) -> bool {
         let removed = self.removed.read();
-        !removed.is_empty()
-            && removed.get(&row.header.id).is_some_and(|(of, seq)| *of == lane && row.seq <= *seq)
+        !removed.is_empty() && removed.get(&(row.header.id, lane)).is_some_and(|seq| row.seq <= *seq)
     }
 
-    /// Removes an event that the tier has, or may soon have.
+    /// Removes an event that the tier has, or may soon have. `false`: somebody else has removed it already.
     ///
     /// # Errors
     /// When the tier does not confirm it, or the list of removed events is full.
-    pub(crate) fn remove(&self, id: u64, lane: LaneId, seq: u64) -> Result<()> {
-        let known = self.removed.read().len();
-        if known * TOMBSTONE_BYTES >= self.removed_limit {
-            return Err(Error::new(
-                ErrorKind::Cold,
-                format!(
-                    "{known} removed events are noted beside the cold tier, all that there is room for; give the \
-                     store more `buffers`, or let retention end"
-                ),
-            ));
+    pub(crate) fn remove(&self, id: u64, lane: LaneId, seq: u64) -> Result<bool> {
+        let before = {
+            let mut removed = self.removed.write();
+            let known = removed.len();
+            if known * TOMBSTONE_BYTES >= self.removed_limit {
+                return Err(Error::new(
+                    ErrorKind::Cold,
+                    format!(
+                        "{known} removed events are noted beside the cold tier, all that there is room for; give the \
+                         store more `buffers`, or let retention end"
+                    ),
+                ));
+            }
+            // Noted before the tier is told, so that of two who remove the same event exactly one does.
+            if removed.get(&(id, lane)).is_some_and(|up_to| seq <= *up_to) {
+                return Ok(false);
+            }
+            removed.insert((id, lane), seq)
+        };
+        self.tier.put_tombstone(tombstone(id, lane, seq)).inspect_err(|_| {
+            let mut removed = self.removed.write();
+            match before {
+                Some(before) => removed.insert((id, lane), before),
+                None => removed.remove(&(id, lane)),
+            };
+        })?;
+        Ok(true)
+    }
+
+    /// For each lane with removed events, the last page that one was removed from. Pages of new events must have
+    /// higher numbers, or they would be taken for removed.
+    pub(crate) fn removed_up_to(&self) -> HashMap<LaneId, u64> {
+        let mut last = HashMap::new();
+        for ((_, lane), seq) in self.removed.read().iter() {
+            let up_to = last.entry(*lane).or_insert(*seq);
+            *up_to = (*up_to).max(*seq);
         }
-        let block = BlockId::of(lane, 0);
-        self.tier.put_tombstone(Tombstone { id, partition: block.partition, class: block.class, seq })?;
-        self.removed.write().insert(id, (lane, seq));
-        Ok(())
+        last
     }
 
     /// Deletes blocks whose events have all expired, and what was noted of events removed from them.
@@ -171,19 +194,26 @@ impl ColdReader {
         let ids: Vec<BlockId> = infos.iter().map(|info| info.id).collect();
         self.directory.remove(&ids);
         let first = self.directory.first_seq(lane);
-        let stale = |of: &(LaneId, u64)| of.0 == lane && first.is_none_or(|first| of.1 < first);
-        let removed: Vec<u64> =
-            self.removed.read().iter().filter(|(_, of)| stale(of)).map(|(id, _)| *id).collect();
         // A page that is not in a block yet may still bring an event that was removed from it.
-        let removed = if first.is_some() { removed } else { Vec::new() };
-        if let Err(error) = self.tier.delete(&ids).and_then(|()| self.tier.delete_tombstones(&removed)) {
+        let stale = |of: LaneId, seq: u64| of == lane && first.is_some_and(|first| seq < first);
+        let removed: Vec<Tombstone> = self
+            .removed
+            .read()
+            .iter()
+            .filter(|((_, of), seq)| stale(*of, **seq))
+            .map(|((id, of), seq)| tombstone(*id, *of, *seq))
+            .collect();
+        if let Err(error) = self.tier.delete(&ids) {
             infos.iter().for_each(|info| self.directory.insert(BlockInfo::clone(info)));
             return Err(error);
         }
-        let mut noted = self.removed.write();
-        removed.iter().for_each(|id| {
-            noted.remove(id);
-        });
+        // The blocks are gone even if this fails; the notes take room then until the lane's next blocks expire.
+        if self.tier.delete_tombstones(&removed).is_ok() {
+            let mut noted = self.removed.write();
+            removed.iter().for_each(|stone| {
+                noted.remove(&(stone.id, lane));
+            });
+        }
         Ok(ids.len() as u64)
     }
 
@@ -210,4 +240,9 @@ impl ColdReader {
         }
         failure.map_or(Ok(None), Err)
     }
+}
+
+fn tombstone(id: u64, lane: LaneId, seq: u64) -> Tombstone {
+    let block = BlockId::of(lane, 0);
+    Tombstone { id, partition: block.partition, class: block.class, seq }
 }

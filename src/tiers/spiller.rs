@@ -155,7 +155,7 @@ impl Spiller {
         let unsaved = names.unsaved();
         if !unsaved.is_empty() {
             cold.tier.put_names(&unsaved)?;
-            names.saved(unsaved.len());
+            names.saved(&unsaved);
         }
         if blocks.is_empty() {
             return Ok(());

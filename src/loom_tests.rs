@@ -1,0 +1,544 @@
+//! Model checks of the lock-free pieces: loom runs each test in the orders of its threads' steps that can differ (up
+//! to a bound on preemptions), and lets relaxed loads see every value that the memory model allows.
+//!
+//! Where the store has bytes of a record, these tests have a relaxed atomic: it shows a stale value exactly where
+//! the code under test forgets to order its accesses. Run them by
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_tests`.
+
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicU64 as Cell, Ordering::Relaxed};
+use loom::thread;
+
+/// Which of two threads goes first where nothing else decides it.
+///
+/// Loom remembers one access to each atomic, so a thread that loads an atomic and then stores to it hides from loom
+/// that another thread has loaded it before: the order in which that one comes later is then not tried. So each
+/// model is checked from both sides.
+#[derive(Clone, Copy)]
+enum Order {
+    AsWritten,
+    Swapped,
+}
+
+impl Order {
+    /// Runs two closures at once.
+    fn race<T, A, B>(
+        self,
+        shared: &Arc<T>,
+        one: impl FnOnce(&T) -> A + Send + 'static,
+        two: impl FnOnce(&T) -> B + Send + 'static,
+    ) -> (A, B)
+    where
+        T: Send + Sync + 'static,
+        A: Send + 'static,
+        B: Send + 'static,
+    {
+        let other = shared.clone();
+        match self {
+            Self::AsWritten => {
+                let two = thread::spawn(move || two(&other));
+                (one(shared), two.join().unwrap())
+            }
+            Self::Swapped => {
+                let one = thread::spawn(move || one(&other));
+                let two = two(shared);
+                (one.join().unwrap(), two)
+            }
+        }
+    }
+}
+
+/// Checks the orders with at most two preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says.
+fn model(test: impl Fn(Order) + Copy + Send + Sync + 'static) {
+    for order in [Order::AsWritten, Order::Swapped] {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = builder.preemption_bound.or(Some(2));
+        builder.max_branches = 20_000;
+        builder.check(move || test(order));
+    }
+}
+
+fn cells<const N: usize>(value: u64) -> [Cell; N] {
+    std::array::from_fn(|_| Cell::new(value))
+}
+
+/// Stands in for the epochs: counts readers, and says whether there are none.
+struct Pins(crate::sync::Mutex<u32>);
+
+impl Pins {
+    fn new() -> Self {
+        Self(crate::sync::Mutex::new(0))
+    }
+
+    fn pinned<T>(&self, read: impl FnOnce() -> T) -> T {
+        *self.0.lock() += 1;
+        let result = read();
+        *self.0.lock() -= 1;
+        result
+    }
+
+    fn none(&self) -> bool {
+        *self.0.lock() == 0
+    }
+}
+
+mod free_list {
+    use super::*;
+    use crate::regions::free_list::FreeList;
+
+    #[test]
+    fn a_number_has_one_owner_at_a_time() {
+        model(|order| {
+            let shared = Arc::new((FreeList::new(2, 1), cells::<1>(0)));
+            let own = |(list, owners): &(FreeList, [Cell; 1])| {
+                if list.claim().is_none() {
+                    return 0;
+                }
+                // Plain load and store: a second owner, or a hand-over without order, makes the sum wrong.
+                owners[0].store(owners[0].load(Relaxed) + 1, Relaxed);
+                list.release(0, 1);
+                1
+            };
+            let third = shared.clone();
+            let third = thread::spawn(move || own(&third));
+            let (one, two) = order.race(&shared, own, own);
+            let done = one + two + third.join().unwrap();
+            let (list, owners) = &*shared;
+            assert_eq!(owners[0].load(Relaxed), done);
+            assert_eq!((list.used(), list.claim(), list.claim()), (0, Some(0), None));
+        });
+    }
+
+    #[test]
+    fn who_claims_numbers_sees_what_their_last_owner_did() {
+        for count in [1, 2] {
+            model(move |order| {
+                let shared = Arc::new((FreeList::new(count, count), cells::<1>(0)));
+                assert_eq!(shared.0.claim_run(count), Some(0));
+                order.race(
+                    &shared,
+                    move |(list, cells)| {
+                        cells[0].store(7, Relaxed);
+                        list.release(0, count);
+                    },
+                    move |(list, cells)| {
+                        assert!(list.claim_run(count).is_none() || cells[0].load(Relaxed) == 7)
+                    },
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn a_raised_limit_brings_numbers_that_are_ready() {
+        model(|order| {
+            let shared = Arc::new((FreeList::new(2, 1), cells::<2>(0)));
+            shared.1[0].store(1, Relaxed);
+            order.race(
+                &shared,
+                |(list, ready)| {
+                    ready[1].store(1, Relaxed);
+                    list.raise_limit(2);
+                },
+                |(list, ready)| {
+                    while let Some(number) = list.claim() {
+                        assert_eq!(ready[number as usize].load(Relaxed), 1, "{number} is not ready");
+                    }
+                },
+            );
+        });
+    }
+
+    /// Numbers 63, 64 and 65 are free, in two words, and the search begins at 64.
+    fn three_free() -> Arc<FreeList> {
+        let list = FreeList::new(128, 66);
+        assert_eq!(list.claim_run(64), Some(0));
+        list.release(63, 1);
+        Arc::new(list)
+    }
+
+    #[test]
+    fn a_run_that_meets_a_claim_takes_all_or_nothing() {
+        model(|order| {
+            let list = three_free();
+            let (run, single) = order.race(&list, |list| list.claim_run(3), FreeList::claim);
+            assert!(run.is_none() || single.is_none(), "both got a number: {run:?} {single:?}");
+            let taken = run.map_or(0, |_| 3) + single.map_or(0, |_| 1);
+            assert_eq!(list.used(), 63 + taken);
+            // What a run gave back, or never took, is there to be claimed.
+            assert_eq!(std::iter::from_fn(|| list.claim()).count() as u32, 3 - taken);
+        });
+    }
+
+    #[test]
+    fn runs_do_not_overlap() {
+        model(|order| {
+            let list = three_free();
+            let (one, two) = order.race(&list, |list| list.claim_run(2), |list| list.claim_run(2));
+            assert!(one.is_none() || two.is_none(), "two runs of 2 in 3 numbers: {one:?} {two:?}");
+            let taken = [one, two].into_iter().flatten().count() as u32 * 2;
+            assert_eq!(list.used(), 63 + taken);
+            assert_eq!(std::iter::from_fn(|| list.claim()).count() as u32, 3 - taken);
+        });
+    }
+}
+
+mod page_table {
+    use super::*;
+    use crate::ids::{Addr, LaneId, LogicalPage};
+    use crate::pages::table::{PageMeta, Place, Tier, resolve};
+
+    fn open(meta: &PageMeta, frame: u32, seq: u64) {
+        meta.open(frame, 1, LaneId(0), seq, LogicalPage::NONE, i64::MIN);
+    }
+
+    #[test]
+    fn a_committed_record_is_complete_and_its_zone_map_covers_it() {
+        model(|order| {
+            let shared = Arc::new((PageMeta::zeroed(), cells::<2>(0)));
+            open(&shared.0, 0, 1);
+            order.race(
+                &shared,
+                |(meta, bytes)| {
+                    bytes[0].store(1, Relaxed);
+                    meta.commit(8, 50, 3, 100);
+                    bytes[1].store(1, Relaxed);
+                    meta.commit(16, 40, 130, 101);
+                },
+                |(meta, bytes)| {
+                    let records = (meta.committed() / 8) as usize;
+                    assert!(bytes[..records].iter().all(|byte| byte.load(Relaxed) == 1));
+                    assert!(meta.count() as usize >= records);
+                    if records > 0 {
+                        assert!(meta.min_time() <= 50 && meta.max_time() == 50);
+                        assert!(meta.max_time_so_far() == 50 && meta.last_arrival() >= 100);
+                        assert!(meta.kinds()[0] & 1 << 3 != 0);
+                    }
+                    if records > 1 {
+                        assert!(meta.min_time() == 40 && meta.last_arrival() == 101);
+                        assert!(meta.kinds()[2] & 1 << 2 != 0);
+                    }
+                },
+            );
+        });
+    }
+
+    #[test]
+    fn a_page_opened_again_shows_nothing_of_its_earlier_life() {
+        model(|order| {
+            let meta = Arc::new(PageMeta::zeroed());
+            open(&meta, 0, 1);
+            meta.commit(64, 10, 0, 10);
+            meta.set_place(Place::new(Tier::Free, 1, 0));
+            order.race(
+                &meta,
+                |meta| {
+                    open(meta, 1, 2);
+                    meta.commit(8, 90, 1, 90);
+                },
+                |meta| {
+                    let place = meta.place();
+                    if place.tier() == Tier::Hot {
+                        assert_eq!((place.generation(), place.frame(), meta.seq()), (1, 1, 2));
+                        let committed = meta.committed();
+                        assert!(committed <= 8, "{committed} bytes of the page that was here before");
+                        assert!(meta.min_time() >= 90 && meta.kinds()[0] & 1 == 0 && meta.count() <= 1);
+                    }
+                },
+            );
+        });
+    }
+
+    /// Frame 0 is hot, frame 1 is warm; what is written to a frame tells whose it is.
+    #[test]
+    fn a_reader_of_a_page_that_moves_finds_its_bytes_in_either_place() {
+        model(|order| {
+            let shared = Arc::new((PageMeta::zeroed(), cells::<2>(0), Pins::new()));
+            open(&shared.0, 0, 1);
+            shared.1[0].store(7, Relaxed);
+            shared.0.commit(8, 50, 3, 100);
+            order.race(
+                &shared,
+                |(meta, frames, pins)| {
+                    frames[1].store(frames[0].load(Relaxed), Relaxed);
+                    meta.set_size(1, 9);
+                    meta.set_place(Place::new(Tier::Warm, 0, 1));
+                    if pins.none() {
+                        frames[0].store(u64::MAX, Relaxed);
+                    }
+                },
+                |(meta, frames, pins)| {
+                    pins.pinned(|| {
+                        let place = meta.place();
+                        assert_eq!(frames[place.frame() as usize].load(Relaxed), 7, "read at {place:?}");
+                        assert!(place.tier() == Tier::Hot || meta.image_len() == 9);
+                    });
+                },
+            );
+        });
+    }
+
+    #[test]
+    fn a_stale_link_never_leads_to_the_page_that_came_after() {
+        model(|order| {
+            let table = [PageMeta::zeroed(), PageMeta::zeroed()];
+            let shared = Arc::new((table, cells::<1>(0), Pins::new()));
+            open(&shared.0[1], 0, 1);
+            shared.1[0].store(7, Relaxed);
+            shared.0[1].commit(8, 50, 3, 100);
+            order.race(
+                &shared,
+                |(table, frames, pins)| {
+                    table[1].set_place(Place::new(Tier::Free, 1, 0));
+                    // Page number and frame are used again once no reader can know of them.
+                    if pins.none() {
+                        open(&table[1], 0, 2);
+                        frames[0].store(8, Relaxed);
+                        table[1].commit(8, 60, 3, 101);
+                    }
+                },
+                |(table, frames, pins)| {
+                    pins.pinned(|| {
+                        if let Some((meta, place)) = resolve(table, Addr::new(LogicalPage(1), 0, 0)) {
+                            assert_eq!((meta.seq(), meta.committed(), meta.max_time()), (1, 8, 50));
+                            assert_eq!(frames[place.frame() as usize].load(Relaxed), 7);
+                        }
+                    });
+                },
+            );
+        });
+    }
+}
+
+mod id_index {
+    use super::*;
+    use crate::ids::{Addr, LogicalPage};
+    use crate::index::bucket::Bucket;
+    use crate::index::hash::{Announced, BucketPages, HashIndex};
+    use crate::sync::AtomicU32;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Pages of four entries: one main bucket and one for overflow.
+    struct Heap {
+        pages: Vec<Vec<Bucket>>,
+        /// Not loom's: taking a page is not what is checked here.
+        next: AtomicUsize,
+    }
+
+    impl BucketPages for Heap {
+        fn page(&self, page: u32) -> &[Bucket] {
+            &self.pages[page as usize]
+        }
+
+        fn claim(&self) -> Option<u32> {
+            let next = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            (next < self.pages.len()).then_some(next as u32)
+        }
+
+        fn retire(&self, _: u32) {}
+
+        fn give_back(&self, _: u32) {}
+    }
+
+    /// An index and the records that its entries lead to. An id is its own hash, so that the lowest bits tell how
+    /// a page splits.
+    struct Index {
+        index: HashIndex<Vec<AtomicU32>, Heap>,
+        records: [Cell; 8],
+    }
+
+    impl Index {
+        fn with(pages: usize, ids: impl IntoIterator<Item = u64>) -> Arc<Self> {
+            let page = || (0..3).map(|_| Bucket::zeroed()).collect();
+            let heap = Heap { pages: (0..pages).map(|_| page()).collect(), next: AtomicUsize::new(0) };
+            let slots = (0..4).map(|_| AtomicU32::new(0)).collect();
+            let index = HashIndex::new(slots, heap, 0, 1).expect("there is a first page");
+            let index = Arc::new(Self { index, records: cells(0) });
+            for id in ids {
+                assert_eq!(index.insert(id), Announced::New);
+            }
+            index
+        }
+
+        fn addr(id: u64) -> Addr {
+            Addr::new(LogicalPage(id as u32 + 1), 0, 0)
+        }
+
+        /// Reads the record that an entry leads to, as the store does before it believes an entry.
+        fn id_at(&self, addr: Addr) -> u64 {
+            let at = addr.page().0 as usize - 1;
+            assert_eq!(self.records[at].load(Relaxed), 7, "the record of an entry is complete");
+            at as u64
+        }
+
+        fn announce(&self, id: u64) -> Announced {
+            self.index.announce(id, Self::addr(id), |entry| self.id_at(entry) == id)
+        }
+
+        fn publish(&self, id: u64) {
+            self.records[id as usize].store(7, Relaxed);
+            self.index.publish(id, Self::addr(id));
+        }
+
+        fn insert(&self, id: u64) -> Announced {
+            let announced = self.announce(id);
+            if announced == Announced::New {
+                self.publish(id);
+            }
+            announced
+        }
+
+        fn holds(&self, id: u64) -> bool {
+            self.index.find(id, |entry| (self.id_at(entry) == id).then_some(())).is_some()
+        }
+
+        fn remove(&self, id: u64) -> bool {
+            self.index.remove(id, Self::addr(id))
+        }
+
+        /// The index holds these ids and nothing else.
+        fn assert_holds(&self, ids: &[u64]) {
+            let mut held: Vec<u64> =
+                self.index.entries().into_iter().map(|entry| self.id_at(entry)).collect();
+            held.sort_unstable();
+            assert_eq!(held, ids);
+            assert!(ids.iter().all(|id| self.holds(*id)));
+        }
+    }
+
+    const ONE_IS_NEW: [(Announced, Announced); 2] =
+        [(Announced::New, Announced::Duplicate), (Announced::Duplicate, Announced::New)];
+
+    #[test]
+    fn of_two_writers_of_one_id_one_is_told_that_it_is_a_duplicate() {
+        model(|order| {
+            let index = Index::with(1, []);
+            let outcome = order.race(&index, |index| index.insert(1), |index| index.insert(1));
+            assert!(ONE_IS_NEW.contains(&outcome), "{outcome:?}");
+            index.assert_holds(&[1]);
+        });
+    }
+
+    #[test]
+    fn readers_see_an_entry_once_its_record_is_complete_and_not_before() {
+        model(|order| {
+            let index = Index::with(1, [0]);
+            order.race(
+                &index,
+                |index| {
+                    index.insert(1);
+                    index.insert(2);
+                },
+                |index| {
+                    // The check of the record is in `id_at`. What was written first is seen first.
+                    assert!(!index.holds(2) || index.holds(1));
+                    assert!(index.holds(0));
+                },
+            );
+            index.assert_holds(&[0, 1, 2]);
+        });
+    }
+
+    #[test]
+    fn an_id_is_found_while_its_page_splits() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2, 3]);
+            order.race(
+                &index,
+                |index| assert_eq!(index.insert(5), Announced::New),
+                |index| {
+                    assert!(index.holds(1), "it goes to the upper half");
+                    assert!(index.holds(2), "it stays in the lower half");
+                },
+            );
+            index.assert_holds(&[0, 1, 2, 3, 5]);
+        });
+    }
+
+    #[test]
+    fn a_removed_id_does_not_come_back_from_a_page_that_splits() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2, 3]);
+            order.race(
+                &index,
+                |index| assert_eq!(index.insert(5), Announced::New),
+                |index| {
+                    assert!(index.remove(1));
+                    assert!(!index.holds(1) && !index.remove(1));
+                },
+            );
+            index.assert_holds(&[0, 2, 3, 5]);
+        });
+    }
+
+    #[test]
+    fn an_announced_id_is_published_though_its_page_splits() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2]);
+            assert_eq!(index.announce(3), Announced::New);
+            order.race(
+                &index,
+                |index| assert_eq!(index.insert(5), Announced::New),
+                |index| {
+                    index.publish(3);
+                    assert!(index.holds(3));
+                },
+            );
+            index.assert_holds(&[0, 1, 2, 3, 5]);
+        });
+    }
+
+    #[test]
+    fn two_writers_that_meet_a_full_page_split_it_once() {
+        model(|order| {
+            // Three pages are what one split takes: a second one would find none and say that the index is full.
+            let index = Index::with(3, [0, 1, 2, 3]);
+            let outcome = order.race(&index, |index| index.insert(4), |index| index.insert(5));
+            assert_eq!(outcome, (Announced::New, Announced::New));
+            index.assert_holds(&[0, 1, 2, 3, 4, 5]);
+        });
+    }
+
+    #[test]
+    fn two_writers_of_one_id_that_meet_a_full_page_agree() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2, 3]);
+            let outcome = order.race(&index, |index| index.insert(5), |index| index.insert(5));
+            assert!(ONE_IS_NEW.contains(&outcome), "{outcome:?}");
+            index.assert_holds(&[0, 1, 2, 3, 5]);
+        });
+    }
+
+    #[test]
+    fn a_page_that_leaves_memory_takes_its_entries_along_though_they_move() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2, 3]);
+            order.race(
+                &index,
+                |index| assert_eq!(index.insert(5), Announced::New),
+                |index| {
+                    index.index.remove_page(Index::addr(1).page());
+                    assert!(!index.holds(1));
+                },
+            );
+            index.assert_holds(&[0, 2, 3, 5]);
+        });
+    }
+
+    #[test]
+    fn writer_remover_and_reader_agree_while_a_page_splits() {
+        model(|order| {
+            let index = Index::with(3, [0, 1, 2, 3]);
+            let reader = index.clone();
+            let reader = thread::spawn(move || assert!(reader.holds(3)));
+            order.race(
+                &index,
+                |index| assert_eq!(index.insert(5), Announced::New),
+                |index| assert!(index.remove(2)),
+            );
+            reader.join().unwrap();
+            index.assert_holds(&[0, 1, 3, 5]);
+        });
+    }
+}
