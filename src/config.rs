@@ -18,7 +18,7 @@ const PAGE_MIN: u64 = 2 * KIB;
 const PAGE_MAX: u64 = 2 * MIB;
 /// The most pages of a region.
 const PAGES_MAX: u64 = 1 << 30;
-const PARTITIONS_MAX: usize = 1024;
+pub(crate) const PARTITIONS_MAX: usize = 1024;
 /// The largest event that any store accepts: 16 MiB of metadata and payload together.
 pub const EVENT_MAX: u64 = 16 * MIB;
 /// Bytes of the page table per logical page.
@@ -582,7 +582,8 @@ impl ConfigBuilder {
         let open: u64 =
             asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
         let rest = memory.saturating_sub(buffers).saturating_sub(memory / 64 + MIB / 2).saturating_sub(fixed);
-        let share = |asked: Option<u64>, share: u64| asked.unwrap_or(rest / open.max(1) * share);
+        let share =
+            |asked: Option<u64>, share: u64| asked.unwrap_or((rest / open.max(1)).saturating_mul(share));
         let (hot_max, warm_max, index_max) = (share(asked[0], 11), share(asked[1], 4), share(asked[2], 3));
 
         let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
@@ -693,7 +694,8 @@ impl ConfigBuilder {
         }
         let max = pages.clamp(1, PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
-        let initial = wish.initial.unwrap_or_else(|| chunk.min(max));
+        // In whole pages, as the maximum is.
+        let initial = wish.initial.map_or_else(|| chunk.min(max), |bytes| bytes / page_size * page_size);
         if initial > max {
             let problem = format!("{} is more than max, {}", ByteSize::new(initial), ByteSize::new(max));
             self.fault(format!("{name}.initial"), problem);
@@ -778,6 +780,13 @@ mod tests {
         assert!(
             error.config_faults().iter().filter(|fault| fault.field.starts_with("class \"a\"")).count() >= 3
         );
+    }
+
+    #[test]
+    fn initial_and_max_may_be_the_same_odd_number() {
+        let odd = (20u64 << 20) + 12_345;
+        let config = Config::builder().memory("64MiB").hot(|hot| hot.max(odd).initial(odd)).build().unwrap();
+        assert_eq!(config.hot.initial, config.hot.max);
     }
 
     #[test]

@@ -129,12 +129,33 @@ impl<'a> BucketPage<'a> {
     }
 
     /// Looks for a published entry with that tag which `check` accepts.
+    ///
+    /// All entries of a bucket are compared before any is looked at: without a branch for each, the processor goes
+    /// on to the record while the line is still on its way.
     #[inline]
     pub(crate) fn find<T>(self, hash: u64, tag: u32, mut check: impl FnMut(Addr) -> Option<T>) -> Option<T> {
-        self.chain(self.main_of(hash)).flat_map(|bucket| &bucket.entries).find_map(|entry| {
-            let entry = Addr(entry.load(Ordering::Acquire));
-            (entry.0 != 0 && entry.high() == tag << 1).then(|| check(entry)).flatten()
-        })
+        let mut at = self.main_of(hash);
+        loop {
+            let bucket = &self.buckets[at];
+            let entries: [Addr; ENTRIES] =
+                std::array::from_fn(|slot| Addr(bucket.entries[slot].load(Ordering::Acquire)));
+            let mut matching = 0u32;
+            for (slot, entry) in entries.iter().enumerate() {
+                let same = (entry.high() == tag << 1) & (entry.0 != 0);
+                matching |= u32::from(same) << slot;
+            }
+            while matching != 0 {
+                let slot = matching.trailing_zeros() as usize;
+                if let Some(found) = check(entries[slot]) {
+                    return Some(found);
+                }
+                matching &= matching - 1;
+            }
+            at = bucket.next();
+            if at == 0 {
+                return None;
+            }
+        }
     }
 
     /// Claims a place for an entry, unless `same` recognises one with that tag. `current` says, while the lock is

@@ -67,8 +67,12 @@ impl IndexPages {
         let region = self.region.clone();
         // SAFETY: the closure owns its region. The page is in no directory any more, and is retired once.
         let free = move || unsafe { region.release(Frames { first: page, count: 1 }) };
+        let pin = Pin::new();
         // SAFETY: the closure owns what it uses.
-        unsafe { Pin::new().defer(free) };
+        unsafe { pin.defer(free) };
+        // What a thread defers waits in a bag of its own until the bag is full; the few free pages of a full index
+        // cannot wait for that.
+        pin.flush();
     }
 
     /// Asks the processor to fetch a line of a page.

@@ -134,7 +134,7 @@ fn agree(config: &mut Config, tier: &dyn ColdTier) -> Result<u64> {
     };
     let partitions = saved.partitions as usize;
     let incompatible = |text: String| Err(Error::new(ErrorKind::Incompatible, text));
-    if !partitions.is_power_of_two() || partitions > 1024 {
+    if !partitions.is_power_of_two() || partitions > crate::config::PARTITIONS_MAX {
         return incompatible(format!("the data says it has {partitions} partitions, which no esker writes"));
     }
     if config.partitions != partitions {

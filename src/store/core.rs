@@ -15,7 +15,7 @@ use crate::ids::{Class, LaneId};
 use crate::index::names::Names;
 use crate::lanes::append::{Appended, Checked, Lanes};
 use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
-use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::pool::{FrameCache, Pin, reclaim};
 use crate::pages::table::Tier;
 use crate::pressure::{BackPressure, Pressure, RegionKind};
 use crate::regions::region::Region;
@@ -203,6 +203,8 @@ impl Core {
 
     /// Waits a moment for room; a store without threads makes it itself.
     fn make_room(&self, deadline: Deadline) -> Result<()> {
+        // There may be room already that only waits for its last readers.
+        reclaim();
         if self.config.background {
             self.mover_bell.ring();
             self.room.wait(deadline.left(WAIT_TURN));

@@ -121,10 +121,15 @@ impl<'g> InTimeOrder<'g> {
 /// particular order. Set what to look for before the first event is taken.
 #[must_use]
 pub struct Scan<'g> {
-    guard: &'g Guard<'g>,
-    filter: Filter<'g>,
+    reader: Reader<'g>,
     ordered: bool,
     state: Option<State<'g>>,
+}
+
+/// Reads pages and chooses among their events.
+struct Reader<'g> {
+    guard: &'g Guard<'g>,
+    filter: Filter<'g>,
 }
 
 /// A page to be read: where it was when the scan began stays readable while the guard is held.
@@ -144,30 +149,30 @@ struct State<'g> {
 
 impl<'g> Scan<'g> {
     pub(crate) fn new(guard: &'g Guard<'_>, range: &impl RangeBounds<i64>) -> Self {
-        Self { guard, filter: Filter::new(range), ordered: false, state: None }
+        Self { reader: Reader { guard, filter: Filter::new(range) }, ordered: false, state: None }
     }
 
     /// Only events of this kind.
     pub fn kind(mut self, kind: u8) -> Self {
-        self.filter.set_kind(kind);
+        self.reader.filter.set_kind(kind);
         self
     }
 
     /// Only events of this class.
     pub fn class(mut self, class: Class) -> Self {
-        self.filter.set_class(class);
+        self.reader.filter.set_class(class);
         self
     }
 
     /// Only events that have all of these flags.
     pub fn flags(mut self, flags: u16) -> Self {
-        self.filter.set_flags(flags);
+        self.reader.filter.set_flags(flags);
         self
     }
 
     /// Only events whose header the predicate takes. It is asked before the event's bytes are looked at.
     pub fn filter_header(mut self, predicate: impl FnMut(&EventHeader) -> bool + Send + 'g) -> Self {
-        self.filter.set_predicate(predicate);
+        self.reader.filter.set_predicate(predicate);
         self
     }
 
@@ -176,8 +181,10 @@ impl<'g> Scan<'g> {
         self.ordered = true;
         self
     }
+}
 
-    fn begin(&self) -> State<'g> {
+impl<'g> Reader<'g> {
+    fn begin(&self, ordered: bool) -> State<'g> {
         let (lanes, pin) = (&self.guard.core.lanes, &self.guard.pin);
         let mut sources = Vec::new();
         for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
@@ -189,7 +196,7 @@ impl<'g> Scan<'g> {
                 }
             }
         }
-        if self.ordered {
+        if ordered {
             sources.sort_by_key(|source| std::cmp::Reverse(source.min_time));
         }
         State { sources, found: Vec::new().into_iter(), waiting: InTimeOrder::new() }
@@ -217,28 +224,23 @@ impl<'g> Iterator for Scan<'g> {
     type Item = EventRef<'g>;
 
     fn next(&mut self) -> Option<EventRef<'g>> {
-        let mut state = match self.state.take() {
-            Some(state) => state,
-            None => self.begin(),
-        };
-        let next = loop {
+        let state = self.state.get_or_insert_with(|| self.reader.begin(self.ordered));
+        loop {
             let event = if self.ordered {
                 state.waiting.pop_before(state.sources.last().map(|source| source.min_time))
             } else {
                 state.found.next()
             };
             if event.is_some() {
-                break event;
+                return event;
             }
-            let Some(source) = state.sources.pop() else { break None };
-            let found = self.read(&source);
+            let source = state.sources.pop()?;
+            let found = self.reader.read(&source);
             if self.ordered {
                 found.into_iter().for_each(|event| state.waiting.push(event));
             } else {
                 state.found = found.into_iter();
             }
-        };
-        self.state = Some(state);
-        next
+        }
     }
 }
