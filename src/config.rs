@@ -8,8 +8,12 @@ use crate::error::{Error, Result};
 use crate::ids::{Class, LogicalPage};
 use crate::pressure::RegionKind;
 
+mod class;
+mod region;
 mod size;
 
+pub use class::{ClassConfig, OnLeave};
+pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
 
 const KIB: u64 = 1 << 10;
@@ -37,151 +41,6 @@ pub struct ConfigFault {
 impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.problem)
-    }
-}
-
-/// The size of one region, all of it decided.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct RegionConfig {
-    /// Bytes that are committed when the store opens.
-    pub initial: u64,
-    /// Bytes that the region never exceeds. Address space for all of it is reserved at once.
-    pub max: u64,
-    /// Bytes of a page: a power of two from 2 KiB to 2 MiB.
-    pub page_size: u64,
-    /// Bytes by which the region grows from `initial` towards `max`.
-    pub chunk: u64,
-    /// Whether committed memory is touched at once, so that no append meets a page fault.
-    pub prefault: bool,
-}
-
-/// Wishes for one region; what is not set is derived from the store's total. See [`ConfigBuilder::hot`].
-#[derive(Clone, Debug, Default)]
-pub struct RegionBuilder {
-    initial: Option<u64>,
-    max: Option<u64>,
-    page_size: Option<u64>,
-    chunk: Option<u64>,
-    prefault: bool,
-    faults: Vec<(&'static str, String)>,
-}
-
-impl RegionBuilder {
-    /// The most that the region may take.
-    #[must_use]
-    pub fn max(mut self, bytes: impl IntoByteSize) -> Self {
-        self.max = self.take("max", bytes);
-        self
-    }
-
-    /// What is committed when the store opens.
-    #[must_use]
-    pub fn initial(mut self, bytes: impl IntoByteSize) -> Self {
-        self.initial = self.take("initial", bytes);
-        self
-    }
-
-    /// The size of a page: a power of two from 2 KiB to 2 MiB.
-    #[must_use]
-    pub fn page_size(mut self, bytes: impl IntoByteSize) -> Self {
-        self.page_size = self.take("page_size", bytes);
-        self
-    }
-
-    /// The step in which the region grows.
-    #[must_use]
-    pub fn chunk(mut self, bytes: impl IntoByteSize) -> Self {
-        self.chunk = self.take("chunk", bytes);
-        self
-    }
-
-    /// Touch committed memory at once (default: no).
-    #[must_use]
-    pub fn prefault(mut self, yes: bool) -> Self {
-        self.prefault = yes;
-        self
-    }
-
-    fn take(&mut self, field: &'static str, bytes: impl IntoByteSize) -> Option<u64> {
-        match bytes.into_byte_size() {
-            Ok(size) => Some(size.as_u64()),
-            Err(problem) => {
-                self.faults.push((field, problem));
-                None
-            }
-        }
-    }
-}
-
-/// What becomes of a class's events when they leave memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum OnLeave {
-    /// They are written to the cold tier first, and leave once it has confirmed them.
-    #[default]
-    Spill,
-    /// They are dropped, oldest first, and counted. For events that are of no use once they are old.
-    Drop,
-}
-
-/// How long events of a class stay where, and what happens then.
-///
-/// Ages are counted from an event's own timestamp, or from its arrival where the timestamp lies after that, so
-/// that an event from the future cannot stay for ever.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct ClassConfig {
-    /// The class's name; [`Store::class`](crate::Store::class) finds it.
-    pub name: String,
-    /// Age at which events are squeezed into the warm tier (default 4 h).
-    pub hot_for: Duration,
-    /// Age at which events leave memory (default 24 h).
-    pub warm_for: Duration,
-    /// Age at which events cease to exist, in every tier (default: never).
-    pub retention: Option<Duration>,
-    /// What becomes of events that leave memory (default: spill).
-    pub on_leave: OnLeave,
-}
-
-impl ClassConfig {
-    /// A class with the default windows.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            hot_for: Duration::from_secs(4 * 3600),
-            warm_for: Duration::from_secs(24 * 3600),
-            retention: None,
-            on_leave: OnLeave::Spill,
-        }
-    }
-
-    /// Age at which events are squeezed into the warm tier.
-    #[must_use]
-    pub fn hot_for(mut self, age: Duration) -> Self {
-        self.hot_for = age;
-        self
-    }
-
-    /// Age at which events leave memory.
-    #[must_use]
-    pub fn warm_for(mut self, age: Duration) -> Self {
-        self.warm_for = age;
-        self
-    }
-
-    /// Age at which events cease to exist, in every tier.
-    #[must_use]
-    pub fn retention(mut self, age: impl Into<Option<Duration>>) -> Self {
-        self.retention = age.into();
-        self
-    }
-
-    /// What becomes of events that leave memory.
-    #[must_use]
-    pub fn on_leave(mut self, what: OnLeave) -> Self {
-        self.on_leave = what;
-        self
     }
 }
 
@@ -736,64 +595,4 @@ fn floor_power(value: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_fit_together_at_many_sizes() {
-        for memory in ["8MiB", "16MiB", "100MB", "1GiB", "64GiB", "4TiB"] {
-            let config =
-                Config::builder().memory(memory).build().unwrap_or_else(|error| panic!("{memory}: {error}"));
-            let parts =
-                config.system.max + config.hot.max + config.warm.max + config.index.max + config.buffers;
-            assert!(parts <= config.memory, "{memory}: {config:?}");
-            assert!(parts * 10 >= config.memory * 9, "{memory} is badly used: {config:?}");
-        }
-    }
-
-    #[test]
-    fn all_faults_come_at_once() {
-        let error = Config::builder()
-            .memory("many bytes")
-            .hot(|hot| hot.page_size(3000u64))
-            .thresholds(f64::NAN, 0.9, -1.0)
-            .partitions(3)
-            .slice(0, Duration::ZERO)
-            .class(ClassConfig::new("a").hot_for(Duration::from_secs(10)).warm_for(Duration::from_secs(1)))
-            .class(ClassConfig::new("a").retention(Duration::ZERO))
-            .build()
-            .unwrap_err();
-        let text = error.to_string();
-        for field in [
-            "memory",
-            "hot.page_size",
-            "thresholds.warning",
-            "thresholds.reject",
-            "partitions",
-            "slice.events",
-        ] {
-            assert!(
-                error.config_faults().iter().any(|fault| fault.field == field),
-                "{field} missing in {text}"
-            );
-        }
-        assert!(
-            error.config_faults().iter().filter(|fault| fault.field.starts_with("class \"a\"")).count() >= 3
-        );
-    }
-
-    #[test]
-    fn initial_and_max_may_be_the_same_odd_number() {
-        let odd = (20u64 << 20) + 12_345;
-        let config = Config::builder().memory("64MiB").hot(|hot| hot.max(odd).initial(odd)).build().unwrap();
-        assert_eq!(config.hot.initial, config.hot.max);
-    }
-
-    #[test]
-    fn parts_larger_than_the_whole_are_refused() {
-        let error = Config::builder().memory("64MiB").hot(|hot| hot.max("64MiB")).build().unwrap_err();
-        assert!(error.to_string().contains("memory"), "{error}");
-        assert!(Config::builder().memory("0").build().is_err());
-        assert!(Config::builder().memory(u64::MAX).build().is_err());
-    }
-}
+mod tests;

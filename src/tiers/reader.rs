@@ -132,6 +132,13 @@ impl ColdReader {
         }
     }
 
+    /// Lets cached blocks go that were deleted.
+    fn forget(&self, ids: &[BlockId]) {
+        let mut cache = self.cache.lock();
+        cache.blocks.retain(|block| !ids.contains(&block.id));
+        cache.bytes = cache.blocks.iter().map(|block| block.memory()).sum();
+    }
+
     /// Whether a cold event was removed.
     pub(crate) fn is_removed(&self, lane: LaneId, row: &Row) -> bool {
         let removed = self.removed.read();
@@ -207,6 +214,8 @@ impl ColdReader {
             infos.iter().for_each(|info| self.directory.insert(BlockInfo::clone(info)));
             return Err(error);
         }
+        // A read that began before may still ask for them: it must not find an event whose note goes now.
+        self.forget(&ids);
         // The blocks are gone even if this fails; the notes take room then until the lane's next blocks expire.
         if self.tier.delete_tombstones(&removed).is_ok() {
             let mut noted = self.removed.write();

@@ -1,0 +1,74 @@
+//! How long events of a class stay where.
+
+use std::time::Duration;
+
+/// What becomes of a class's events when they leave memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum OnLeave {
+    /// They are written to the cold tier first, and leave once it has confirmed them.
+    #[default]
+    Spill,
+    /// They are dropped, oldest first, and counted. For events that are of no use once they are old.
+    Drop,
+}
+
+/// How long events of a class stay where, and what happens then.
+///
+/// Ages are counted from an event's own timestamp, or from its arrival where the timestamp lies after that, so
+/// that an event from the future cannot stay for ever.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ClassConfig {
+    /// The class's name; [`Store::class`](crate::Store::class) finds it.
+    pub name: String,
+    /// Age at which events are squeezed into the warm tier (default 4 h).
+    pub hot_for: Duration,
+    /// Age at which events leave memory (default 24 h).
+    pub warm_for: Duration,
+    /// Age at which events cease to exist, in every tier (default: never).
+    pub retention: Option<Duration>,
+    /// What becomes of events that leave memory (default: spill).
+    pub on_leave: OnLeave,
+}
+
+impl ClassConfig {
+    /// A class with the default windows.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            hot_for: Duration::from_secs(4 * 3600),
+            warm_for: Duration::from_secs(24 * 3600),
+            retention: None,
+            on_leave: OnLeave::Spill,
+        }
+    }
+
+    /// Age at which events are squeezed into the warm tier.
+    #[must_use]
+    pub fn hot_for(mut self, age: Duration) -> Self {
+        self.hot_for = age;
+        self
+    }
+
+    /// Age at which events leave memory.
+    #[must_use]
+    pub fn warm_for(mut self, age: Duration) -> Self {
+        self.warm_for = age;
+        self
+    }
+
+    /// Age at which events cease to exist, in every tier.
+    #[must_use]
+    pub fn retention(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.retention = age.into();
+        self
+    }
+
+    /// What becomes of events that leave memory.
+    #[must_use]
+    pub fn on_leave(mut self, what: OnLeave) -> Self {
+        self.on_leave = what;
+        self
+    }
+}
