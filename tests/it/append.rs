@@ -9,7 +9,7 @@ fn an_event_is_found_in_every_tier() {
     let [a, b] = two_classes();
     let (store, clock) = manual(small().data_dir(dir.path()).class(a).class(b));
     let payload = |id: u64| vec![id as u8; (id % 700) as usize];
-    let count = 60_000u64;
+    let count = 30_000u64;
     for id in 1..=count {
         clock.set_ms(1_000_000 + id as i64 * 10);
         let payload = payload(id);

@@ -3,4 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod append;
+mod backpressure;
+mod bad_files;
+mod bad_input;
 mod common;
+mod concurrency;
+mod corrupt_cold;
+mod restart;
+mod tier;

@@ -1,0 +1,183 @@
+//! What kind of store a seed runs against, and how it is opened again.
+//!
+//! With the map as cold tier and without threads a seed gives the same run every time. Other stores make up the
+//! number by which streams and ids are distributed, so a seed's runs differ a little.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker::{ClassConfig, Clock, Config, OnLeave, Result, Store};
+
+use crate::rng::Rng;
+use crate::tier::MapTier;
+
+/// Where events go when they leave memory.
+pub(crate) enum Below {
+    /// Nowhere: the store has no cold tier.
+    Nothing,
+    /// A map that outlives the store and can be down.
+    Map(Arc<MapTier>),
+    /// The embedded tier in a directory.
+    Disk(tempfile::TempDir),
+}
+
+/// One seed's store.
+pub(crate) struct Setup {
+    /// Whether the store runs its own threads.
+    pub(crate) threads: bool,
+    pub(crate) below: Below,
+    pub(crate) classes: Vec<ClassConfig>,
+    pub(crate) partitions: usize,
+    pub(crate) page_size: u64,
+    pub(crate) max_event: u64,
+    /// Of a hundred events, how many belong to one stream.
+    pub(crate) busy: u64,
+    /// Whether most events have few bytes, so that a page holds many.
+    pub(crate) small: bool,
+    hot: u64,
+    warm: u64,
+    index: u64,
+    block_bytes: u64,
+    slice: (usize, Duration),
+    thresholds: (f64, f64, f64),
+    buffers: u64,
+}
+
+const KIB: u64 = 1 << 10;
+
+impl Setup {
+    pub(crate) fn new(rng: &mut Rng, threads: bool) -> Self {
+        let below = match rng.weighted(&[8, 60, 32]) {
+            0 => Below::Nothing,
+            1 => Below::Map(Arc::default()),
+            _ => Below::Disk(tempfile::tempdir().unwrap()),
+        };
+        let classes = (0..1 + rng.index(3)).map(|number| class(rng, number)).collect();
+        let mut setup = Self {
+            threads,
+            below,
+            classes,
+            partitions: rng.pick(&[1, 2, 2, 4]),
+            page_size: rng.pick(&[2, 4, 4, 8, 16]) * KIB,
+            max_event: 0,
+            busy: rng.pick(&[0, 0, 30, 80]),
+            small: rng.chance(40),
+            hot: 0,
+            warm: 0,
+            index: 0,
+            block_bytes: rng.pick(&[16, 32, 64, 256]) * KIB,
+            // Without threads no slice ends by time, so that a run does not depend on the machine's speed.
+            slice: match threads {
+                false => (rng.pick(&[10_000, 10_000, 50, 1]), Duration::from_secs(600)),
+                true => (10_000, rng.pick(&[Duration::from_millis(1), Duration::from_micros(50)])),
+            },
+            thresholds: rng.pick(&[(0.8, 0.9, 0.95), (0.8, 0.9, 0.95), (0.5, 0.7, 0.9), (0.9, 0.95, 1.0)]),
+            buffers: rng.pick(&[1, 2, 4]) * 1024 * KIB,
+        };
+        setup.resize(rng);
+        if let Below::Map(tier) = &setup.below {
+            let store = setup.open(&Clock::manual(0)).unwrap();
+            store.abandon();
+            tier.set_seed(rng.next());
+        }
+        setup
+    }
+
+    /// Other sizes, as for a store that is opened again with another configuration.
+    pub(crate) fn resize(&mut self, rng: &mut Rng) {
+        let lanes = (self.partitions * self.classes.len()) as u64;
+        // Every lane keeps a page open, and pages that are open cannot make room.
+        let least = (self.page_size * lanes * 8).next_power_of_two();
+        self.hot = (rng.pick(&[512, 512, 1024, 2048, 4096]) * KIB).max(least);
+        self.warm = rng.pick(&[128, 256, 512, 1024, 2048]) * KIB;
+        self.index = rng.pick(&[96, 128, 256, 512, 1024]) * KIB;
+        // An event of several pages needs that many side by side: a sixteenth of the region at most.
+        self.max_event = (self.hot / 16).min(self.page_size * 6);
+    }
+
+    /// Adds a class at the end, as for a store that is opened again.
+    pub(crate) fn add_class(&mut self, rng: &mut Rng) {
+        let class = class(rng, self.classes.len());
+        self.classes.push(class);
+        self.resize(rng);
+    }
+
+    pub(crate) fn has_tier(&self) -> bool {
+        !matches!(self.below, Below::Nothing)
+    }
+
+    pub(crate) fn drops(&self, class: usize) -> bool {
+        self.classes[class].on_leave == OnLeave::Drop
+    }
+
+    pub(crate) fn open(&self, clock: &Clock) -> Result<Store> {
+        let (warning, critical, reject) = self.thresholds;
+        let mut config = Config::builder()
+            .memory("16MiB")
+            .buffers(self.buffers)
+            .hot(|hot| hot.max(self.hot).page_size(self.page_size))
+            .warm(|warm| warm.max(self.warm).page_size(2 * KIB))
+            .index(|index| index.max(self.index).page_size(2 * KIB))
+            .partitions(self.partitions)
+            .max_event(self.max_event)
+            .block_bytes(self.block_bytes)
+            .slice(self.slice.0, self.slice.1)
+            .thresholds(warning, critical, reject)
+            // A store that cannot make room would only wait in vain.
+            .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
+            .background(self.threads)
+            .huge_pages(false);
+        for class in &self.classes {
+            config = config.class(class.clone());
+        }
+        if let Below::Disk(dir) = &self.below {
+            config = config.data_dir(dir.path());
+        }
+        let mut builder = Store::builder(config.build()?).clock(clock.clone());
+        if let Below::Map(tier) = &self.below {
+            builder = builder.cold(tier.clone());
+        }
+        builder.open()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let below = match self.below {
+            Below::Nothing => "no tier",
+            Below::Map(_) => "a map",
+            Below::Disk(_) => "disk",
+        };
+        let classes: Vec<String> = self
+            .classes
+            .iter()
+            .map(|class| {
+                let (hot, warm) = (class.hot_for.as_secs(), class.warm_for.as_secs());
+                format!("{hot}/{warm}/{:?} s {:?}", class.retention.map(|age| age.as_secs()), class.on_leave)
+            })
+            .collect();
+        format!(
+            "{below}, threads {}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
+             KiB, blocks {} KiB, slice {:?}, thresholds {:?}",
+            self.threads,
+            self.partitions,
+            self.page_size,
+            self.hot / KIB,
+            self.warm / KIB,
+            self.index / KIB,
+            self.block_bytes / KIB,
+            self.slice,
+            self.thresholds,
+        )
+    }
+}
+
+fn class(rng: &mut Rng, number: usize) -> ClassConfig {
+    let seconds = Duration::from_secs;
+    let hot = rng.pick(&[0, 5, 20, 60, 3600]);
+    let warm = hot + rng.pick(&[0, 30, 120, 600, 36_000]);
+    let retention = rng.pick(&[None, None, Some(90), Some(900), Some(7200)]);
+    let class = ClassConfig::new(format!("class {number}"))
+        .hot_for(seconds(hot))
+        .warm_for(seconds(warm))
+        .retention(retention.map(seconds));
+    if rng.chance(15) { class.on_leave(OnLeave::Drop) } else { class }
+}

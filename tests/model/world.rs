@@ -1,0 +1,323 @@
+//! One seed's run: a store, its reference, and the choice of what to do next.
+
+use std::collections::VecDeque;
+
+use esker::{Class, Clock, ErrorKind, Store, Stream};
+
+use crate::reference::{Checked, Reference, ensure};
+use crate::rng::Rng;
+use crate::setup::{Below, Setup};
+
+/// Steps that a fault's report names.
+const NOTES: usize = 15;
+
+/// What was counted since the store was opened, to be compared with its own figures.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) stored: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) refused: u64,
+    pub(crate) removed: u64,
+    pub(crate) removed_from_memory: u64,
+}
+
+/// What a whole run did, so that a tester which tests nothing is noticed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) stored: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) removed: u64,
+    /// Appends that waited for room in a store that could make it, and those that were refused all the same.
+    pub(crate) fair_tries: u64,
+    pub(crate) fair_refusals: u64,
+    pub(crate) large_tries: u64,
+    pub(crate) large_refusals: u64,
+    /// Ids that came again just when their first event left memory.
+    pub(crate) doubled: u64,
+    pub(crate) cold_reads: u64,
+    pub(crate) demoted: u64,
+    pub(crate) released: u64,
+    pub(crate) expired: u64,
+    pub(crate) dropped: u64,
+    pub(crate) expired_blocks: u64,
+    pub(crate) reopened: u64,
+    pub(crate) abandoned: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.removed += other.removed;
+        self.fair_tries += other.fair_tries;
+        self.fair_refusals += other.fair_refusals;
+        self.large_tries += other.large_tries;
+        self.large_refusals += other.large_refusals;
+        self.doubled += other.doubled;
+        self.cold_reads += other.cold_reads;
+        self.demoted += other.demoted;
+        self.released += other.released;
+        self.expired += other.expired;
+        self.dropped += other.dropped;
+        self.expired_blocks += other.expired_blocks;
+        self.reopened += other.reopened;
+        self.abandoned += other.abandoned;
+    }
+
+    /// Everything that many seeds together should meet has been met, not just once.
+    pub(crate) fn check(&self) {
+        let met = [
+            ("stored", self.stored, 20_000),
+            ("duplicates", self.duplicates, 500),
+            ("removed", self.removed, 150),
+            ("cold reads", self.cold_reads, 2000),
+            ("demoted", self.demoted, 5000),
+            ("released", self.released, 3000),
+            ("expired", self.expired, 500),
+            ("dropped", self.dropped, 500),
+            ("expired blocks", self.expired_blocks, 50),
+            ("reopened", self.reopened, 20),
+            ("abandoned", self.abandoned, 5),
+        ];
+        for (what, count, least) in met {
+            assert!(count >= least, "the seeds met only {count} of at least {least} {what}: {self:?}");
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) setup: Setup,
+    pub(crate) clock: Clock,
+    pub(crate) store: Option<Store>,
+    pub(crate) reference: Reference,
+    pub(crate) tally: Tally,
+    pub(crate) totals: Totals,
+    pub(crate) classes: Vec<Class>,
+    pub(crate) names: Vec<(String, Stream)>,
+    pub(crate) recent: VecDeque<u64>,
+    pub(crate) next_id: u64,
+    pub(crate) fresh_stream: u64,
+    /// Whether the cold tier does not answer now.
+    pub(crate) down: bool,
+    /// Whether a reader is being held over other steps.
+    pub(crate) nested: bool,
+    pub(crate) pinned: bool,
+    weights: [u64; OPERATIONS.len()],
+    notes: VecDeque<String>,
+    steps: usize,
+}
+
+type Operation = fn(&mut World) -> Checked;
+
+/// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
+const OPERATIONS: [(&str, u64, bool, Operation); 23] = [
+    ("append", 160, true, World::append),
+    ("append_batch", 60, true, World::append_batch),
+    ("append a duplicate", 20, true, World::append_duplicate),
+    ("append a bad event", 3, false, World::append_bad),
+    ("get", 50, false, World::check_get),
+    ("fetch", 30, false, World::check_fetch),
+    ("history", 20, false, World::check_history),
+    ("fetch_history", 20, false, World::check_fetch_history),
+    ("scan", 8, false, World::check_scan),
+    ("fetch_scan", 8, false, World::check_fetch_scan),
+    ("remove", 26, true, World::remove),
+    ("clock", 60, true, World::clock_step),
+    ("clock jump", 6, true, World::clock_jump),
+    ("maintain", 30, true, World::maintain),
+    ("flush", 3, true, World::flush),
+    ("let all leave", 1, true, World::let_all_leave),
+    ("check everything", 5, false, World::check_everything),
+    ("read while others write", 8, false, World::read_while_writing),
+    ("hold a guard", 4, false, World::hold_a_guard),
+    ("names", 5, true, World::check_names),
+    ("tier down or up", 3, false, World::toggle_tier),
+    ("close and reopen", 2, false, World::reopen),
+    ("abandon and reopen", 1, false, World::abandon),
+];
+
+impl World {
+    pub(crate) fn new(seed: u64, threads: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let setup = Setup::new(&mut rng, threads);
+        let start = rng.pick(&[1_700_000_000_000, 1_700_000_000_000, 1_000_000, 0, -5_000_000]);
+        // Seeds differ in what they do most.
+        let weights = std::array::from_fn(|at| match rng.weighted(&[6, 2, 2]) {
+            0 => OPERATIONS[at].1 * 4,
+            1 => OPERATIONS[at].1 * 2,
+            _ => OPERATIONS[at].1 * 7,
+        });
+        Self {
+            rng,
+            setup,
+            clock: Clock::manual(start),
+            store: None,
+            reference: Reference::default(),
+            tally: Tally::default(),
+            totals: Totals::default(),
+            classes: Vec::new(),
+            names: Vec::new(),
+            recent: VecDeque::new(),
+            next_id: 1,
+            fresh_stream: 1 << 32,
+            down: false,
+            nested: false,
+            pinned: false,
+            weights,
+            notes: VecDeque::new(),
+            steps: 0,
+        }
+    }
+
+    /// Takes that many steps, then checks everything once more.
+    pub(crate) fn run(&mut self, steps: usize) -> Checked {
+        let now = self.clock.now_ms();
+        self.reference.set_clock(now);
+        self.open()?;
+        while self.steps < steps {
+            self.step()?;
+        }
+        self.note("the last check".into());
+        self.tier_up();
+        self.check_everything()?;
+        self.reopen()?;
+        self.check_everything()?;
+        self.gather_totals();
+        let Totals { fair_tries, fair_refusals, .. } = self.totals;
+        ensure!(
+            fair_refusals * 50 <= fair_tries || fair_refusals < 10,
+            "{fair_refusals} of {fair_tries} appends of ordinary size were refused although room could be made"
+        );
+        Ok(())
+    }
+
+    pub(crate) fn step(&mut self) -> Checked {
+        let mut weights = self.weights;
+        for (weight, (_, _, nested, _)) in weights.iter_mut().zip(&OPERATIONS) {
+            if self.nested && !nested {
+                *weight = 0;
+            }
+        }
+        let (name, _, _, operation) = OPERATIONS[self.rng.weighted(&weights)];
+        self.steps += 1;
+        self.note(name.to_string());
+        operation(self)
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone().unwrap_or_else(|| unreachable!("the store is open between steps"))
+    }
+
+    /// Whether nothing happens unless a step does it.
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.setup.threads
+    }
+
+    fn note(&mut self, text: String) {
+        if self.notes.len() == NOTES {
+            self.notes.pop_front();
+        }
+        self.notes.push_back(format!("{}: {text}", self.steps));
+    }
+
+    /// Says more of the step that is being taken.
+    pub(crate) fn detail(&mut self, text: impl FnOnce() -> String) {
+        if let Some(last) = self.notes.back_mut() {
+            last.push_str(&format!(" {}", text()));
+        }
+    }
+
+    pub(crate) fn report(&self) -> String {
+        let notes: Vec<&str> = self.notes.iter().map(String::as_str).collect();
+        format!("store: {}\nlast steps:\n  {}", self.setup.describe(), notes.join("\n  "))
+    }
+
+    pub(crate) fn validate(&self) -> Checked {
+        self.store().validate().map_err(|error| format!("validate: {error}"))
+    }
+
+    // ---- time ----
+
+    pub(crate) fn set_clock(&mut self, now_ms: i64) {
+        self.clock.set_ms(now_ms);
+        self.reference.set_clock(now_ms);
+    }
+
+    pub(crate) fn clock_step(&mut self) -> Checked {
+        let by = self.rng.within(0, 2_000);
+        self.set_clock(self.reference.now_ms + by);
+        Ok(())
+    }
+
+    pub(crate) fn clock_jump(&mut self) -> Checked {
+        let class = self.rng.index(self.setup.classes.len());
+        let class = &self.setup.classes[class];
+        let age = match self.rng.below(4) {
+            0 => class.hot_for,
+            1 => class.warm_for,
+            2 => class.retention.unwrap_or(class.warm_for),
+            _ => class.hot_for / 2,
+        };
+        let by = age.as_millis() as i64 + self.rng.within(-1, 1);
+        let by = if self.rng.chance(20) { -self.rng.within(0, by.max(0)) } else { by };
+        self.detail(|| format!("by {by} ms"));
+        self.set_clock(self.reference.now_ms + by);
+        Ok(())
+    }
+
+    // ---- the work of the store's threads ----
+
+    /// A call of the cold tier may fail while it is down, and only then.
+    pub(crate) fn tier_said<T>(&self, outcome: esker::Result<T>, what: &str) -> Checked<Option<T>> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.down && error.kind() == ErrorKind::Cold => Ok(None),
+            Err(error) => Err(format!("{what}: {error:?}")),
+        }
+    }
+
+    pub(crate) fn maintain(&mut self) -> Checked {
+        let outcome = self.store().maintain();
+        self.tier_said(outcome, "maintain").map(drop)
+    }
+
+    pub(crate) fn flush(&mut self) -> Checked {
+        let outcome = self.store().flush(std::time::Duration::from_secs(60));
+        if self.tier_said(outcome, "flush")?.is_some() && self.setup.has_tier() {
+            let setup = &self.setup;
+            for entry in self.reference.events.values_mut() {
+                entry.confirmed = !setup.drops(entry.class);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything reaches the age at which it leaves memory.
+    pub(crate) fn let_all_leave(&mut self) -> Checked {
+        let ages = self.setup.classes.iter().map(|class| class.warm_for.as_millis() as i64);
+        let longest = ages.max().unwrap_or(0);
+        self.flush()?;
+        self.set_clock(self.reference.now_ms + longest);
+        self.maintain()
+    }
+
+    pub(crate) fn toggle_tier(&mut self) -> Checked {
+        if self.down {
+            self.tier_up();
+        } else if let Below::Map(tier) = &self.setup.below {
+            let failing = self.rng.pick(&[100, 50, 20]);
+            tier.set_failing(failing);
+            self.down = true;
+            self.detail(|| format!("{failing} % of calls fail"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tier_up(&mut self) {
+        if let Below::Map(tier) = &self.setup.below {
+            tier.set_failing(0);
+            self.down = false;
+        }
+    }
+}
