@@ -14,7 +14,7 @@ use crate::ids::{Addr, LaneId, LogicalPage, Stream};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
 use crate::pages::pool::{Pin, reclaim};
-use crate::pages::table::Tier;
+use crate::pages::table::{PageMeta, Tier};
 
 /// Records whose stream heads are purged under one hold of the partition's lock.
 const PURGE_RUN: usize = 64;
@@ -141,28 +141,35 @@ impl Engine {
                     reclaim();
                     reclaimed = true;
                 }
-                None if matches!(action, Action::Demote(_)) && !warm_refused => warm_refused = true,
+                None if matches!(action, Action::Demote(_)) && !warm_refused => {
+                    if lanes.pages.is_leaving() && lanes.pages.fills_ahead()[1] <= config.thresholds.warning {
+                        // There will be room in the warm region once its readers are gone.
+                        break;
+                    }
+                    warm_refused = true;
+                }
                 None => {
                     progress.waits_for_spill = true;
                     break;
                 }
             }
         }
-        if progress.pages > 0 {
+        if progress.pages > 0 || lanes.pages.is_leaving() {
             reclaim();
         }
         progress
     }
 
     fn view<'a>(&'a self, config: &'a Config, lanes: &Lanes, warm_refused: bool) -> View<'a> {
+        let [hot_fill, warm_fill, numbers_fill] = lanes.pages.fills_ahead();
         View {
             config,
             now_ms: lanes.clock.now_ms(),
             lanes: &self.views,
-            hot_fill: if self.run_wanted > 0 { 1.0 } else { lanes.pages.hot.fill() },
-            warm_fill: lanes.pages.warm.fill(),
+            hot_fill: if self.run_wanted > 0 { 1.0 } else { hot_fill },
+            warm_fill,
             index_fill: lanes.index_fill(),
-            numbers_fill: lanes.pages.numbers_fill(),
+            numbers_fill,
             warm_refused,
         }
     }
@@ -189,22 +196,18 @@ impl Engine {
 
     /// Looks at a lane again after something changed in it.
     fn refresh(&mut self, lanes: &Lanes, pin: &Pin, lane: &Lane, number: usize) {
-        let head = lane.head();
         let summary = |page: LogicalPage| {
             if page == LogicalPage::NONE {
                 return None;
             }
-            let (meta, open) = (lanes.pages.meta(page), page == head);
+            // The head is looked at after the page was found: a page that is linked but not the head by then is
+            // sealed. That an open one is taken for sealed cannot be.
+            let open = page == lane.head();
+            let meta = lanes.pages.meta(page);
             // A page that was sealed empty has nothing to keep; one that is open may get its first event yet.
-            let empty = meta.count() == 0;
-            (!empty || !open).then(|| PageSummary {
-                tier: meta.place().tier(),
-                newest_ms: meta.newest(),
-                arrived_ms: meta.last_arrival(),
-                clean: empty || meta.seq() < lane.clean_seq(),
-                open,
-            })
+            (meta.count() > 0 || !open).then(|| summary(meta, lane, open))
         };
+        let head = lane.head();
         let cursor = &mut self.cursors[number];
         if cursor.hot.is_none() && head != LogicalPage::NONE {
             let newest = (head, lanes.pages.meta(head).seq());
@@ -228,18 +231,11 @@ impl Engine {
         (lane.partition() * classes + lane.class().index(), partition, partition.lane(lane.class()))
     }
 
-    /// Seals a page if its lane writes it.
-    fn seal(partition: &Partition, lane: &Lane, page: LogicalPage) {
-        if lane.head() == page {
-            partition.seal(lane.id.class());
-        }
-    }
-
     /// Squeezes a lane's oldest hot page. `None`: the warm region has no room.
     fn demote(&mut self, lanes: &Lanes, shared: &EvictionShared, id: LaneId) -> Option<usize> {
         let (number, partition, lane) = Self::numbered(lanes, id);
         let page = self.cursors[number].hot?;
-        Self::seal(partition, lane, page);
+        partition.seal_page(id.class(), page);
         let pin = Pin::new();
         if !lanes.pages.demote(&pin, page, &mut self.scratch) {
             return None;
@@ -277,8 +273,9 @@ impl Engine {
         if page == LogicalPage::NONE {
             return None;
         }
-        Self::seal(partition, lane, page);
-        let summary = self.views[number].oldest?;
+        partition.seal_page(id.class(), page);
+        // What was seen of it before may be out of date: only now does nothing come to it any more.
+        let summary = summary(lanes.pages.meta(page), lane, false);
         let (may_leave, expired) = {
             let view = self.view(config, lanes, false);
             (view.may_leave(id, &summary), view.is_expired(id, &summary))
@@ -310,6 +307,17 @@ impl Engine {
         counters.released_pages.fetch_add(1, Ordering::Relaxed);
         self.refresh(lanes, &pin, lane, number);
         Some(events)
+    }
+}
+
+/// What a policy is to see of a page.
+fn summary(meta: &PageMeta, lane: &Lane, open: bool) -> PageSummary {
+    PageSummary {
+        tier: meta.place().tier(),
+        newest_ms: meta.newest(),
+        arrived_ms: meta.last_arrival(),
+        clean: meta.count() == 0 || meta.seq() < lane.clean_seq(),
+        open,
     }
 }
 

@@ -106,8 +106,11 @@ impl<'g> Chains<'g> {
 
     /// Replaces a chain's event in hand by the one before it.
     fn advance(&mut self, pin: &'g Pin, cache: &FrameCache, chain: usize) -> Option<Step<'g>> {
-        let previous = Addr(self.hand[chain].as_ref()?.event.record().previous);
-        let next = self.read(pin, cache, previous);
+        let (from, position) =
+            self.hand[chain].as_ref().map(|step| (Addr(step.event.record().previous), step.position))?;
+        // Links lead back. One that does not was overtaken by 2^20 reuses of its page's number.
+        let next = self.read(pin, cache, from).filter(|next| next.position < position);
+        self.met_gone |= next.is_none() && from.0 != 0;
         if let Some(next) = &next {
             self.lanes.prefetch_record(Addr(next.event.record().previous));
         }

@@ -214,18 +214,25 @@ impl Partition {
         let page = open.page;
         writer.next_seq[at] += 1;
         writer.open[at] = Some(open);
+        // The head first: whoever finds the page through the list then knows that it is, or was, the head.
+        lane.head.store(page.0, Ordering::Release);
         if before == LogicalPage::NONE {
             lane.tail.store(page.0, Ordering::Release);
         } else {
             pages.meta(before).set_next(page);
         }
-        lane.head.store(page.0, Ordering::Release);
         Ok(())
     }
 
-    /// Closes a lane's open page, so that it can be moved. Whether there was one.
-    pub(crate) fn seal(&self, class: Class) -> bool {
-        self.lock().open[class.index()].take().is_some()
+    /// Closes a lane's open page, so that it can be moved.
+    pub(crate) fn seal(&self, class: Class) {
+        self.lock().open[class.index()] = None;
+    }
+
+    /// Closes that page if it is the open one. Afterwards it is sealed, whoever had it open: a page is opened and
+    /// linked under one hold of the lock.
+    pub(crate) fn seal_page(&self, class: Class, page: LogicalPage) {
+        self.lock().open[class.index()].take_if(|open| open.page == page);
     }
 
     /// Whether that page is being written.

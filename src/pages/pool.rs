@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_epoch as epoch;
 
@@ -125,6 +125,8 @@ pub(crate) struct Pages {
     pub(crate) warm: Region,
     table: Slab<PageMeta>,
     numbers: FreeList,
+    /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
+    leaving: [AtomicU32; 3],
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
 }
@@ -141,6 +143,7 @@ impl Pages {
             warm: Region::open(RegionKind::Warm, config.warm, config.huge_pages)?,
             table,
             numbers,
+            leaving: Default::default(),
             corrupt: AtomicU64::new(0),
         })
     }
@@ -151,6 +154,24 @@ impl Pages {
 
     pub(crate) fn meta(&self, page: LogicalPage) -> &PageMeta {
         &self.table[page.0 as usize]
+    }
+
+    /// The shares of the hot region, the warm region and the page numbers that will be in use once present readers
+    /// are gone. Letting more go while a reader stays makes no room.
+    pub(crate) fn fills_ahead(&self) -> [f64; 3] {
+        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let share =
+            |used: u32, leaving: u32, max: u32| f64::from(used.saturating_sub(leaving)) / f64::from(max);
+        [
+            share(self.hot.used_pages(), hot, self.hot.pages_max()),
+            share(self.warm.used_pages(), warm, self.warm.pages_max()),
+            share(self.numbers.used(), numbers, self.numbers.limit()),
+        ]
+    }
+
+    /// Whether anything waits for readers to go.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
     }
 
     /// The share of page numbers in use.
@@ -383,13 +404,18 @@ impl Pages {
 
     fn release_later(self: &Arc<Self>, pin: &Pin, tier: Tier, frames: Frames, number: Option<LogicalPage>) {
         let pages = Arc::clone(self);
+        let at = usize::from(tier != Tier::Hot);
+        self.leaving[at].fetch_add(frames.count, Ordering::Relaxed);
+        self.leaving[2].fetch_add(u32::from(number.is_some()), Ordering::Relaxed);
         let free = move || {
             let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
             // did is gone. Each page is demoted once and retired once, so they are released once.
             unsafe { region.release(frames) };
+            pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
             if let Some(page) = number {
                 pages.numbers.release(page.0, 1);
+                pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
             }
         };
         // SAFETY: the closure owns the pages it works on.

@@ -85,7 +85,7 @@ impl StoreBuilder {
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let end_seq = |lane| {
             let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
-            blocks.max(removed.get(&lane).map_or(0, |seq| seq + 1))
+            blocks.max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
         let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
         let count = lanes.lanes().count();
@@ -108,6 +108,12 @@ fn open_cold(config: &Config, tier: Arc<dyn ColdTier>, names: &Names, shares: &S
     tier.names(&mut |name, stream| names.restore(name, crate::ids::Stream::from_raw(stream)))?;
     let directory = Directory::new(config.partitions, config.classes.len(), shares.directory);
     tier.list(&mut |id, summary| {
+        // Untrusted: a block of a lane that does not exist would be found by nobody.
+        if id.partition as usize >= config.partitions || usize::from(id.class) >= config.classes.len() {
+            return Err(Error::corrupt(format!(
+                "the cold tier has a block of a lane that does not exist: {id:?}"
+            )));
+        }
         directory.insert(BlockInfo::decode(id, summary)?);
         Ok(())
     })?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Deadline;
-use crate::config::Config;
+use crate::config::{Config, OnLeave};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::eviction::engine::{Engine, EvictionShared};
@@ -14,6 +14,7 @@ use crate::eviction::{millis, pressure};
 use crate::ids::{Class, LaneId};
 use crate::index::names::Names;
 use crate::lanes::append::{Appended, Checked, Lanes};
+use crate::lanes::partition::Lane;
 use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
 use crate::pages::pool::{FrameCache, Pin, reclaim};
 use crate::pages::table::Tier;
@@ -29,6 +30,8 @@ const ID_EPOCH_MS: i64 = 1_577_836_800_000;
 const ID_COUNTER_BITS: u32 = 20;
 /// Events of a batch whose cache lines are fetched ahead.
 const PREFETCH: usize = 12;
+/// How many ids can be removed side by side.
+const REMOVERS: usize = 64;
 /// How long one wait for room lasts before the store is asked again.
 const WAIT_TURN: Duration = Duration::from_millis(10);
 
@@ -47,6 +50,8 @@ pub(crate) struct Core {
     waited: AtomicU64,
     removed: AtomicU64,
     expired_blocks: AtomicU64,
+    /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
+    removing: [Mutex<()>; REMOVERS],
     /// Rung when room was made.
     room: Bell,
     /// Rung when the mover has something to do.
@@ -140,6 +145,7 @@ impl Core {
             waited: AtomicU64::new(0),
             removed: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
+            removing: [const { Mutex::new(()) }; REMOVERS],
             room: Bell::default(),
             mover_bell: Bell::default(),
             spiller_bell: Bell::default(),
@@ -229,7 +235,7 @@ impl Core {
         }
         // Events of one stream are in one partition and stay in their order.
         checked.sort_unstable_by_key(|(at, event)| (event.partition, *at));
-        let deadline = Deadline::after(self.config.append_timeout);
+        let mut deadline = Deadline::after(self.config.append_timeout);
         let mut rest = checked.as_slice();
         let mut waited = false;
         while !rest.is_empty() {
@@ -237,6 +243,10 @@ impl Core {
                 (done, None) => rest = &rest[done..],
                 (done, Some(region)) => {
                     rest = &rest[done..];
+                    if done > 0 {
+                        // The time-out is for waiting in vain.
+                        deadline = Deadline::after(self.config.append_timeout);
+                    }
                     if deadline.has_passed() {
                         batch.refused.extend(rest.iter().map(|(at, _)| (*at, self.refuse(region))));
                         break;
@@ -362,6 +372,9 @@ impl Core {
 
     pub(crate) fn remove(&self, id: u64) -> Result<bool> {
         self.check_open()?;
+        // Of two who remove the same event exactly one is told that it was there, in whichever tier each meets it.
+        // Neither appends nor reads wait for this.
+        let _turn = self.removing[id as usize % REMOVERS].lock();
         if self.remove_from_memory(id)? {
             return Ok(true);
         }
@@ -377,18 +390,24 @@ impl Core {
     fn remove_from_memory(&self, id: u64) -> Result<bool> {
         let (pin, cache) = (Pin::new(), FrameCache::default());
         let Some((addr, event)) = self.lanes.get(&pin, &cache, id)? else { return Ok(false) };
+        let len = event.record().record_len();
         let meta = self.lanes.pages.meta(addr.page());
         let (lane, seq) = (meta.lane(), meta.seq());
+        let number = lane.partition() * self.config.classes.len() + lane.class().index();
+        let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
+        // What the cold tier may have is noted there first: if that fails, nothing has changed.
+        let noted = spilled().map(|cold| cold.remove(id, lane, seq)).transpose()?;
         if !self.lanes.index.remove(self.lanes.index.hash(id), addr) {
             // It has just left memory, or somebody else has just removed it.
-            return Ok(false);
+            self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
+            return Ok(noted == Some(true));
         }
-        meta.add_dead(event.record().record_len());
+        meta.add_dead(len);
         self.lanes.left.fetch_add(1, Ordering::Relaxed);
-        let number = lane.partition() * self.config.classes.len() + lane.class().index();
-        let first = match &self.cold {
-            Some(cold) if self.spiller.may_have_read(number, seq) => cold.remove(id, lane, seq)?,
-            _ => true,
+        // A spill may have begun since: it has read the event before it was removed.
+        let first = match (noted, spilled()) {
+            (None, Some(cold)) => cold.remove(id, lane, seq)?,
+            (noted, _) => noted.unwrap_or(true),
         };
         self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
         Ok(first)
@@ -449,10 +468,13 @@ impl Core {
         self.drain(deadline)
     }
 
+    /// Writes what is in memory now. What comes meanwhile is not waited for.
     fn drain(&self, deadline: Deadline) -> Result<()> {
         let Some(cold) = &self.cold else { return Ok(()) };
-        while self.spill(true)? > 0 {
-            if deadline.has_passed() {
+        let ends = self.seal_all();
+        let behind = || ends.iter().any(|(lane, end)| lane.clean_seq() < *end);
+        while behind() && self.spill(true)? > 0 {
+            if deadline.has_passed() && behind() {
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     "the deadline passed before everything was written",
@@ -465,6 +487,23 @@ impl Core {
             self.names.saved(&names);
         }
         Ok(())
+    }
+
+    /// Closes all open pages of classes that are spilled. Gives the lanes, and where each of them ended.
+    fn seal_all(&self) -> Vec<(&Lane, u64)> {
+        let pin = Pin::new();
+        let mut ends = Vec::new();
+        for partition in &self.lanes.partitions {
+            for lane in partition.lanes() {
+                let class = lane.id.class();
+                if self.config.classes[class.index()].on_leave == OnLeave::Spill {
+                    partition.seal(class);
+                    let newest = lane.pages_back(&self.lanes.pages, &pin).next();
+                    ends.extend(newest.map(|(_, meta)| (lane, meta.seq() + 1)));
+                }
+            }
+        }
+        ends
     }
 
     /// Refuses appends from now on. `false`: somebody else has closed the store.
@@ -510,7 +549,7 @@ impl Core {
     /// Live events that the cold tier has not confirmed.
     fn not_clean(&self) -> u64 {
         let pin = Pin::new();
-        let unclean = |lane: &crate::lanes::partition::Lane| {
+        let unclean = |lane: &Lane| {
             let clean = lane.clean_seq();
             let pages = lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.seq() >= clean);
             pages.map(|(_, meta)| u64::from(meta.count().saturating_sub(meta.dead()))).sum::<u64>()

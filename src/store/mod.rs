@@ -51,7 +51,8 @@ pub struct CloseReport {
     /// Events that were only in memory when the deadline passed, or that have no cold tier to go to: they end with
     /// the process.
     pub left: u64,
-    /// Events in the cold tier: what reopening will find.
+    /// Events in the cold tier's blocks: what reopening will find, and with it events that were removed or have
+    /// expired but whose block is still there.
     pub cold: u64,
 }
 
@@ -185,7 +186,10 @@ impl Store {
 
     /// Removes an event, wherever it is. `false`: there is none of that id.
     ///
-    /// An event in memory is removed at once. One that the cold tier has is noted there as removed, which is I/O.
+    /// If the id was used again after its event had left memory, there are two events of it, which ids should not
+    /// allow; the one in memory is removed then, and the next call removes the other.
+    ///
+    /// An event in memory is removed at once. One that has expired but is still stored counts as being there. One that the cold tier has is noted there as removed, which is I/O.
     ///
     /// # Errors
     /// What the cold tier says; [`Closed`](ErrorKind::Closed).

@@ -62,9 +62,13 @@ impl<'a> Filter<'a> {
 }
 
 /// Events waiting for their turn in the order of time; equal times in the order of finding.
+///
+/// An event earlier than one that was given already is left out: it came after the scan had begun, on a page that
+/// began later then.
 pub(crate) struct InTimeOrder<'g> {
     heap: BinaryHeap<Waiting<'g>>,
     found: u64,
+    given: i64,
 }
 
 struct Waiting<'g> {
@@ -96,22 +100,24 @@ impl Ord for Waiting<'_> {
 
 impl<'g> InTimeOrder<'g> {
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), found: 0 }
+        Self { heap: BinaryHeap::new(), found: 0, given: i64::MIN }
     }
 
     pub(crate) fn push(&mut self, event: EventRef<'g>) {
-        self.found += 1;
-        self.heap.push(Waiting { time: event.timestamp(), number: self.found, event });
+        if event.timestamp() >= self.given {
+            self.found += 1;
+            self.heap.push(Waiting { time: event.timestamp(), number: self.found, event });
+        }
     }
 
     /// The earliest event, if nothing that begins at `not_loaded` can come before it.
     pub(crate) fn pop_before(&mut self, not_loaded: Option<i64>) -> Option<EventRef<'g>> {
         let time = self.heap.peek()?.time;
-        not_loaded
-            .is_none_or(|begin| time < begin)
-            .then(|| self.heap.pop())
-            .flatten()
-            .map(|waiting| waiting.event)
+        if not_loaded.is_some_and(|begin| time >= begin) {
+            return None;
+        }
+        self.given = time;
+        self.heap.pop().map(|waiting| waiting.event)
     }
 }
 

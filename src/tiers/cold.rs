@@ -27,6 +27,13 @@ pub struct Namespace {
     pub classes: Vec<String>,
 }
 
+impl Namespace {
+    /// Puts a namespace together again that was saved.
+    pub fn new(partitions: u32, seed: u64, classes: Vec<String>) -> Self {
+        Self { partitions, seed, classes }
+    }
+}
+
 /// An event that was removed although the cold tier has it: the one of that id at or before a page of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -39,6 +46,13 @@ pub struct Tombstone {
     pub class: u8,
     /// The number of the page.
     pub seq: u64,
+}
+
+impl Tombstone {
+    /// Puts a tombstone together again that was saved.
+    pub fn new(id: u64, partition: u32, class: u8, seq: u64) -> Self {
+        Self { id, partition, class, seq }
+    }
 }
 
 /// Storage for blocks that have left memory.

@@ -143,6 +143,8 @@ pub(crate) struct Directory {
     lanes: Vec<RwLock<Vec<Arc<BlockInfo>>>>,
     classes: usize,
     memory: AtomicUsize,
+    /// What the filters take of it.
+    filter_bytes: AtomicUsize,
     limit: usize,
     pub(crate) totals: Totals,
 }
@@ -153,6 +155,7 @@ impl Directory {
             lanes: (0..partitions * classes).map(|_| RwLock::default()).collect(),
             classes,
             memory: AtomicUsize::new(0),
+            filter_bytes: AtomicUsize::new(0),
             limit,
             totals: Totals::default(),
         }
@@ -190,7 +193,9 @@ impl Directory {
         self.count(&info, true);
         blocks.insert(at, Arc::new(info));
         drop(blocks);
-        if self.memory() > self.limit {
+        // Once few filters are left there is little to win, and looking for them takes longer than it is worth.
+        let filters = self.filter_bytes.load(Ordering::Relaxed);
+        if self.memory() > self.limit && filters > self.limit / 8 {
             self.drop_old_filters();
         }
     }
@@ -216,12 +221,11 @@ impl Directory {
         change(&self.totals.events, u64::from(info.events));
         change(&self.totals.raw_bytes, info.raw_bytes);
         change(&self.totals.stored_bytes, info.stored_bytes);
-        let memory = info.memory();
-        if add {
-            self.memory.fetch_add(memory, Ordering::Relaxed);
-        } else {
-            self.memory.fetch_sub(memory, Ordering::Relaxed);
-        }
+        let change = |total: &AtomicUsize, by: usize| {
+            if add { total.fetch_add(by, Ordering::Relaxed) } else { total.fetch_sub(by, Ordering::Relaxed) }
+        };
+        change(&self.memory, info.memory());
+        change(&self.filter_bytes, info.filter.len_bytes());
     }
 
     /// Lets the filters of the older half of each lane go.
@@ -232,6 +236,7 @@ impl Directory {
             for block in &mut blocks[..half] {
                 if block.filter.len_bytes() > 0 {
                     self.memory.fetch_sub(block.filter.len_bytes(), Ordering::Relaxed);
+                    self.filter_bytes.fetch_sub(block.filter.len_bytes(), Ordering::Relaxed);
                     let mut without = BlockInfo::clone(block);
                     without.filter = Filter::default();
                     *block = Arc::new(without);

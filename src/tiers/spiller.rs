@@ -92,7 +92,7 @@ impl Spiller {
 
     /// Writes one batch of blocks. How many pages became clean.
     ///
-    /// `drain`: everything, sealed or not, full block or not.
+    /// `drain`: every sealed page, whether or not they fill a block.
     ///
     /// # Errors
     /// What the tier says; the pages stay as they were, and the next call tries them again.
@@ -113,7 +113,7 @@ impl Spiller {
             let number = (turn.next + step) % count;
             let urgent = drain || shared.is_wanted(number);
             let last = turn.last[number];
-            if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent, drain) {
+            if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent) {
                 jobs.push(job);
             }
             if jobs.len() == BATCH || self.buffer_bytes() * 16 >= config.buffers {
@@ -167,7 +167,6 @@ impl Spiller {
     }
 
     /// Makes a block of a lane's oldest pages that are not clean, if there are enough of them.
-    #[expect(clippy::too_many_arguments, reason = "the parts of the store that a spill reads")]
     fn collect(
         &self,
         config: &Config,
@@ -176,7 +175,6 @@ impl Spiller {
         number: usize,
         last: (LogicalPage, u64),
         urgent: bool,
-        drain: bool,
     ) -> Option<Job> {
         let class = &config.classes[lane.id.class().index()];
         if class.on_leave == OnLeave::Drop {
@@ -186,9 +184,6 @@ impl Spiller {
             return None;
         }
         let partition = &lanes.partitions[lane.id.partition()];
-        if drain {
-            partition.seal(lane.id.class());
-        }
         let pin = Pin::new();
         let (clean, mut raw, mut pages) = (lane.clean_seq(), 0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {

@@ -9,5 +9,6 @@ mod bad_input;
 mod common;
 mod concurrency;
 mod corrupt_cold;
+mod moving;
 mod restart;
 mod tier;

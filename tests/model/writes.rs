@@ -311,8 +311,10 @@ impl World {
         let (mut doubled, mut duplicates) = (BTreeSet::new(), Vec::new());
         let mut told = false;
         for (at, (id, entry, expected)) in list.into_iter().enumerate() {
-            if expected != Expected::TooLarge && !std::mem::replace(&mut told, batch.outcome(at).is_err()) {
-                self.count_fairness(true, &entry, batch.outcome(at).is_err());
+            // Once one is refused, the rest of the batch is not tried.
+            if expected != Expected::TooLarge && !told {
+                told = batch.outcome(at).is_err();
+                self.count_fairness(true, &entry, told);
             }
             match batch.outcome(at) {
                 Err(error) if error.kind() == ErrorKind::TooLarge => {
