@@ -15,9 +15,7 @@ use crate::ids::{Class, LaneId};
 use crate::index::names::Names;
 use crate::lanes::append::{Appended, Checked, Lanes};
 use crate::lanes::partition::Lane;
-use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
 use crate::pages::pool::{FrameCache, Pin, reclaim};
-use crate::pages::table::Tier;
 use crate::pressure::{BackPressure, Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
@@ -37,7 +35,7 @@ const WAIT_TURN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
     pub(crate) config: Config,
-    system: Region,
+    pub(crate) system: Region,
     pub(crate) lanes: Lanes,
     pub(crate) names: Names,
     pub(crate) cold: Option<ColdReader>,
@@ -46,10 +44,10 @@ pub(crate) struct Core {
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
     last_id: AtomicU64,
-    rejected: AtomicU64,
-    waited: AtomicU64,
-    removed: AtomicU64,
-    expired_blocks: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) waited: AtomicU64,
+    pub(crate) removed: AtomicU64,
+    pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
     removing: [Mutex<()>; REMOVERS],
     /// Rung when room was made.
@@ -323,7 +321,7 @@ impl Core {
         })
     }
 
-    fn region(&self, kind: RegionKind) -> &Region {
+    pub(crate) fn region(&self, kind: RegionKind) -> &Region {
         match kind {
             RegionKind::System => &self.system,
             RegionKind::Hot => &self.lanes.pages.hot,
@@ -532,8 +530,13 @@ impl Core {
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
         self.let_cold_go();
+        self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before)
+    }
+
+    /// What is where at the end, after a close that wrote so many events.
+    pub(crate) fn close_report(&self, spilled: u64) -> CloseReport {
         CloseReport {
-            spilled: self.spiller.counters.events.load(Ordering::Relaxed) - before,
+            spilled,
             left: self.not_clean(),
             cold: self.cold.as_ref().map_or(0, |cold| cold.directory.totals.events.load(Ordering::Relaxed)),
         }
@@ -555,101 +558,6 @@ impl Core {
             pages.map(|(_, meta)| u64::from(meta.count().saturating_sub(meta.dead()))).sum::<u64>()
         };
         self.lanes.lanes().map(unclean).sum()
-    }
-
-    // ---- observing ----
-
-    /// Sums over a tier's pages: events, raw bytes, stored bytes, live bytes.
-    fn tier_sums(&self, tier: Tier) -> [u64; 4] {
-        let pin = Pin::new();
-        let mut sums = [0; 4];
-        for lane in self.lanes.lanes() {
-            for (_, meta) in
-                lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.place().tier() == tier)
-            {
-                sums[0] += u64::from(meta.count().saturating_sub(meta.dead()));
-                sums[1] += u64::from(meta.committed());
-                sums[2] += u64::from(meta.image_len());
-                sums[3] += u64::from(meta.live_bytes());
-            }
-        }
-        sums
-    }
-
-    pub(crate) fn buffer_bytes(&self) -> u64 {
-        let cold = self.cold.as_ref().map_or(0, |cold| cold.memory() + cold.directory.memory());
-        let engine = self.engine.try_lock().map_or(0, |engine| engine.buffer_bytes());
-        (self.names.bytes() + cold + engine) as u64 + self.spiller.buffer_bytes()
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        let (hot, warm) = (self.tier_sums(Tier::Hot), self.tier_sums(Tier::Warm));
-        let used = |kind: RegionKind| {
-            u64::from(self.region(kind).used_pages()) * u64::from(self.region(kind).page_size())
-        };
-        let regions = [
-            self.system.stats(used(RegionKind::System)),
-            self.lanes.pages.hot.stats(hot[3]),
-            self.lanes.pages.warm.stats(warm[2]),
-            self.lanes.index_region.stats(self.lanes.in_memory() * 8),
-        ];
-        let buffer_bytes = self.buffer_bytes();
-        Stats {
-            pressure: self.pressure(),
-            memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
-            buffer_bytes,
-            regions,
-            events: self.event_stats(hot, warm),
-            cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
-        }
-    }
-
-    fn event_stats(&self, hot: [u64; 4], warm: [u64; 4]) -> EventStats {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut events = EventStats::default();
-        for partition in &self.lanes.partitions {
-            events.appended += load(&partition.counters.appended);
-            events.appended_bytes += load(&partition.counters.appended_bytes);
-            events.duplicates += load(&partition.counters.duplicates);
-        }
-        let eviction = &self.shared.counters;
-        EventStats {
-            rejected: load(&self.rejected),
-            waited: load(&self.waited),
-            hot: hot[0],
-            warm: warm[0],
-            warm_raw_bytes: warm[1],
-            warm_packed_bytes: warm[2],
-            demoted: load(&eviction.demoted_events),
-            released: load(&eviction.released_events),
-            expired: load(&eviction.expired_events),
-            dropped: load(&eviction.dropped_events),
-            removed: load(&self.removed),
-            corrupt_frames: load(&self.lanes.pages.corrupt),
-            names: self.names.len() as u64,
-            ..events
-        }
-    }
-
-    fn cold_stats(&self, cold: &ColdReader) -> ColdStats {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (totals, spill) = (&cold.directory.totals, &self.spiller.counters);
-        ColdStats {
-            blocks: load(&totals.blocks),
-            events: load(&totals.events),
-            raw_bytes: load(&totals.raw_bytes),
-            stored_bytes: load(&totals.stored_bytes),
-            spilled: load(&spill.events),
-            spill_failures: load(&spill.failures),
-            last_error: spill.last_error.lock().clone(),
-            lost_to_damage: load(&spill.lost_to_damage),
-            loads: load(&cold.loads),
-            cache_hits: load(&cold.hits),
-            corrupt_blocks: load(&cold.corrupt),
-            expired_blocks: load(&self.expired_blocks),
-            spill: LatencyStats::of(&self.spiller.latency.lock()),
-            load: LatencyStats::of(&cold.latency.lock()),
-        }
     }
 
     /// The lanes that a stream's events can be in, all classes or one.

@@ -4,6 +4,7 @@ mod builder;
 mod core;
 mod fetch_history;
 mod fetch_scan;
+mod figures;
 mod guard;
 mod history;
 mod scan;
@@ -31,6 +32,9 @@ pub use fetch_scan::FetchScan;
 pub use guard::Guard;
 pub use history::History;
 pub use scan::Scan;
+
+/// How long abandoning a store waits for a call of the cold tier that is under way.
+const ABANDON_LIMIT: Duration = Duration::from_secs(10);
 
 /// An event store. Clones are cheap and share one store; it closes when the last clone is dropped, or by
 /// [`close`](Self::close).
@@ -236,15 +240,15 @@ impl Store {
         if !self.core.begin_close() {
             return Err(Error::closed());
         }
-        self.workers.stop();
-        Ok(self.core.finish_close(Deadline::after(deadline)))
+        Ok(self.workers.close(Deadline::after(deadline)))
     }
 
     /// Stops without writing anything: what only memory has is lost, as in a crash. For tests of what survives one.
     pub fn abandon(self) {
         self.core.begin_close();
-        self.workers.stop();
-        self.core.let_cold_go();
+        if self.workers.stop(Deadline::after(ABANDON_LIMIT)) {
+            self.core.let_cold_go();
+        }
     }
 
     /// Walks all pages, indexes and lists and checks every invariant that can be checked from within. Appends and the

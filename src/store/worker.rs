@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
+use crate::store::CloseReport;
 use crate::store::core::Core;
 use crate::sys::affinity;
 
@@ -17,6 +18,8 @@ const MOVER_TICK: Duration = Duration::from_millis(5);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
 /// Waits after failures of the cold tier: doubled from the first to the last.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// How long one look at whether the threads have stopped is apart from the next.
+const STOP_TURN: Duration = Duration::from_micros(200);
 /// How long dropping the last handle writes at most.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,16 +56,31 @@ impl Workers {
         Ok(())
     }
 
-    /// Stops the threads and waits for them.
-    pub(crate) fn stop(&self) {
+    /// Tells the threads to stop and waits for them. `false`: the deadline passed, which means that the cold tier
+    /// hangs in a call. That thread goes on alone, until the tier lets it go.
+    pub(crate) fn stop(&self, deadline: Deadline) -> bool {
         self.stop.store(true, Ordering::Release);
-        self.core.mover_bell.ring();
-        self.core.spiller_bell.ring();
-        for thread in self.threads.lock().drain(..) {
-            // A thread that panicked has nothing left to do; what it worked on is still in memory.
-            let _ = thread.join();
+        let mut threads = self.threads.lock();
+        while threads.iter().any(|thread| !thread.is_finished()) && !deadline.has_passed() {
+            self.core.mover_bell.ring();
+            self.core.spiller_bell.ring();
+            std::thread::sleep(STOP_TURN);
+        }
+        let mut all = true;
+        for thread in threads.drain(..) {
+            all &= thread.is_finished();
+            if thread.is_finished() {
+                // A thread that panicked has nothing left to do; what it worked on is still in memory.
+                let _ = thread.join();
+            }
         }
         self.core.lanes.clock.tick(false);
+        all
+    }
+
+    /// Stops the threads and writes what only memory has.
+    pub(crate) fn close(&self, deadline: Deadline) -> CloseReport {
+        if self.stop(deadline) { self.core.finish_close(deadline) } else { self.core.close_report(0) }
     }
 }
 
@@ -70,8 +88,7 @@ impl Drop for Workers {
     /// The last handle is gone: as closing, for ten seconds at most.
     fn drop(&mut self) {
         if self.core.begin_close() {
-            self.stop();
-            self.core.finish_close(Deadline::after(DROP_LIMIT));
+            self.close(Deadline::after(DROP_LIMIT));
         }
     }
 }

@@ -279,6 +279,22 @@ fn a_tier_that_hangs_hangs_nobody_else() {
 }
 
 #[test]
+fn a_tier_that_hangs_does_not_hold_a_close_beyond_its_deadline() {
+    let tier = MapTier::new();
+    let store = with_tier(&tier);
+    let _healed = Healed(&tier);
+    tier.set(Fault::Block);
+    let (end, _) = fill(&store, 0, Duration::from_millis(100));
+    assert!(tier.blocked.load(Ordering::SeqCst) > 0, "the spiller waits for the tier");
+    let begin = now();
+    let report = store.close(Duration::from_millis(300)).unwrap();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "closing took {took:?}");
+    assert!(report.left > 0 && report.left <= end, "{report:?} of {end}");
+    assert_eq!(store.close(Duration::ZERO).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
 fn a_slow_tier_slows_writers_and_loses_nothing() {
     const EACH: u64 = 12_000;
     let tier = MapTier::new();

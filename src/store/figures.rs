@@ -1,0 +1,105 @@
+//! Gathers the figures of a store.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
+use crate::pages::pool::Pin;
+use crate::pages::table::Tier;
+use crate::pressure::RegionKind;
+use crate::store::core::Core;
+use crate::tiers::reader::ColdReader;
+
+impl Core {
+    /// Sums over a tier's pages: events, raw bytes, stored bytes, live bytes.
+    fn tier_sums(&self, tier: Tier) -> [u64; 4] {
+        let pin = Pin::new();
+        let mut sums = [0; 4];
+        for lane in self.lanes.lanes() {
+            for (_, meta) in
+                lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.place().tier() == tier)
+            {
+                sums[0] += u64::from(meta.count().saturating_sub(meta.dead()));
+                sums[1] += u64::from(meta.committed());
+                sums[2] += u64::from(meta.image_len());
+                sums[3] += u64::from(meta.live_bytes());
+            }
+        }
+        sums
+    }
+
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        let cold = self.cold.as_ref().map_or(0, |cold| cold.memory() + cold.directory.memory());
+        let engine = self.engine.try_lock().map_or(0, |engine| engine.buffer_bytes());
+        (self.names.bytes() + cold + engine) as u64 + self.spiller.buffer_bytes()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (hot, warm) = (self.tier_sums(Tier::Hot), self.tier_sums(Tier::Warm));
+        let used = |kind: RegionKind| {
+            u64::from(self.region(kind).used_pages()) * u64::from(self.region(kind).page_size())
+        };
+        let regions = [
+            self.system.stats(used(RegionKind::System)),
+            self.lanes.pages.hot.stats(hot[3]),
+            self.lanes.pages.warm.stats(warm[2]),
+            self.lanes.index_region.stats(self.lanes.in_memory() * 8),
+        ];
+        let buffer_bytes = self.buffer_bytes();
+        Stats {
+            pressure: self.pressure(),
+            memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
+            buffer_bytes,
+            regions,
+            events: self.event_stats(hot, warm),
+            cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
+        }
+    }
+
+    fn event_stats(&self, hot: [u64; 4], warm: [u64; 4]) -> EventStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut events = EventStats::default();
+        for partition in &self.lanes.partitions {
+            events.appended += load(&partition.counters.appended);
+            events.appended_bytes += load(&partition.counters.appended_bytes);
+            events.duplicates += load(&partition.counters.duplicates);
+        }
+        let eviction = &self.shared.counters;
+        EventStats {
+            rejected: load(&self.rejected),
+            waited: load(&self.waited),
+            hot: hot[0],
+            warm: warm[0],
+            warm_raw_bytes: warm[1],
+            warm_packed_bytes: warm[2],
+            demoted: load(&eviction.demoted_events),
+            released: load(&eviction.released_events),
+            expired: load(&eviction.expired_events),
+            dropped: load(&eviction.dropped_events),
+            removed: load(&self.removed),
+            corrupt_frames: load(&self.lanes.pages.corrupt),
+            names: self.names.len() as u64,
+            ..events
+        }
+    }
+
+    fn cold_stats(&self, cold: &ColdReader) -> ColdStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (totals, spill) = (&cold.directory.totals, &self.spiller.counters);
+        ColdStats {
+            blocks: load(&totals.blocks),
+            events: load(&totals.events),
+            raw_bytes: load(&totals.raw_bytes),
+            stored_bytes: load(&totals.stored_bytes),
+            spilled: load(&spill.events),
+            spill_failures: load(&spill.failures),
+            last_error: spill.last_error.lock().clone(),
+            lost_to_damage: load(&spill.lost_to_damage),
+            loads: load(&cold.loads),
+            cache_hits: load(&cold.hits),
+            corrupt_blocks: load(&cold.corrupt),
+            expired_blocks: load(&self.expired_blocks),
+            spill: LatencyStats::of(&self.spiller.latency.lock()),
+            load: LatencyStats::of(&cold.latency.lock()),
+        }
+    }
+}
