@@ -479,12 +479,7 @@ impl Core {
                 ));
             }
         }
-        let names = self.names.unsaved();
-        if !names.is_empty() {
-            cold.tier.put_names(&names)?;
-            self.names.saved(&names);
-        }
-        Ok(())
+        cold.save_names(&self.names)
     }
 
     /// Closes all open pages of classes that are spilled. Gives the lanes, and where each of them ended.

@@ -68,8 +68,9 @@ impl Workers {
         }
         let mut all = true;
         for thread in threads.drain(..) {
-            all &= thread.is_finished();
-            if thread.is_finished() {
+            let finished = thread.is_finished();
+            all &= finished;
+            if finished {
                 // A thread that panicked has nothing left to do; what it worked on is still in memory.
                 let _ = thread.join();
             }

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::{self, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LaneId;
+use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
 use crate::tiers::directory::{BlockInfo, Directory};
@@ -130,6 +131,19 @@ impl ColdReader {
             let old = cache.blocks.remove(0);
             cache.bytes -= old.memory();
         }
+    }
+
+    /// Saves the names that the tier does not have yet.
+    ///
+    /// # Errors
+    /// What the tier says; the names stay to be saved.
+    pub(crate) fn save_names(&self, names: &Names) -> Result<()> {
+        let unsaved = names.unsaved();
+        if !unsaved.is_empty() {
+            self.tier.put_names(&unsaved)?;
+            names.saved(&unsaved);
+        }
+        Ok(())
     }
 
     /// Lets cached blocks go that were deleted.

@@ -152,11 +152,7 @@ impl Spiller {
     }
 
     fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
-        let unsaved = names.unsaved();
-        if !unsaved.is_empty() {
-            cold.tier.put_names(&unsaved)?;
-            names.saved(&unsaved);
-        }
+        cold.save_names(names)?;
         if blocks.is_empty() {
             return Ok(());
         }
