@@ -574,8 +574,9 @@ fn system_region(
     let table = (logical_pages(hot, warm) + 1) * PAGE_TABLE_ENTRY;
     let id_directory = directory_slots(index) * 4;
     let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
-    let directories = (1 + partitions as u64) * PAGE;
-    let max = (table + id_directory + stream_directories + directories).next_multiple_of(PAGE) + 2 * PAGE;
+    let chunks = chunk_table_words(index) * 8;
+    let directories = (2 + partitions as u64) * PAGE;
+    let max = (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
     RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }
 }
 
@@ -583,6 +584,11 @@ fn system_region(
 /// hash does not exhaust it.
 pub(crate) fn directory_slots(index: &RegionConfig) -> u64 {
     (index.max / index.page_size * 4).next_power_of_two()
+}
+
+/// Words of the table of chunks: two for each slot, and two slots for each page that the index region can have.
+pub(crate) fn chunk_table_words(index: &RegionConfig) -> u64 {
+    (index.max / index.page_size * 2).next_power_of_two().max(2) * 2
 }
 
 /// Entries of one partition's stream directory.

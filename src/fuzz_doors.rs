@@ -12,7 +12,8 @@ use crate::tiers::directory::BlockInfo;
 /// Reads the bytes as the records of a page.
 pub fn event_bytes(bytes: &[u8]) {
     for (offset, header, body) in records(bytes) {
-        let event = EventRef::in_place(header, body);
+        let end = offset as usize + HEADER_LEN + header.body_len as usize;
+        let event = EventRef::in_place(&bytes[offset as usize..end]);
         let pairs: usize = event.metadata().map(|(key, value)| key.len() + value.len()).sum();
         assert!(pairs + event.payload().len() <= body.len());
         assert!(offset as usize + HEADER_LEN + body.len() <= bytes.len());
@@ -76,8 +77,9 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         let mut writer = BlockWriter::new(LaneId::new(3, Class::new(2)), 40);
         for _ in 0..2 {
             writer.begin_page();
-            for (_, header, body) in records(&page) {
-                writer.push(&EventRef::in_place(header, body));
+            for (offset, header, _) in records(&page) {
+                let end = offset as usize + HEADER_LEN + header.body_len as usize;
+                writer.push(&EventRef::in_place(&page[offset as usize..end]));
             }
         }
         let block = writer.encode();

@@ -188,7 +188,14 @@ mod free_list {
 mod page_table {
     use super::*;
     use crate::ids::{Addr, LaneId, LogicalPage};
-    use crate::pages::table::{PageMeta, Place, Tier, resolve};
+    use crate::pages::table::{PageMeta, Place, Tier, Zone, resolve};
+
+    fn commit(meta: &PageMeta, end: u32, timestamp: i64, kind: u8, arrival: i64) {
+        let mut zone = Zone::NOTHING;
+        zone.add(timestamp, kind);
+        meta.cover(&zone, arrival);
+        meta.commit(end);
+    }
 
     fn open(meta: &PageMeta, frame: u32, seq: u64) {
         meta.open(frame, 1, LaneId(0), seq, LogicalPage::NONE, i64::MIN);
@@ -203,9 +210,9 @@ mod page_table {
                 &shared,
                 |(meta, bytes)| {
                     bytes[0].store(1, Relaxed);
-                    meta.commit(8, 50, 3, 100);
+                    commit(&meta, 8, 50, 3, 100);
                     bytes[1].store(1, Relaxed);
-                    meta.commit(16, 40, 130, 101);
+                    commit(&meta, 16, 40, 130, 101);
                 },
                 |(meta, bytes)| {
                     let records = (meta.committed() / 8) as usize;
@@ -230,13 +237,13 @@ mod page_table {
         model(|order| {
             let meta = Arc::new(PageMeta::zeroed());
             open(&meta, 0, 1);
-            meta.commit(64, 10, 0, 10);
+            commit(&meta, 64, 10, 0, 10);
             meta.set_place(Place::new(Tier::Free, 1, 0));
             order.race(
                 &meta,
                 |meta| {
                     open(meta, 1, 2);
-                    meta.commit(8, 90, 1, 90);
+                    commit(&meta, 8, 90, 1, 90);
                 },
                 |meta| {
                     let place = meta.place();
@@ -258,7 +265,7 @@ mod page_table {
             let shared = Arc::new((PageMeta::zeroed(), cells::<2>(0), Pins::new()));
             open(&shared.0, 0, 1);
             shared.1[0].store(7, Relaxed);
-            shared.0.commit(8, 50, 3, 100);
+            commit(&shared.0, 8, 50, 3, 100);
             order.race(
                 &shared,
                 |(meta, frames, pins)| {
@@ -287,7 +294,7 @@ mod page_table {
             let shared = Arc::new((table, cells::<1>(0), Pins::new()));
             open(&shared.0[1], 0, 1);
             shared.1[0].store(7, Relaxed);
-            shared.0[1].commit(8, 50, 3, 100);
+            commit(&shared.0[1], 8, 50, 3, 100);
             order.race(
                 &shared,
                 |(table, frames, pins)| {
@@ -296,7 +303,7 @@ mod page_table {
                     if pins.none() {
                         open(&table[1], 0, 2);
                         frames[0].store(8, Relaxed);
-                        table[1].commit(8, 60, 3, 101);
+                        commit(&table[1], 8, 60, 3, 101);
                     }
                 },
                 |(table, frames, pins)| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::event::body::{self, MetadataIter};
-use crate::event::record::RecordHeader;
+use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::{Class, Stream};
 
 /// What a scan's filter sees of an event: everything but its bytes.
@@ -48,77 +48,123 @@ impl EventHeader {
 /// frame or block that they came with.
 #[derive(Clone)]
 pub struct EventRef<'g> {
-    header: RecordHeader,
-    body: Body<'g>,
+    bytes: Bytes<'g>,
+}
+
+/// Where an event's bytes are. Small, because readers move these about by the million: a header is decoded when it is
+/// asked for, from a line that was fetched with the event.
+#[derive(Clone)]
+enum Bytes<'g> {
+    /// The whole record.
+    InPlace(&'g [u8]),
+    /// A whole record at that place of a buffer.
+    Record { buffer: Arc<Vec<u8>>, at: u32 },
+    /// A row of a cold block, which keeps headers as columns.
+    Row(Box<Row>),
 }
 
 #[derive(Clone)]
-enum Body<'g> {
-    InPlace(&'g [u8]),
-    Shared { buffer: Arc<Vec<u8>>, from: u32, len: u32 },
+struct Row {
+    header: RecordHeader,
+    buffer: Arc<Vec<u8>>,
+    body_at: u32,
 }
 
 impl<'g> EventRef<'g> {
-    pub(crate) fn in_place(header: RecordHeader, body: &'g [u8]) -> Self {
-        Self { header, body: Body::InPlace(body) }
+    /// The event whose record is `record`: exactly that, a header and the body that it announces.
+    #[inline]
+    pub(crate) fn in_place(record: &'g [u8]) -> Self {
+        debug_assert!(RecordHeader::read(record).is_some_and(|header| {
+            record.len() == HEADER_LEN + header.body_len as usize
+        }));
+        Self { bytes: Bytes::InPlace(record) }
     }
 
-    /// An event whose body is that range of `buffer`; `None` where the range is outside.
-    pub(crate) fn shared(header: RecordHeader, buffer: Arc<Vec<u8>>, from: usize) -> Option<Self> {
-        let len = header.body_len;
-        buffer.get(from..from.checked_add(len as usize)?)?;
-        Some(Self { header, body: Body::Shared { buffer, from: from as u32, len } })
+    /// The event whose record begins at that place of `buffer`; `None` where there is no whole record.
+    pub(crate) fn of_record(buffer: Arc<Vec<u8>>, at: usize) -> Option<Self> {
+        let header = RecordHeader::read(buffer.get(at..)?)?;
+        buffer.get(at..at.checked_add(HEADER_LEN + header.body_len as usize)?)?;
+        Some(Self { bytes: Bytes::Record { buffer, at: u32::try_from(at).ok()? } })
     }
 
-    pub(crate) fn record(&self) -> &RecordHeader {
-        &self.header
+    /// The event of that header whose body begins at that place of `buffer`; `None` where it is cut off.
+    pub(crate) fn of_row(header: RecordHeader, buffer: Arc<Vec<u8>>, body_at: usize) -> Option<Self> {
+        buffer.get(body_at..body_at.checked_add(header.body_len as usize)?)?;
+        let row = Row { header, buffer, body_at: u32::try_from(body_at).ok()? };
+        Some(Self { bytes: Bytes::Row(Box::new(row)) })
     }
 
+    #[inline]
+    pub(crate) fn record(&self) -> RecordHeader {
+        let bytes = match &self.bytes {
+            Bytes::InPlace(record) => record,
+            Bytes::Record { buffer, at } => &buffer[*at as usize..],
+            Bytes::Row(row) => return row.header,
+        };
+        RecordHeader::read(bytes).unwrap_or_else(|| unreachable!("a record was checked when it was found"))
+    }
+
+    #[inline]
     pub(crate) fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::InPlace(bytes) => bytes,
-            Body::Shared { buffer, from, len } => &buffer[*from as usize..(*from + *len) as usize],
+        match &self.bytes {
+            Bytes::InPlace(record) => &record[HEADER_LEN..],
+            Bytes::Record { buffer, at } => {
+                let from = *at as usize + HEADER_LEN;
+                &buffer[from..from + self.record().body_len as usize]
+            }
+            Bytes::Row(row) => {
+                let from = row.body_at as usize;
+                &row.buffer[from..from + row.header.body_len as usize]
+            }
         }
     }
 
     /// The caller's id.
+    #[inline]
     pub fn id(&self) -> u64 {
-        self.header.id
+        self.record().id
     }
 
     /// What the event belongs to.
+    #[inline]
     pub fn stream(&self) -> Stream {
-        Stream::from_raw(self.header.stream)
+        Stream::from_raw(self.record().stream)
     }
 
     /// Milliseconds since the Unix epoch.
+    #[inline]
     pub fn timestamp(&self) -> i64 {
-        self.header.timestamp
+        self.record().timestamp
     }
 
     /// The caller's type of event.
+    #[inline]
     pub fn kind(&self) -> u8 {
-        self.header.kind
+        self.record().kind
     }
 
     /// The caller's flags.
+    #[inline]
     pub fn flags(&self) -> u16 {
-        self.header.flags
+        self.record().flags
     }
 
     /// Retention and priority.
+    #[inline]
     pub fn class(&self) -> Class {
-        self.header.class()
+        self.record().class()
     }
 
     /// Everything but the bytes.
+    #[inline]
     pub fn header(&self) -> EventHeader {
-        EventHeader::of(&self.header)
+        EventHeader::of(&self.record())
     }
 
     /// The payload.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        body::split(self.body(), self.header.has_metadata()).1
+        body::split(self.body(), self.record().has_metadata()).1
     }
 
     /// The key/value pairs.
@@ -128,7 +174,7 @@ impl<'g> EventRef<'g> {
 
     /// The key/value pairs as they are stored, for [`Metadata::Encoded`](crate::Metadata::Encoded).
     pub fn metadata_bytes(&self) -> &[u8] {
-        body::split(self.body(), self.header.has_metadata()).0
+        body::split(self.body(), self.record().has_metadata()).0
     }
 
     /// The first value of that key.
@@ -138,13 +184,12 @@ impl<'g> EventRef<'g> {
 
     /// Frees the event from its guard, by one copy if it lies in the hot tier.
     pub fn into_owned(self) -> EventRef<'static> {
-        let body = match self.body {
-            Body::InPlace(bytes) => {
-                Body::Shared { buffer: Arc::new(bytes.to_vec()), from: 0, len: bytes.len() as u32 }
-            }
-            Body::Shared { buffer, from, len } => Body::Shared { buffer, from, len },
+        let bytes = match self.bytes {
+            Bytes::InPlace(record) => Bytes::Record { buffer: Arc::new(record.to_vec()), at: 0 },
+            Bytes::Record { buffer, at } => Bytes::Record { buffer, at },
+            Bytes::Row(row) => Bytes::Row(row),
         };
-        EventRef { header: self.header, body }
+        EventRef { bytes }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::eviction::{Action, LaneView, PageSummary, Policy, SizeThreshold, TimeWindow, View, millis};
 use crate::ids::{Addr, LaneId, LogicalPage, Stream};
+use crate::index::streams::{head_hash, stream_hash};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
 use crate::pages::pool::{Pin, reclaim};
@@ -18,6 +19,9 @@ use crate::pages::table::{PageMeta, Tier};
 
 /// Records whose stream heads are purged under one hold of the partition's lock.
 const PURGE_RUN: usize = 64;
+
+/// Slots of the index's table of chunks that are looked at in a slice for chunks that are empty.
+const SWEEP: usize = 32;
 
 /// What the engine has done since the store opened.
 #[derive(Default)]
@@ -153,6 +157,9 @@ impl Engine {
                     break;
                 }
             }
+        }
+        if progress.pages > 0 {
+            lanes.index.sweep(SWEEP);
         }
         if progress.pages > 0 || lanes.pages.is_leaving() {
             reclaim();
@@ -331,7 +338,7 @@ fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, lef
     let mut flush = |run: &mut Vec<(u64, u64, i64, u32)>| {
         for (id, _, timestamp, offset) in run.iter() {
             let addr = Addr::new(page, *offset, 0);
-            if lanes.index.remove(lanes.index.hash(*id), addr) {
+            if lanes.index.remove(*id, addr) {
                 lanes.left.fetch_add(1, Ordering::Relaxed);
                 left(*timestamp);
             }
@@ -339,7 +346,9 @@ fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, lef
         let _writer = partition.lock();
         for (_, stream, _, offset) in run.drain(..) {
             let addr = Addr::new(page, offset, place.generation());
-            partition.streams.remove_if_newest(Stream::from_raw(stream), class, addr);
+            let stream = Stream::from_raw(stream);
+            let hash = head_hash(stream_hash(stream, lanes.seed), class);
+            partition.streams.remove_if_newest(hash, stream, class, addr);
             events += 1;
         }
     };

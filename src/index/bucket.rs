@@ -88,6 +88,15 @@ pub(crate) enum Claim {
     Full,
 }
 
+/// What is there of an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sought {
+    Nothing,
+    Published,
+    /// An entry with that tag is about to be published.
+    Tentative,
+}
+
 /// A page of buckets.
 #[derive(Clone, Copy)]
 pub(crate) struct BucketPage<'a> {
@@ -158,6 +167,22 @@ impl<'a> BucketPage<'a> {
         }
     }
 
+    /// What there is with that tag, published or about to be.
+    pub(crate) fn seek(self, hash: u64, tag: u32, same: &mut impl FnMut(Addr) -> bool) -> Sought {
+        for slot in self.chain(self.main_of(hash)).flat_map(|bucket| &bucket.entries) {
+            let entry = Addr(slot.load(Ordering::Acquire));
+            if entry.0 != 0 && entry.high() >> 1 == tag {
+                if entry.high() & TENTATIVE != 0 {
+                    return Sought::Tentative;
+                }
+                if same(entry) {
+                    return Sought::Published;
+                }
+            }
+        }
+        Sought::Nothing
+    }
+
     /// Claims a place for an entry, unless `same` recognises one with that tag. `current` says, while the lock is
     /// held, whether the directory still leads here.
     pub(crate) fn claim(
@@ -187,8 +212,8 @@ impl<'a> BucketPage<'a> {
                 if entry.0 == 0 {
                     free = free.or(Some(slot));
                 } else if entry.high() >> 1 == tag {
-                    // The record of a tentative entry must not be looked at yet. Its writer holds one such entry
-                    // at a time and waits for nothing before it publishes it, so waiting for it ends.
+                    // The record of a tentative entry must not be looked at yet. Its writer waits for nothing
+                    // before it publishes it, so waiting for it ends.
                     if entry.high() & TENTATIVE != 0 {
                         return Claim::Busy;
                     }

@@ -10,9 +10,9 @@
 use std::ops::Deref;
 
 use crate::ids::{Addr, LogicalPage, mix};
-use crate::index::bucket::{Bucket, BucketPage, Claim, TAG_BITS, TENTATIVE};
+use crate::index::bucket::{Bucket, BucketPage, Claim, Sought, TAG_BITS, TENTATIVE};
 use crate::index::directory::PageDirectory;
-use crate::sync::{AtomicU32, Mutex, wait_a_turn};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, wait_a_turn};
 
 /// Where bucket pages come from and go to.
 pub(crate) trait BucketPages {
@@ -24,6 +24,10 @@ pub(crate) trait BucketPages {
     fn retire(&self, page: u32);
     /// Frees a page that no reader has seen.
     fn give_back(&self, page: u32);
+    /// A page that is in use as an array of words, or was when the caller's pin began.
+    fn words(&self, page: u32) -> &[AtomicU64];
+    /// Asks the processor to fetch a bucket.
+    fn prefetch(&self, page: u32, bucket: usize);
 }
 
 /// What came of announcing an id.
@@ -33,6 +37,8 @@ pub(crate) enum Announced {
     New,
     /// Another event has it.
     Duplicate,
+    /// An entry with that tag is about to be published: try again in a moment.
+    Busy,
     /// The index has no room.
     Full,
 }
@@ -78,14 +84,10 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         BucketPage::new(self.pages.page(page))
     }
 
-    pub(crate) fn pages(&self) -> &P {
-        &self.pages
-    }
-
-    /// The page and bucket that a hash leads to, for prefetching.
-    pub(crate) fn bucket_of(&self, hash: u64) -> (u32, usize) {
+    /// Asks the processor to fetch the bucket that a hash leads to.
+    pub(crate) fn prefetch(&self, hash: u64) {
         let page = self.directory.page_for(hash);
-        (page, self.page(page).main_of(hash))
+        self.pages.prefetch(page, self.page(page).main_of(hash));
     }
 
     /// Looks for a published entry that `check` accepts. The caller holds a pin.
@@ -106,9 +108,19 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         }
     }
 
-    /// Whether there is a published entry for exactly this address.
-    pub(crate) fn holds(&self, hash: u64, addr: Addr) -> bool {
-        self.find(hash, |entry| (entry.low() == addr.low()).then_some(())).is_some()
+    /// What there is for which `same` says that it is the same id; for an entry that is about to be published that
+    /// cannot be asked yet. The caller holds a pin.
+    pub(crate) fn seek(&self, hash: u64, same: &mut impl FnMut(Addr) -> bool) -> Sought {
+        let tag = self.tag(hash);
+        let mut page = self.directory.page_for(hash);
+        loop {
+            let found = self.page(page).seek(hash, tag, same);
+            let now = self.directory.page_for(hash);
+            if found != Sought::Nothing || now == page {
+                return found;
+            }
+            page = now;
+        }
     }
 
     /// Announces that an id will be at `addr`: other writers see it, readers do not. `same` says whether an entry
@@ -121,7 +133,8 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
             match self.page(number).claim(hash, self.tag(hash), addr, current, &mut same) {
                 Claim::Done => return Announced::New,
                 Claim::Duplicate => return Announced::Duplicate,
-                Claim::Moved | Claim::Busy => wait_a_turn(&mut turn),
+                Claim::Busy => return Announced::Busy,
+                Claim::Moved => wait_a_turn(&mut turn),
                 Claim::Full => {
                     if !self.split(hash, number) {
                         return Announced::Full;
@@ -136,6 +149,12 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         let tag = self.tag(hash) << 1;
         let done = self.replace(hash, addr.with_high(tag | TENTATIVE).0, addr.with_high(tag).0);
         debug_assert!(done, "an announced entry stays until it is published");
+    }
+
+    /// Takes an announced entry back.
+    pub(crate) fn withdraw(&self, hash: u64, addr: Addr) {
+        let done = self.replace(hash, addr.with_high(self.tag(hash) << 1 | TENTATIVE).0, 0);
+        debug_assert!(done, "an announced entry stays until it is withdrawn");
     }
 
     /// Removes a published entry. `false`: there is none for exactly this address.
@@ -237,6 +256,14 @@ mod tests {
         }
         fn retire(&self, _: u32) {}
         fn give_back(&self, _: u32) {}
+        fn words(&self, _: u32) -> &[AtomicU64] {
+            &[]
+        }
+        fn prefetch(&self, _: u32, _: usize) {}
+    }
+
+    fn holds(index: &HashIndex<Vec<AtomicU32>, Heap>, id: u64) -> bool {
+        index.find(index.hash(id), |entry| (entry.low() == addr(id).low()).then_some(())).is_some()
     }
 
     fn index(pages: usize) -> HashIndex<Vec<AtomicU32>, Heap> {
@@ -285,7 +312,7 @@ mod tests {
             })
             .count() as u64;
         assert!((200..5000).contains(&held), "{held}");
-        assert!((0..held).all(|id| index.holds(index.hash(id), addr(id))));
+        assert!((0..held).all(|id| holds(&index, id)));
     }
 
     #[test]
@@ -299,13 +326,13 @@ mod tests {
                         let hash = index.hash(id);
                         assert_eq!(index.announce(hash, addr(id), |_| false), Announced::New);
                         index.publish(hash, addr(id));
-                        assert!(index.holds(hash, addr(id)));
+                        assert!(holds(index, id));
                         if id % 3 == 0 {
                             assert!(index.remove(hash, addr(id)));
                         }
                         let earlier = id / 2 / 4 * 4 + thread;
                         assert_eq!(
-                            index.holds(index.hash(earlier), addr(earlier)),
+                            holds(index, earlier),
                             earlier % 3 != 0 && earlier <= id
                         );
                     }

@@ -1,8 +1,10 @@
 //! Finding events: by id, by stream, and streams by name.
 
 pub(crate) mod bucket;
+pub(crate) mod dense;
 pub(crate) mod directory;
 pub(crate) mod hash;
+pub(crate) mod ids;
 
 #[cfg(not(loom))]
 #[expect(

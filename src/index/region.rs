@@ -7,6 +7,7 @@ use crate::index::hash::BucketPages;
 use crate::index::streams::Head;
 use crate::pages::pool::Pin;
 use crate::regions::region::{Frames, Region};
+use crate::sync::AtomicU64;
 use crate::sys::memory::ZeroInit;
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
@@ -77,7 +78,7 @@ impl IndexPages {
 
     /// Asks the processor to fetch a line of a page.
     #[inline]
-    pub(crate) fn prefetch(&self, page: u32, line: usize) {
+    pub(crate) fn prefetch_line(&self, page: u32, line: usize) {
         self.region.prefetch(page, line * LINE);
     }
 }
@@ -99,5 +100,17 @@ impl BucketPages for IndexPages {
 
     fn give_back(&self, page: u32) {
         self.release(page);
+    }
+
+    #[inline]
+    fn words(&self, page: u32) -> &[AtomicU64] {
+        // SAFETY: the table of chunks leads to pages that it claimed zeroed and uses as words only; they are released
+        // after the pins that could have read their number.
+        unsafe { self.region.values(page) }
+    }
+
+    #[inline]
+    fn prefetch(&self, page: u32, bucket: usize) {
+        self.prefetch_line(page, bucket);
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! │ stream │ word │ addr │ addr │ addr │ addr │ addr │ addr │        8 words of 8 bytes
-//! word     │ zero … │ slot of the newest, 8 bits │ class, 8 │ GONE │ USED │
+//! word     │ events pushed, 48 bits │ class, 8 │ zero … │ GONE │ USED │
 //! ```
 //!
 //! Heads lie in pages of an extendible hash table with linear probing. All writing is done under the partition's
@@ -30,10 +30,8 @@ pub(crate) const STRIPES: usize = 6;
 const USED: u64 = 1;
 const GONE: u64 = 2;
 const CLASS_SHIFT: u32 = 8;
-const SLOT_SHIFT: u32 = 16;
+const PUSHED_SHIFT: u32 = 16;
 const NO_PAGE: u32 = u32::MAX;
-/// Mixed with the namespace's seed, so that streams and ids fall differently.
-const SEED: u64 = 0x517c_c1b7_2722_0a95;
 
 /// One line of the directory.
 #[repr(C, align(64))]
@@ -44,47 +42,70 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    #[inline]
     fn is(&self, stream: Stream, class: Class) -> bool {
         let word = self.word.load(Ordering::Acquire);
-        word & (USED | GONE) == USED
-            && (word >> CLASS_SHIFT) as usize & 0xff == class.index()
+        let wanted = USED | (class.index() as u64) << CLASS_SHIFT;
+        word & (USED | GONE | 0xff << CLASS_SHIFT) == wanted
             && self.stream.load(Ordering::Relaxed) == stream.as_u64()
     }
 
-    /// The event that the next one will link to, and where the next one's address will stand.
-    pub(crate) fn next_slot(&self) -> (usize, u64) {
-        let slot = (self.word.load(Ordering::Relaxed) >> SLOT_SHIFT) as usize & 0xff;
-        let next = (slot + 1) % STRIPES;
-        (next, self.newest[next].load(Ordering::Relaxed))
+    /// How many events were pushed, and the one that the next will link to.
+    #[inline]
+    pub(crate) fn next_link(&self) -> (u64, u64) {
+        let pushed = self.word.load(Ordering::Relaxed) >> PUSHED_SHIFT;
+        (pushed, self.newest[(pushed % STRIPES as u64) as usize].load(Ordering::Relaxed))
     }
 
-    /// Makes an event the newest: its record is committed. The partition's lock is held.
-    pub(crate) fn push(&self, slot: usize, addr: Addr) {
-        self.newest[slot].store(addr.0, Ordering::Release);
-        let word = self.word.load(Ordering::Relaxed) & ((1 << SLOT_SHIFT) - 1);
-        self.word.store(word | (slot as u64) << SLOT_SHIFT, Ordering::Release);
+    /// Makes an event the newest after that many: its record is committed. The partition's lock is held.
+    #[inline]
+    pub(crate) fn push(&self, pushed: u64, addr: Addr) {
+        self.newest[(pushed % STRIPES as u64) as usize].store(addr.0, Ordering::Release);
+        let word = self.word.load(Ordering::Relaxed) & ((1 << PUSHED_SHIFT) - 1);
+        self.word.store(word | (pushed + 1) << PUSHED_SHIFT, Ordering::Release);
+    }
+
+    /// The slot of the newest event. For a head without events it is one that is zero, like all.
+    fn newest_slot(word: u64) -> usize {
+        (((word >> PUSHED_SHIFT) + STRIPES as u64 - 1) % STRIPES as u64) as usize
     }
 
     /// The newest events of all chains: the newest of all first, as it was when the call began.
     ///
     /// Each chain is read after the newest event, so together they hold every event older than that one.
     pub(crate) fn newest(&self) -> [Addr; STRIPES] {
-        let slot = (self.word.load(Ordering::Acquire) >> SLOT_SHIFT) as usize % STRIPES;
+        let slot = Self::newest_slot(self.word.load(Ordering::Acquire));
         std::array::from_fn(|back| {
             Addr(self.newest[(slot + STRIPES - back) % STRIPES].load(Ordering::Acquire))
         })
     }
 
     fn newest_is(&self, addr: Addr) -> bool {
-        let slot = (self.word.load(Ordering::Relaxed) >> SLOT_SHIFT) as usize % STRIPES;
+        let slot = Self::newest_slot(self.word.load(Ordering::Relaxed));
         self.newest[slot].load(Ordering::Relaxed) == addr.0
     }
+}
+
+/// The hash of a stream in a namespace. Which partition it belongs to is decided by it, so it must never change.
+#[inline]
+pub(crate) fn stream_hash(stream: Stream, seed: u64) -> u64 {
+    mix(stream.as_u64(), seed ^ 0x9e37_79b9_7f4a_7c15)
+}
+
+/// Where a stream's head of that class is. The stream's hash is turned, since its lowest bits are the same for all
+/// streams of a partition, and the lowest bits choose the page.
+#[inline]
+pub(crate) fn head_hash(stream_hash: u64, class: Class) -> u64 {
+    stream_hash.rotate_left(32) ^ (class.index() as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
 pub(crate) struct StreamDirectory {
     directory: PageDirectory<Slab<AtomicU32>>,
     pages: IndexPages,
+    /// The namespace's.
     seed: u64,
+    /// How often heads were moved to other lines.
+    moves: AtomicU64,
 }
 
 /// A page's heads: line 0 is its header (depth, lines in use).
@@ -111,10 +132,16 @@ impl<'a> HeadPage<'a> {
     }
 
     /// Lines from where a hash begins, once round the page.
+    #[inline]
     fn probe(self, hash: u64) -> impl Iterator<Item = &'a Head> {
-        let lines = self.heads.len() - 1;
-        let start = (((hash >> 32) * lines as u64) >> 32) as usize;
-        (0..lines).map(move |step| &self.heads[1 + (start + step) % lines])
+        let (before, from) = self.heads[1..].split_at(self.first(hash));
+        from.iter().chain(before)
+    }
+
+    /// The line of a hash, not counting the header: its upper half decides, since the lower one chose the page.
+    #[inline]
+    fn first(self, hash: u64) -> usize {
+        (((hash >> 32) * (self.heads.len() as u64 - 1)) >> 32) as usize
     }
 
     fn find(self, hash: u64, stream: Stream, class: Class) -> Option<&'a Head> {
@@ -133,8 +160,7 @@ impl<'a> HeadPage<'a> {
         let head = self.probe(hash).find(|head| head.word.load(Ordering::Relaxed) & USED == 0)?;
         self.set_used(self.used() + 1);
         head.stream.store(stream.as_u64(), Ordering::Relaxed);
-        let last = (STRIPES as u64 - 1) << SLOT_SHIFT;
-        head.word.store(USED | (class.index() as u64) << CLASS_SHIFT | last, Ordering::Release);
+        head.word.store(USED | (class.index() as u64) << CLASS_SHIFT, Ordering::Release);
         Some(head)
     }
 
@@ -147,22 +173,17 @@ impl StreamDirectory {
     pub(crate) fn new(config: &Config, system: &Region, pages: IndexPages, seed: u64) -> Result<Self> {
         let slots = crate::config::stream_directory_slots(&config.index, config.partitions) as usize;
         let slots = system.slab::<AtomicU32>(slots, "a stream directory")?;
-        Ok(Self { directory: PageDirectory::new(slots, &[NO_PAGE]), pages, seed: seed ^ SEED })
-    }
-
-    #[inline]
-    fn hash(&self, stream: Stream, class: Class) -> u64 {
-        mix(stream.as_u64().wrapping_add((class.index() as u64) << 56), self.seed)
+        Ok(Self { directory: PageDirectory::new(slots, &[NO_PAGE]), pages, seed, moves: AtomicU64::new(0) })
     }
 
     fn page(&self, page: u32) -> HeadPage<'_> {
         HeadPage { heads: self.pages.heads(page) }
     }
 
-    /// The head of a stream's events of that class. The caller holds a pin.
+    /// The head of a stream's events of that class. `hash` is [`head_hash`]'s, here as everywhere. The caller holds a
+    /// pin.
     #[inline]
-    pub(crate) fn find(&self, stream: Stream, class: Class) -> Option<&Head> {
-        let hash = self.hash(stream, class);
+    pub(crate) fn find(&self, hash: u64, stream: Stream, class: Class) -> Option<&Head> {
         let mut number = self.directory.page_for(hash);
         loop {
             if number != NO_PAGE
@@ -179,19 +200,34 @@ impl StreamDirectory {
     }
 
     /// Asks the processor to fetch a stream's line.
-    pub(crate) fn prefetch(&self, stream: Stream, class: Class) {
-        let hash = self.hash(stream, class);
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
         let number = self.directory.page_for(hash);
         if number != NO_PAGE {
-            let lines = self.page(number).heads.len() as u64 - 1;
-            self.pages.prefetch(number, 1 + (((hash >> 32) * lines) >> 32) as usize);
+            self.pages.prefetch_line(number, 1 + self.page(number).first(hash));
         }
+    }
+
+    /// How often heads were moved: while it stays the same, so do they. The partition's lock is held.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// The head of a stream's events of that class, made if it is not there; and whether it was made. `None`: no
     /// room. The partition's lock is held, and a pin.
-    pub(crate) fn find_or_insert(&self, stream: Stream, class: Class) -> Option<(&Head, bool)> {
-        let hash = self.hash(stream, class);
+    #[inline]
+    pub(crate) fn find_or_insert(&self, hash: u64, stream: Stream, class: Class) -> Option<(&Head, bool)> {
+        let number = self.directory.page_for(hash);
+        if number != NO_PAGE
+            && let Some(head) = self.page(number).find(hash, stream, class)
+        {
+            return Some((head, false));
+        }
+        self.insert(hash, stream, class).map(|head| (head, true))
+    }
+
+    #[inline(never)]
+    fn insert(&self, hash: u64, stream: Stream, class: Class) -> Option<&Head> {
         loop {
             let number = self.directory.page_for(hash);
             if number == NO_PAGE {
@@ -200,11 +236,8 @@ impl StreamDirectory {
                 continue;
             }
             let page = self.page(number);
-            if let Some(head) = page.find(hash, stream, class) {
-                return Some((head, false));
-            }
             if page.has_room() {
-                return page.insert(hash, stream, class).map(|head| (head, true));
+                return page.insert(hash, stream, class);
             }
             self.rewrite(hash, number)?;
         }
@@ -212,6 +245,7 @@ impl StreamDirectory {
 
     /// Rewrites a full page without its removed heads: as one page if that helps, else as two.
     fn rewrite(&self, hash: u64, number: u32) -> Option<()> {
+        self.moves.store(self.moves() + 1, Ordering::Relaxed);
         let old = self.page(number);
         let depth = old.depth();
         let live = old.live().count();
@@ -247,7 +281,7 @@ impl StreamDirectory {
             let stream = Stream::from_raw(head.stream.load(Ordering::Relaxed));
             let word = head.word.load(Ordering::Relaxed);
             let class = Class::new((word >> CLASS_SHIFT) as usize & 0xff);
-            let hash = self.hash(stream, class);
+            let hash = head_hash(stream_hash(stream, self.seed), class);
             let copy = self.page(page_of(hash)).insert(hash, stream, class)?;
             for (to, from) in copy.newest.iter().zip(&head.newest) {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -259,8 +293,8 @@ impl StreamDirectory {
 
     /// Removes the head of a stream whose newest event is at `addr`, which is about to leave memory. The
     /// partition's lock is held, and a pin.
-    pub(crate) fn remove_if_newest(&self, stream: Stream, class: Class, addr: Addr) {
-        if let Some(head) = self.find(stream, class)
+    pub(crate) fn remove_if_newest(&self, hash: u64, stream: Stream, class: Class, addr: Addr) {
+        if let Some(head) = self.find(hash, stream, class)
             && head.newest_is(addr)
         {
             head.word.fetch_or(GONE, Ordering::Release);

@@ -1,7 +1,14 @@
 //! Appending: claim space, announce the id, write, commit, publish, link — in this order (invariant I1).
+//!
+//! Events are appended in *runs* of the same partition, class and page. A run announces all its ids first and writes
+//! its records after that: announcing takes a locked instruction for each id, and such an instruction waits until all
+//! stores before it have reached the cache, so one between any two records would let no two of them be under way to
+//! memory at a time. Everything after the announcements is plain stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallvec::SmallVec;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -9,14 +16,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader, record_len};
 use crate::event::{Event, EventRef};
 use crate::ids::{Addr, Class, LaneId, Stream};
-use crate::index::hash::{Announced, HashIndex};
+use crate::index::dense::DenseIndex;
+use crate::index::hash::HashIndex;
+use crate::index::ids::{IdIndex, Outcome, Place};
 use crate::index::region::IndexPages;
+use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
-use crate::pages::pool::{FrameCache, Pages, Pin};
+use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
+use crate::pages::table::Zone;
 use crate::pressure::RegionKind;
 use crate::regions::region::Region;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::memory::{Slab, out_of_system_memory};
+
+/// The most events of a run: more would only lengthen the time for which their ids are announced and not yet there.
+const RUN: usize = 16;
 
 /// What came of appending an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -28,12 +42,12 @@ pub enum Appended {
     Duplicate,
 }
 
-pub(crate) type IdIndex = HashIndex<Slab<AtomicU32>, IndexPages>;
+pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {
     pub(crate) pages: Arc<Pages>,
-    pub(crate) index: IdIndex,
+    pub(crate) index: Ids,
     pub(crate) index_region: Arc<Region>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) seed: u64,
@@ -52,10 +66,56 @@ pub(crate) struct Lanes {
 #[derive(Clone, Copy)]
 pub(crate) struct Checked<'e, 'a> {
     pub(crate) event: &'e Event<'a>,
-    class: Class,
+    /// Of its stream and class: see [`head_hash`].
+    head_hash: u64,
     body_len: u32,
-    hash: u64,
-    pub(crate) partition: usize,
+    pub(crate) partition: u32,
+    class: Class,
+}
+
+/// What whoever appends holds meanwhile.
+pub(crate) struct Holds<'w> {
+    pub(crate) pin: &'w Pin,
+    pub(crate) cache: &'w FrameCache,
+    /// The partition's lock.
+    pub(crate) writer: &'w mut Writer,
+    pub(crate) now_ms: i64,
+}
+
+/// An event of a run whose id is announced.
+struct Announced<'g, 'e, 'a> {
+    checked: &'e Checked<'e, 'a>,
+    head: &'g Head,
+    place: Place<'g>,
+}
+
+/// Events that are announced and will be written together.
+struct Run<'g, 'e, 'a> {
+    events: SmallVec<[Announced<'g, 'e, 'a>; RUN]>,
+    /// What the page's zone map is to cover.
+    zone: Zone,
+    /// How often heads had moved when the run began.
+    moves: u64,
+    /// Bytes of the records.
+    len: u32,
+}
+
+impl<'g, 'e, 'a> Run<'g, 'e, 'a> {
+    #[inline]
+    fn push(&mut self, announced: Announced<'g, 'e, 'a>, len: u32) {
+        self.zone.add(announced.checked.event.timestamp, announced.checked.event.kind);
+        self.events.push(announced);
+        self.len += len;
+    }
+}
+
+/// How far an attempt to append some events of one partition came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Events that have their outcome.
+    pub(crate) done: usize,
+    /// The region that had no room for the next.
+    pub(crate) full: Option<RegionKind>,
 }
 
 impl Lanes {
@@ -71,15 +131,20 @@ impl Lanes {
         let index_pages = IndexPages::new(index_region.clone());
         let slots = system
             .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
-        // An eighth of the region to begin with: small stores begin small, large ones need not double often.
-        let base = (config.index.max / config.index.page_size / 8).max(1).ilog2().min(8);
-        let index = HashIndex::new(slots, index_pages.clone(), base, seed)
+        // A tag has 19 bits, and each split uses one of them up. So that twelve are left when every page of the region
+        // is the index's, it begins with the pages that are more than seven splits.
+        let base = (config.index.max / config.index.page_size).ilog2().saturating_sub(7).min(12);
+        let hash = HashIndex::new(slots, index_pages.clone(), base, seed)
             .ok_or_else(|| out_of_system_memory("the first pages of the id index"))?;
+        let chunks = crate::config::chunk_table_words(&config.index) as usize;
+        let chunks = system.slab::<AtomicU64>(chunks, "the table of chunks")?;
+        let chunk_len = config.index.page_size as usize / size_of::<u64>();
+        let dense = DenseIndex::new(chunks, index_pages.clone(), chunk_len, seed);
         let partition =
             |number| Partition::new(number, config, system, index_pages.clone(), seed, &first_seq);
         Ok(Self {
             pages,
-            index,
+            index: IdIndex::new(hash, dense),
             index_region,
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
             seed,
@@ -93,7 +158,7 @@ impl Lanes {
     }
 
     pub(crate) fn partition_of(&self, stream: Stream) -> usize {
-        partition_of(stream, self.seed, self.partitions.len())
+        partition_of(stream_hash(stream, self.seed), self.partitions.len())
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &crate::lanes::partition::Lane> {
@@ -141,61 +206,138 @@ impl Lanes {
             ));
         }
         let body_len = event.body_len(self.max_event)?;
-        let partition = self.partition_of(event.stream);
-        Ok(Checked { event, class, body_len, hash: self.index.hash(event.id), partition })
+        let hash = stream_hash(event.stream, self.seed);
+        let partition = partition_of(hash, self.partitions.len()) as u32;
+        Ok(Checked { event, head_hash: head_hash(hash, class), body_len, partition, class })
     }
 
-    /// Asks the processor to fetch the lines that appending this event will touch.
+    /// Asks the processor to fetch the lines that appending this event will touch. The caller holds a pin.
     #[inline]
     pub(crate) fn prefetch(&self, checked: &Checked<'_, '_>) {
-        let (page, bucket) = self.index.bucket_of(checked.hash);
-        self.index.pages().prefetch(page, bucket);
-        self.partitions[checked.partition].streams.prefetch(checked.event.stream, checked.class);
+        self.partitions[checked.partition as usize].streams.prefetch(checked.head_hash);
+        // Neighbours in an array are fetched by each other.
+        if let place @ Place::Hash(_) = self.index.locate(checked.event.id) {
+            self.index.prefetch(place);
+        }
     }
 
-    /// Appends one event. The partition's lock is held (`writer`), and a pin.
-    ///
-    /// # Errors
-    /// The region that has no room; nothing is changed then.
+    /// Appends events of one partition, as far as there is room: those of `all` that `order` names. The partition's
+    /// lock is held (`writer`), and a pin. `duplicate` is told which have an id that is in memory already.
+    #[inline]
     pub(crate) fn append(
         &self,
-        pin: &Pin,
-        cache: &FrameCache,
-        writer: &mut Writer,
-        checked: &Checked<'_, '_>,
-        now_ms: i64,
-    ) -> Result<Appended, RegionKind> {
-        let (event, class, hash) = (checked.event, checked.class, checked.hash);
-        let partition = &self.partitions[checked.partition];
-        let len = record_len(checked.body_len);
-        if !writer.open_page(class).is_some_and(|open| open.has_room(len)) {
-            self.open_page(partition, writer, class, len)?;
-        }
-        let head = partition.streams.find_or_insert(event.stream, class);
-        let (head, made) = head.ok_or_else(|| self.index_is_full())?;
-        let Some(open) = writer.open_page(class) else { return Err(RegionKind::Hot) };
-        let addr = Pages::next_addr(open);
-        let announced =
-            self.index.announce(hash, addr, |entry| self.id_at(pin, cache, entry) == Some(event.id));
-        if announced != Announced::New {
-            if made {
-                partition.streams.remove_empty(head);
+        holds: &mut Holds<'_>,
+        all: &[Checked<'_, '_>],
+        order: &[u32],
+        mut duplicate: impl FnMut(u32),
+    ) -> Progress {
+        let (mut done, mut turn) = (0, 0);
+        while done < order.len() {
+            match self.append_run(holds, all, &order[done..], &mut duplicate) {
+                // Somebody is about to publish the id of the next.
+                Ok(0) => wait_a_turn(&mut turn),
+                Ok(more) => done += more,
+                Err(region) => return Progress { done, full: Some(region) },
             }
-            if announced == Announced::Full {
-                return Err(self.index_is_full());
-            }
-            PartitionCounters::add(&partition.counters.duplicates, 1);
-            return Ok(Appended::Duplicate);
         }
-        let (slot, previous) = head.next_slot();
-        write_record(self.pages.space(open, len), checked, previous);
-        open.offset += len;
-        self.pages.meta(open.page).commit(open.offset, event.timestamp, event.kind, now_ms);
-        self.index.publish(hash, addr);
-        head.push(slot, addr);
-        PartitionCounters::add(&partition.counters.appended, 1);
-        PartitionCounters::add(&partition.counters.appended_bytes, u64::from(checked.body_len));
-        Ok(Appended::Stored)
+        Progress { done, full: None }
+    }
+
+    /// Appends a run. How many events have their outcome.
+    ///
+    /// # Errors
+    /// The region that had no room for the first.
+    #[inline]
+    fn append_run(
+        &self,
+        holds: &mut Holds<'_>,
+        all: &[Checked<'_, '_>],
+        order: &[u32],
+        duplicate: &mut impl FnMut(u32),
+    ) -> Result<usize, RegionKind> {
+        let Some(first) = order.first().map(|at| &all[*at as usize]) else { return Ok(0) };
+        let (class, partition) = (first.class, &self.partitions[first.partition as usize]);
+        let len = record_len(first.body_len);
+        if !holds.writer.open_page(class).is_some_and(|open| open.has_room(len)) {
+            self.open_page(partition, holds.writer, class, len)?;
+        }
+        let Some(open) = holds.writer.open_page(class) else { return Err(RegionKind::Hot) };
+        let mut run = Run {
+            events: SmallVec::new(),
+            zone: Zone::NOTHING,
+            moves: partition.streams.moves(),
+            len: 0,
+        };
+        let (mut taken, mut full) = (0, None);
+        for at in order.iter().take(RUN) {
+            let checked = &all[*at as usize];
+            let len = record_len(checked.body_len);
+            if checked.class != class || !open.has_room(run.len + len) {
+                break;
+            }
+            let Some((head, made)) =
+                partition.streams.find_or_insert(checked.head_hash, checked.event.stream, class)
+            else {
+                full = Some(self.index_is_full());
+                break;
+            };
+            let outcome = self.announce(holds.pin, holds.cache, checked.event.id, open.addr_after(run.len));
+            if let Outcome::New(place) = outcome {
+                run.push(Announced { checked, head, place }, len);
+            } else {
+                if made {
+                    partition.streams.remove_empty(head);
+                }
+                match outcome {
+                    Outcome::Full => full = Some(self.index_is_full()),
+                    Outcome::Duplicate => duplicate(*at),
+                    _ => {}
+                }
+                if !matches!(outcome, Outcome::Duplicate) {
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        let duplicates = taken - run.events.len();
+        if duplicates > 0 {
+            PartitionCounters::add(&partition.counters.duplicates, duplicates as u64);
+        }
+        if !run.events.is_empty() {
+            self.write_run(partition, open, &run, holds.now_ms);
+        }
+        full.filter(|_| taken == 0).map_or(Ok(taken), Err)
+    }
+
+    #[inline]
+    fn announce(&self, pin: &Pin, cache: &FrameCache, id: u64, addr: Addr) -> Outcome<'_> {
+        self.index.announce(id, self.index.locate(id), addr, |entry| self.id_at(pin, cache, entry) == Some(id))
+    }
+
+    /// Writes the records of a run and makes them visible, one after the other.
+    #[inline]
+    fn write_run(&self, partition: &Partition, open: &mut OpenPage, run: &Run<'_, '_, '_>, now_ms: i64) {
+        let meta = self.pages.meta(open.page);
+        meta.cover(&run.zone, now_ms);
+        // Making a head can have moved those that were found before.
+        let moved = partition.streams.moves() != run.moves;
+        let mut bytes = 0;
+        for Announced { checked, head, place } in &run.events {
+            let (event, mut head) = (checked.event, *head);
+            if moved && let Some(now) = partition.streams.find(checked.head_hash, event.stream, checked.class) {
+                head = now;
+            }
+            let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
+            let (pushed, previous) = head.next_link();
+            write_record(self.pages.space(open, len), checked, previous);
+            open.offset += len;
+            meta.commit(open.offset);
+            self.index.publish(*place, addr);
+            head.push(pushed, addr);
+            bytes += u64::from(checked.body_len);
+        }
+        PartitionCounters::add(&partition.counters.appended, run.events.len() as u64);
+        PartitionCounters::add(&partition.counters.appended_bytes, bytes);
     }
 
     fn open_page(
@@ -235,7 +377,19 @@ impl Lanes {
         cache: &FrameCache,
         id: u64,
     ) -> Result<Option<(Addr, EventRef<'g>)>> {
-        let found = self.index.find(self.index.hash(id), |entry| {
+        self.get_at(pin, cache, id, self.index.locate(id))
+    }
+
+    /// The same, from the place where the id was located under that pin.
+    #[inline]
+    pub(crate) fn get_at<'g>(
+        &'g self,
+        pin: &'g Pin,
+        cache: &FrameCache,
+        id: u64,
+        place: Place<'g>,
+    ) -> Result<Option<(Addr, EventRef<'g>)>> {
+        let found = self.index.find_at(id, place, |entry| {
             let place = self.pages.meta(entry.page()).place();
             match self.pages.read(pin, cache, place, entry.offset()) {
                 Ok(event) => event.filter(|event| event.id() == id).map(|event| Ok((entry, event))),
@@ -246,10 +400,16 @@ impl Lanes {
         found.transpose()
     }
 
+    /// Asks the processor to fetch the beginning of the record at an address whose high bits do not matter.
+    #[inline]
+    pub(crate) fn prefetch_record(&self, addr: Addr) {
+        self.pages.prefetch_hot(self.pages.meta(addr.page()).place(), addr.offset());
+    }
+
     /// Whether the record at that place has not been removed. `addr` may have any high bits.
     #[inline]
     pub(crate) fn is_live(&self, id: u64, addr: Addr) -> bool {
-        self.index.holds(self.index.hash(id), addr)
+        self.index.holds(id, addr)
     }
 }
 
@@ -270,7 +430,13 @@ fn write_record(space: &mut [u8], checked: &Checked<'_, '_>, previous: u64) {
     );
     header.previous = previous;
     header.write(space);
-    let (body, padding) = space[HEADER_LEN..].split_at_mut(checked.body_len as usize);
-    event.metadata.write_body(event.payload, body);
-    padding.fill(0);
+    let body = checked.body_len as usize;
+    if !body.is_multiple_of(8)
+        && let Some(last) = space.last_chunk_mut::<8>()
+    {
+        // Padding; what belongs to the body is written over.
+        *last = [0; 8];
+    }
+    header.write(space);
+    event.metadata.write_body(event.payload, &mut space[HEADER_LEN..HEADER_LEN + body]);
 }

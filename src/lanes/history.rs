@@ -1,15 +1,17 @@
 //! Walking a stream back through memory, newest first.
 //!
-//! The events of a stream and class are six chains (see [`crate::index::streams`]). The walk keeps the next event
-//! of each chain in hand and gives the newest of them, so that six reads are under way at any time.
+//! The events of a stream and class are six chains (see [`crate::index::streams`]) that take turns: after an event of
+//! one chain comes one of the next, so the walk need not compare them. It has the next event of each chain fetched
+//! ahead, so that six reads are under way at any time.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::EventRef;
 use crate::ids::{Addr, Class, LaneId, Stream};
-use crate::index::streams::STRIPES;
+use crate::index::streams::{STRIPES, head_hash, stream_hash};
 use crate::lanes::append::Lanes;
+use crate::lanes::partition::partition_of;
 use crate::pages::pool::{FrameCache, Pin};
-use crate::pages::table::resolve;
+use crate::pages::table::{PageMeta, resolve};
 
 /// Where an event lies in its lane: events of a lane are ordered by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,21 +23,33 @@ pub(crate) struct Position {
 /// An event of a walk.
 pub(crate) struct Step<'g> {
     pub(crate) event: EventRef<'g>,
-    pub(crate) position: Position,
     pub(crate) addr: Addr,
-    /// No event at or before this one in its lane is later than this.
-    pub(crate) max_time_so_far: i64,
+    /// Of its page.
+    pub(crate) meta: &'g PageMeta,
+}
+
+impl Step<'_> {
+    pub(crate) fn position(&self) -> Position {
+        Position { seq: self.meta.seq(), offset: self.addr.offset() }
+    }
+}
+
+/// Where a walk goes on: the next event of each chain, zero for those that have ended, and whose turn it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn {
+    next: [Addr; STRIPES],
+    at: usize,
 }
 
 /// The walk over one stream's events of one class.
 pub(crate) struct Chains<'g> {
     lanes: &'g Lanes,
     lane: LaneId,
-    hand: [Option<Step<'g>>; STRIPES],
+    turn: Turn,
     /// Whether a chain led to a page that has left memory.
     pub(crate) met_gone: bool,
     /// What could not be read; the chain ends there.
-    pub(crate) damage: Option<crate::error::Error>,
+    pub(crate) damage: Option<Error>,
 }
 
 impl<'g> Chains<'g> {
@@ -46,119 +60,119 @@ impl<'g> Chains<'g> {
         stream: Stream,
         class: Class,
     ) -> Self {
-        let number = lanes.partition_of(stream);
-        let lane = LaneId::new(number, class);
-        let mut chains =
-            Self { lanes, lane, hand: std::array::from_fn(|_| None), met_gone: false, damage: None };
-        let Some(head) = lanes.partitions[number].streams.find(stream, class) else { return chains };
-        let newest = head.newest();
-        for addr in newest {
-            lanes.prefetch_record(addr);
+        let hash = stream_hash(stream, lanes.seed);
+        let number = partition_of(hash, lanes.partitions.len());
+        let head = lanes.partitions[number].streams.find(head_hash(hash, class), stream, class);
+        let next = head.map_or([Addr(0); STRIPES], |head| head.newest());
+        let mut chains = Self::resume(lanes, LaneId::new(number, class), Turn { next, at: 0 });
+        for addr in next {
+            chains.prefetch(addr);
         }
-        for (chain, addr) in newest.into_iter().enumerate() {
-            chains.hand[chain] = chains.read(pin, cache, addr);
-        }
-        // Events that came after the newest one was read are not of this walk: another chain may lack one.
-        if let Some(newest) = chains.hand[0].as_ref().map(|step| step.position) {
-            for chain in 1..STRIPES {
-                while chains.hand[chain].as_ref().is_some_and(|step| step.position > newest) {
-                    chains.advance(pin, cache, chain);
-                }
+        chains.leave_out_newer(pin, cache);
+        chains
+    }
+
+    /// Goes on where an earlier walk of the same lane was. Its addresses are links with their generation, so that a
+    /// page that has left meanwhile is noticed.
+    pub(crate) fn resume(lanes: &'g Lanes, lane: LaneId, turn: Turn) -> Self {
+        Self { lanes, lane, turn, met_gone: false, damage: None }
+    }
+
+    /// Where the walk would go on.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    /// Passes over events that came after the newest one was read: they are not of this walk, since another chain may
+    /// lack one. They are where the oldest ones were, so the look goes from there up to the first that is older.
+    fn leave_out_newer(&mut self, pin: &'g Pin, cache: &FrameCache) {
+        let Some(newest) = self.position(self.turn.next[0]) else { return };
+        for chain in (1..STRIPES).rev() {
+            let addr = self.turn.next[chain];
+            if addr.0 != 0 && self.position(addr).is_none_or(|position| position <= newest) {
+                return;
+            }
+            while self.position(self.turn.next[chain]).is_some_and(|position| position > newest) {
+                self.take(pin, cache, chain);
             }
         }
-        chains
     }
 
-    /// Goes on where an earlier walk of the same lane was: see [`Self::addrs`].
-    pub(crate) fn resume(
-        lanes: &'g Lanes,
-        pin: &'g Pin,
-        cache: &FrameCache,
-        lane: LaneId,
-        addrs: [Addr; STRIPES],
-    ) -> Self {
-        let mut chains =
-            Self { lanes, lane, hand: std::array::from_fn(|_| None), met_gone: false, damage: None };
-        for (chain, addr) in addrs.into_iter().enumerate() {
-            chains.hand[chain] = chains.read(pin, cache, addr);
+    fn position(&self, addr: Addr) -> Option<Position> {
+        let (meta, _) = resolve(self.lanes.pages.table(), addr).filter(|_| addr.0 != 0)?;
+        Some(Position { seq: meta.seq(), offset: addr.offset() })
+    }
+
+    /// The page of the next event, if there is one.
+    pub(crate) fn peek(&mut self) -> Option<&'g PageMeta> {
+        for _ in 0..STRIPES {
+            let addr = self.turn.next[self.turn.at];
+            match resolve(self.lanes.pages.table(), addr).filter(|_| addr.0 != 0) {
+                Some((meta, _)) => return Some(meta),
+                None => {
+                    self.met_gone |= addr.0 != 0;
+                    self.turn.next[self.turn.at] = Addr(0);
+                }
+            }
+            self.turn.at = (self.turn.at + 1) % STRIPES;
         }
-        chains
+        None
     }
 
-    /// The addresses of the events in hand, zero for chains that have ended.
-    pub(crate) fn addrs(&self) -> [Addr; STRIPES] {
-        // The address in hand is a link with its generation, so that a page that leaves meanwhile is noticed.
-        std::array::from_fn(|chain| self.hand[chain].as_ref().map_or(Addr(0), |step| step.addr))
-    }
-
-    /// Where the walk would go on: the newest event in hand.
-    pub(crate) fn peek(&self) -> Option<&Step<'g>> {
-        self.hand.iter().flatten().max_by_key(|step| step.position)
-    }
-
-    /// Gives the newest event in hand and takes the next of its chain.
+    /// The next event.
+    #[inline]
     pub(crate) fn next(&mut self, pin: &'g Pin, cache: &FrameCache) -> Option<Step<'g>> {
-        let position = self.peek()?.position;
-        let chain =
-            self.hand.iter().position(|step| step.as_ref().is_some_and(|step| step.position == position))?;
-        self.advance(pin, cache, chain)
-    }
-
-    /// Replaces a chain's event in hand by the one before it.
-    fn advance(&mut self, pin: &'g Pin, cache: &FrameCache, chain: usize) -> Option<Step<'g>> {
-        let (from, position) =
-            self.hand[chain].as_ref().map(|step| (Addr(step.event.record().previous), step.position))?;
-        // Links lead back. One that does not was overtaken by 2^20 reuses of its page's number.
-        let next = self.read(pin, cache, from).filter(|next| next.position < position);
-        self.met_gone |= next.is_none() && from.0 != 0;
-        if let Some(next) = &next {
-            self.lanes.prefetch_record(Addr(next.event.record().previous));
+        for _ in 0..STRIPES {
+            let chain = self.turn.at;
+            self.turn.at = if chain + 1 == STRIPES { 0 } else { chain + 1 };
+            if let Some(step) = self.take(pin, cache, chain) {
+                return Some(step);
+            }
         }
-        std::mem::replace(&mut self.hand[chain], next)
+        None
     }
 
-    fn read(&mut self, pin: &'g Pin, cache: &FrameCache, addr: Addr) -> Option<Step<'g>> {
+    /// Takes a chain's next event.
+    #[inline]
+    fn take(&mut self, pin: &'g Pin, cache: &FrameCache, chain: usize) -> Option<Step<'g>> {
+        let addr = self.turn.next[chain];
         if addr.0 == 0 {
             return None;
         }
-        match self.lanes.read_link(pin, cache, addr, self.lane) {
-            Ok(Some(step)) => Some(step),
-            Ok(None) => {
-                self.met_gone = true;
-                None
-            }
+        let step = match self.read(pin, cache, addr) {
+            Ok(step) => step,
             Err(error) => {
                 self.damage = Some(error);
-                None
+                self.turn.next[chain] = Addr(0);
+                return None;
             }
-        }
-    }
-}
-
-impl Lanes {
-    /// Asks the processor to fetch the record that a link names, if it is hot.
-    fn prefetch_record(&self, addr: Addr) {
-        if addr.0 != 0
-            && let Some((_, place)) = resolve(self.pages.table(), addr)
-        {
-            self.pages.prefetch_hot(place, addr.offset());
-        }
+        };
+        self.met_gone |= step.is_none();
+        let previous = step.as_ref().map_or(Addr(0), |step| Addr(step.event.record().previous));
+        self.turn.next[chain] = previous;
+        self.prefetch(previous);
+        step
     }
 
     /// The event that a link names; `None` when its page has left memory.
-    fn read_link<'g>(
-        &'g self,
-        pin: &'g Pin,
-        cache: &FrameCache,
-        addr: Addr,
-        lane: LaneId,
-    ) -> Result<Option<Step<'g>>> {
-        let Some((meta, place)) = resolve(self.pages.table(), addr) else { return Ok(None) };
-        if meta.lane() != lane {
+    #[inline]
+    fn read(&self, pin: &'g Pin, cache: &FrameCache, addr: Addr) -> Result<Option<Step<'g>>> {
+        let lanes = self.lanes;
+        let Some((meta, place)) = resolve(lanes.pages.table(), addr) else { return Ok(None) };
+        if meta.lane() != self.lane {
             return Ok(None);
         }
-        let position = Position { seq: meta.seq(), offset: addr.offset() };
-        let event = self.pages.read(pin, cache, place, addr.offset())?;
-        Ok(event.map(|event| Step { event, position, addr, max_time_so_far: meta.max_time_so_far() }))
+        let event = lanes.pages.read(pin, cache, place, addr.offset())?;
+        Ok(event.map(|event| Step { event, addr, meta }))
+    }
+
+    /// Asks the processor to fetch the record that a link names, if it is hot.
+    #[inline]
+    fn prefetch(&self, addr: Addr) {
+        if addr.0 != 0
+            && let Some((_, place)) = resolve(self.lanes.pages.table(), addr)
+        {
+            self.lanes.pages.prefetch_hot(place, addr.offset());
+        }
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::ids::{Class, LaneId, LogicalPage, Stream};
+use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::region::IndexPages;
 use crate::index::streams::StreamDirectory;
 use crate::pages::pool::{OpenPage, Pages, Pin};
@@ -129,6 +129,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    #[inline]
     pub(crate) fn open_page(&mut self, class: Class) -> Option<&mut OpenPage> {
         self.open[class.index()].as_mut()
     }
@@ -180,8 +181,15 @@ impl Partition {
         })
     }
 
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock()
+    }
+
+    /// The lock, if nobody else has it.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Writer>> {
+        self.writer.try_lock()
     }
 
     pub(crate) fn lane(&self, class: Class) -> &Lane {
@@ -257,8 +265,8 @@ impl Partition {
     }
 }
 
-/// The partition of a stream.
+/// The partition of a stream's hash.
 #[inline]
-pub(crate) fn partition_of(stream: Stream, seed: u64, partitions: usize) -> usize {
-    (crate::ids::mix(stream.as_u64(), seed ^ 0x9e37_79b9_7f4a_7c15) as usize) & (partitions - 1)
+pub(crate) fn partition_of(stream_hash: u64, partitions: usize) -> usize {
+    (stream_hash as usize) & (partitions - 1)
 }

@@ -115,8 +115,15 @@ pub(crate) struct OpenPage {
 }
 
 impl OpenPage {
+    #[inline]
     pub(crate) fn has_room(&self, len: u32) -> bool {
         self.capacity - self.offset >= len
+    }
+
+    /// The address of the record that follows after so many bytes.
+    #[inline]
+    pub(crate) fn addr_after(&self, bytes: u32) -> Addr {
+        Addr::new(self.page, self.offset + bytes, self.generation)
     }
 }
 
@@ -152,6 +159,7 @@ impl Pages {
         &self.table
     }
 
+    #[inline]
     pub(crate) fn meta(&self, page: LogicalPage) -> &PageMeta {
         &self.table[page.0 as usize]
     }
@@ -227,6 +235,8 @@ impl Pages {
     pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) {
         if place.tier() == Tier::Hot {
             self.hot.prefetch(place.frame(), offset as usize);
+            // A header and the beginning of its body may lie on two lines.
+            self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
         }
     }
 
@@ -251,11 +261,9 @@ impl Pages {
 
     #[inline]
     fn read_hot(&self, place: Place, offset: u32) -> EventRef<'_> {
-        let header = self.hot_header(place, offset);
-        // SAFETY: as for the header; the header says how long the body is that was written with it.
-        let body =
-            unsafe { self.hot.bytes(place.frame(), offset + HEADER_LEN as u32, header.body_len as usize) };
-        EventRef::in_place(header, body)
+        let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
+        // SAFETY: as for the header, which says how long the body is that was written with it.
+        EventRef::in_place(unsafe { self.hot.bytes(place.frame(), offset, len) })
     }
 
     #[inline]
@@ -308,10 +316,7 @@ impl Pages {
             }
         };
         let at = (offset - raw_at) as usize;
-        bytes
-            .get(at..)
-            .and_then(RecordHeader::read)
-            .and_then(|header| EventRef::shared(header, bytes, at + HEADER_LEN))
+        EventRef::of_record(bytes, at)
             .ok_or_else(|| Error::corrupt("a warm frame has no record where there must be one"))
     }
 
@@ -354,14 +359,12 @@ impl Pages {
                         }
                     };
                     let mut at = 0;
-                    while let Some(header) = bytes.get(at..).and_then(RecordHeader::read) {
-                        let Some(event) = EventRef::shared(header, bytes.clone(), at + HEADER_LEN) else {
-                            break;
-                        };
+                    while let Some(event) = EventRef::of_record(bytes.clone(), at) {
+                        let len = event.record().record_len() as usize;
                         if !visit(frame.raw_at + at as u32, event) {
                             break 'frames;
                         }
-                        at += header.record_len() as usize;
+                        at += len;
                     }
                 }
             }
@@ -420,10 +423,5 @@ impl Pages {
         };
         // SAFETY: the closure owns the pages it works on.
         unsafe { pin.defer(free) };
-    }
-
-    /// The address of the next record of an open page.
-    pub(crate) fn next_addr(open: &OpenPage) -> Addr {
-        Addr::new(open.page, open.offset, open.generation)
     }
 }

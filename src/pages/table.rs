@@ -89,6 +89,25 @@ const _: () = assert!(size_of::<PageMeta>() as u64 == crate::config::PAGE_TABLE_
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(PageMeta, min_time) == 64);
 
+/// What a zone map is to cover.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Zone {
+    min_time: i64,
+    max_time: i64,
+    kinds: [u64; 4],
+}
+
+impl Zone {
+    pub(crate) const NOTHING: Self = Self { min_time: i64::MAX, max_time: i64::MIN, kinds: [0; 4] };
+
+    #[inline]
+    pub(crate) fn add(&mut self, timestamp: i64, kind: u8) {
+        self.min_time = self.min_time.min(timestamp);
+        self.max_time = self.max_time.max(timestamp);
+        self.kinds[usize::from(kind >> 6)] |= 1 << (kind & 63);
+    }
+}
+
 impl PageMeta {
     #[cfg(any(test, loom))]
     pub(crate) fn zeroed() -> Self {
@@ -153,26 +172,32 @@ impl PageMeta {
         self.set_place(Place::new(Tier::Hot, self.place().generation(), frame));
     }
 
-    /// Makes one more record visible: first the zone map, then the committed length. The lane's lock is held.
+    /// Makes the zone map cover records that are about to be committed. The lane's lock is held.
     #[inline]
-    pub(crate) fn commit(&self, end: u32, timestamp: i64, kind: u8, arrival: i64) {
-        if timestamp < self.min_time.load(Ordering::Relaxed) {
-            self.min_time.store(timestamp, Ordering::Relaxed);
+    pub(crate) fn cover(&self, zone: &Zone, arrival: i64) {
+        if zone.min_time < self.min_time.load(Ordering::Relaxed) {
+            self.min_time.store(zone.min_time, Ordering::Relaxed);
         }
-        if timestamp > self.max_time.load(Ordering::Relaxed) {
-            self.max_time.store(timestamp, Ordering::Relaxed);
-            if timestamp > self.max_time_so_far.load(Ordering::Relaxed) {
-                self.max_time_so_far.store(timestamp, Ordering::Relaxed);
+        if zone.max_time > self.max_time.load(Ordering::Relaxed) {
+            self.max_time.store(zone.max_time, Ordering::Relaxed);
+            if zone.max_time > self.max_time_so_far.load(Ordering::Relaxed) {
+                self.max_time_so_far.store(zone.max_time, Ordering::Relaxed);
             }
         }
         if arrival > self.last_arrival.load(Ordering::Relaxed) {
             self.last_arrival.store(arrival, Ordering::Relaxed);
         }
-        let (word, bit) = (&self.kinds[usize::from(kind >> 6)], 1u64 << (kind & 63));
-        let kinds = word.load(Ordering::Relaxed);
-        if kinds & bit == 0 {
-            word.store(kinds | bit, Ordering::Relaxed);
+        for (word, more) in self.kinds.iter().zip(zone.kinds) {
+            let kinds = word.load(Ordering::Relaxed);
+            if more & !kinds != 0 {
+                word.store(kinds | more, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Makes one more record visible, which the zone map covers. The lane's lock is held.
+    #[inline]
+    pub(crate) fn commit(&self, end: u32) {
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.committed.store(end, Ordering::Release);
     }
@@ -266,6 +291,7 @@ impl PageMeta {
 }
 
 /// Looks up an address whose high bits are a generation. `None`: the page has left memory since.
+#[inline]
 pub(crate) fn resolve(table: &[PageMeta], addr: Addr) -> Option<(&PageMeta, Place)> {
     let meta = table.get(addr.page().0 as usize)?;
     let place = meta.place();

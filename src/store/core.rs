@@ -13,7 +13,7 @@ use crate::eviction::engine::{Engine, EvictionShared};
 use crate::eviction::{millis, pressure};
 use crate::ids::{Class, LaneId};
 use crate::index::names::Names;
-use crate::lanes::append::{Appended, Checked, Lanes};
+use crate::lanes::append::{Appended, Checked, Holds, Lanes};
 use crate::lanes::partition::Lane;
 use crate::pages::pool::{FrameCache, Pin, reclaim};
 use crate::pressure::{BackPressure, Pressure, RegionKind};
@@ -26,14 +26,14 @@ use crate::tiers::spiller::Spiller;
 /// Milliseconds from 1970 to 2020.
 const ID_EPOCH_MS: i64 = 1_577_836_800_000;
 const ID_COUNTER_BITS: u32 = 20;
-/// Events of a batch whose cache lines are fetched ahead.
-const PREFETCH: usize = 12;
 /// How many ids can be removed side by side.
 const REMOVERS: usize = 64;
 /// How long one wait for room lasts before the store is asked again.
 const WAIT_TURN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
+    /// Hot pages in use from which on appends are refused.
+    reject_pages: u32,
     pub(crate) config: Config,
     pub(crate) system: Region,
     pub(crate) lanes: Lanes,
@@ -81,41 +81,6 @@ impl Bell {
     }
 }
 
-/// What came of the events of a batch.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Batch {
-    /// How many were stored.
-    pub stored: usize,
-    /// How many were duplicates.
-    pub duplicates: usize,
-    /// Those that were refused: their place in the batch, rising, and why.
-    pub refused: Vec<(usize, Error)>,
-    /// The places of the duplicates in the batch, rising.
-    pub duplicate_at: Vec<usize>,
-}
-
-impl Batch {
-    /// The outcome of the event at that place in the batch.
-    ///
-    /// # Errors
-    /// Why the event was refused.
-    pub fn outcome(&self, at: usize) -> Result<Appended, &Error> {
-        if let Ok(found) = self.refused.binary_search_by_key(&at, |(at, _)| *at) {
-            return Err(&self.refused[found].1);
-        }
-        Ok(if self.duplicate_at.binary_search(&at).is_ok() { Appended::Duplicate } else { Appended::Stored })
-    }
-
-    /// The error of the first event that was refused, if any was.
-    ///
-    /// # Errors
-    /// That error.
-    pub fn all_accepted(mut self) -> Result<Self> {
-        if self.refused.is_empty() { Ok(self) } else { Err(self.refused.swap_remove(0).1) }
-    }
-}
-
 impl Core {
     #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
     pub(crate) fn new(
@@ -128,7 +93,9 @@ impl Core {
         shared: EvictionShared,
         spiller: Spiller,
     ) -> Self {
+        let reject_pages = (f64::from(lanes.pages.hot.pages_max()) * config.thresholds.reject).ceil() as u32;
         Self {
+            reject_pages,
             config,
             system,
             lanes,
@@ -154,7 +121,8 @@ impl Core {
         self.closed.load(Ordering::Acquire)
     }
 
-    fn check_open(&self) -> Result<()> {
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
     }
 
@@ -180,16 +148,23 @@ impl Core {
     }
 
     /// One try. The inner error is the region without room.
+    #[inline]
     fn append_once(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, RegionKind>> {
         if let Some(region) = self.rejecting() {
             self.check_open()?;
             return Ok(Err(region));
         }
         let (pin, cache) = (Pin::new(), FrameCache::default());
-        let mut writer = self.lanes.partitions[checked.partition].lock();
+        self.lanes.prefetch(checked);
+        let mut writer = self.lanes.partitions[checked.partition as usize].lock();
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
         self.check_open()?;
-        Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
+        let now_ms = self.lanes.clock.coarse_ms();
+        let mut holds = Holds { pin: &pin, cache: &cache, writer: &mut writer, now_ms };
+        let mut outcome = Appended::Stored;
+        let duplicate = |_| outcome = Appended::Duplicate;
+        let progress = self.lanes.append(&mut holds, std::slice::from_ref(checked), &[0], duplicate);
+        Ok(progress.full.map_or(Ok(outcome), Err))
     }
 
     #[cold]
@@ -206,7 +181,7 @@ impl Core {
     }
 
     /// Waits a moment for room; a store without threads makes it itself.
-    fn make_room(&self, deadline: Deadline) -> Result<()> {
+    pub(crate) fn make_room(&self, deadline: Deadline) -> Result<()> {
         // There may be room already that only waits for its last readers.
         reclaim();
         if self.config.background {
@@ -221,92 +196,13 @@ impl Core {
         }
     }
 
-    pub(crate) fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
-        self.check_open()?;
-        let mut batch = Batch::default();
-        let mut checked = Vec::with_capacity(events.len());
-        for (at, event) in events.iter().enumerate() {
-            match self.lanes.check(event) {
-                Ok(event) => checked.push((at, event)),
-                Err(error) => batch.refused.push((at, error)),
-            }
-        }
-        // Events of one stream are in one partition and stay in their order.
-        checked.sort_unstable_by_key(|(at, event)| (event.partition, *at));
-        let mut deadline = Deadline::after(self.config.append_timeout);
-        let mut rest = checked.as_slice();
-        let mut waited = false;
-        while !rest.is_empty() {
-            match self.append_group(rest, &mut batch)? {
-                (done, None) => rest = &rest[done..],
-                (done, Some(region)) => {
-                    rest = &rest[done..];
-                    if done > 0 {
-                        // The time-out is for waiting in vain.
-                        deadline = Deadline::after(self.config.append_timeout);
-                    }
-                    if deadline.has_passed() {
-                        batch.refused.extend(rest.iter().map(|(at, _)| (*at, self.refuse(region))));
-                        break;
-                    }
-                    if !std::mem::replace(&mut waited, true) {
-                        self.waited.fetch_add(1, Ordering::Relaxed);
-                    }
-                    self.make_room(deadline)?;
-                }
-            }
-        }
-        batch.refused.sort_by_key(|(at, _)| *at);
-        batch.duplicate_at.sort_unstable();
-        batch.duplicates = batch.duplicate_at.len();
-        Ok(batch)
-    }
-
-    /// Appends the events at the front that belong to one partition. How many it took, and the region that had no
-    /// room for the next.
-    fn append_group(
-        &self,
-        rest: &[(usize, Checked<'_, '_>)],
-        batch: &mut Batch,
-    ) -> Result<(usize, Option<RegionKind>)> {
-        let partition = rest[0].1.partition;
-        let len = rest.iter().take_while(|(_, event)| event.partition == partition).count();
-        if let Some(region) = self.rejecting() {
-            return Ok((0, Some(region)));
-        }
-        let (pin, cache) = (Pin::new(), FrameCache::default());
-        let now_ms = self.lanes.clock.coarse_ms();
-        for (_, event) in &rest[..len.min(PREFETCH)] {
-            self.lanes.prefetch(event);
-        }
-        let mut writer = self.lanes.partitions[partition].lock();
-        self.check_open()?;
-        for at in 0..len {
-            if let Some((_, ahead)) = rest[..len].get(at + PREFETCH) {
-                self.lanes.prefetch(ahead);
-            }
-            let (place, event) = &rest[at];
-            match self.lanes.append(&pin, &cache, &mut writer, event, now_ms) {
-                Ok(Appended::Stored) => batch.stored += 1,
-                Ok(Appended::Duplicate) => batch.duplicate_at.push(*place),
-                Err(region) => return Ok((at, Some(region))),
-            }
-            // Long batches let others in, and notice pressure.
-            if at % 1024 == 1023 {
-                return Ok((at + 1, None));
-            }
-        }
-        Ok((len, None))
-    }
-
     /// The region that is above the rejection threshold.
-    fn rejecting(&self) -> Option<RegionKind> {
-        let reject = self.config.thresholds.reject;
-        let hot = &self.lanes.pages.hot;
-        (f64::from(hot.used_pages()) >= f64::from(hot.pages_max()) * reject).then_some(RegionKind::Hot)
+    #[inline]
+    pub(crate) fn rejecting(&self) -> Option<RegionKind> {
+        (self.lanes.pages.hot.used_pages() >= self.reject_pages).then_some(RegionKind::Hot)
     }
 
-    fn refuse(&self, region: RegionKind) -> Error {
+    pub(crate) fn refuse(&self, region: RegionKind) -> Error {
         self.rejected.fetch_add(1, Ordering::Relaxed);
         self.lanes.hot_run_wanted.store(0, Ordering::Relaxed);
         self.mover_bell.ring();
@@ -395,7 +291,7 @@ impl Core {
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
         // What the cold tier may have is noted there first: if that fails, nothing has changed.
         let noted = spilled().map(|cold| cold.remove(id, lane, seq)).transpose()?;
-        if !self.lanes.index.remove(self.lanes.index.hash(id), addr) {
+        if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
             return Ok(noted == Some(true));

@@ -13,9 +13,9 @@ use std::time::Duration;
 use crate::clock::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventRef;
-use crate::ids::{Addr, Class, LaneId, Stream};
-use crate::index::streams::STRIPES;
-use crate::lanes::history::Chains;
+use crate::ids::{Class, LaneId, Stream};
+use crate::lanes::history::{Chains, Turn};
+use crate::pages::table::PageMeta;
 use crate::store::core::Core;
 use crate::store::guard::{Guard, bounds};
 use crate::store::history::fits;
@@ -45,8 +45,8 @@ pub struct FetchHistory<'s> {
 enum Stage {
     /// The heads of the chains are not read yet.
     Begin,
-    /// The chains go on at these addresses.
-    Memory([Addr; STRIPES]),
+    /// The chains go on there.
+    Memory(Turn),
     /// Blocks to be read, the next one last; `None` before the directory was asked.
     Cold(Option<Vec<Arc<BlockInfo>>>),
 }
@@ -116,12 +116,12 @@ impl<'s> FetchHistory<'s> {
         let (lanes, pin, cache) = (&self.core.lanes, &guard.pin, &guard.cache);
         let lane = lanes.partitions[walk.lane.partition()].lane(walk.lane.class());
         let mut chains = match &walk.stage {
-            Stage::Memory(addrs) => Chains::resume(lanes, pin, cache, walk.lane, *addrs),
+            Stage::Memory(turn) => Chains::resume(lanes, walk.lane, *turn),
             _ => Chains::new(lanes, pin, cache, self.stream, walk.lane.class()),
         };
         let mut over = true;
         let mut run = Vec::new();
-        while let Some(seq) = chains.peek().map(|step| step.position.seq) {
+        while let Some(seq) = chains.peek().map(PageMeta::seq) {
             // Where one chain has met a page that is gone, what others still have in hand may lie on such a page.
             if chains.met_gone && seq < lane.tail_seq() {
                 break;
@@ -131,11 +131,11 @@ impl<'s> FetchHistory<'s> {
                 break;
             }
             let Some(step) = chains.next(pin, cache) else { break };
-            if step.max_time_so_far < range.0 && self.core.cold.is_none() {
+            if step.meta.max_time_so_far() < range.0 && self.core.cold.is_none() {
                 break;
             }
             let kept = fits(&guard, &step, range);
-            run.push((seq, step.event, kept));
+            run.push((step.meta.seq(), step.event, kept));
         }
         // A page that is being purged makes its events look removed: leave it to the cold part. What was not taken
         // for removed was read rightly.
@@ -157,7 +157,7 @@ impl<'s> FetchHistory<'s> {
         if let Some(damage) = chains.damage.take() {
             walk.ready.push_back(Err(damage));
         }
-        walk.stage = if over { Stage::Cold(None) } else { Stage::Memory(chains.addrs()) };
+        walk.stage = if over { Stage::Cold(None) } else { Stage::Memory(chains.turn()) };
     }
 
     fn blocks(&self, walk: &Walk, range: (i64, i64)) -> Vec<Arc<BlockInfo>> {

@@ -2,9 +2,11 @@
 
 use std::ops::RangeBounds;
 
+use smallvec::SmallVec;
+
 use crate::error::Result;
 use crate::event::EventRef;
-use crate::ids::{Addr, Stream};
+use crate::ids::Stream;
 use crate::pages::pool::{FrameCache, Pin};
 use crate::store::core::Core;
 use crate::store::history::History;
@@ -53,18 +55,22 @@ impl<'s> Guard<'s> {
         let lanes = &self.core.lanes;
         let mut out = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKAHEAD) {
+            // Where their entries are; then where their records are; then the records.
+            let mut places: SmallVec<[_; LOOKAHEAD]> = SmallVec::new();
             for id in ids {
-                let (page, bucket) = lanes.index.bucket_of(lanes.index.hash(*id));
-                lanes.index.pages().prefetch(page, bucket);
+                let place = lanes.index.locate(*id);
+                lanes.index.prefetch(place);
+                places.push(place);
             }
-            for id in ids {
-                // The first entry with the id's tag is nearly always the right one.
-                let guess: Option<Addr> = lanes.index.find(lanes.index.hash(*id), Some);
-                if let Some(addr) = guess {
-                    lanes.pages.prefetch_hot(lanes.pages.meta(addr.page()).place(), addr.offset());
+            for place in &places {
+                if let Some(addr) = lanes.index.guess(*place) {
+                    lanes.prefetch_record(addr);
                 }
             }
-            out.extend(ids.iter().map(|id| self.get(*id)));
+            for (id, place) in ids.iter().zip(places) {
+                let found = lanes.get_at(&self.pin, &self.cache, *id, place).ok().flatten();
+                out.push(found.map(|(_, event)| event).filter(|event| self.keeps(event)));
+            }
         }
         out
     }

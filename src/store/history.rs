@@ -2,6 +2,8 @@
 
 use std::ops::RangeBounds;
 
+use smallvec::SmallVec;
+
 use crate::event::EventRef;
 use crate::ids::{Class, Stream};
 use crate::lanes::history::{Chains, Step};
@@ -18,7 +20,7 @@ pub struct History<'g> {
     range: Option<(i64, i64)>,
     class: Option<Class>,
     /// One for each class, made at the first event.
-    chains: Option<Vec<Walk<'g>>>,
+    chains: Option<SmallVec<[Walk<'g>; 1]>>,
 }
 
 /// One class's walk with its next event that fits in hand.
@@ -49,7 +51,7 @@ impl<'g> History<'g> {
         self
     }
 
-    fn begin(&self, range: (i64, i64)) -> Vec<Walk<'g>> {
+    fn begin(&self, range: (i64, i64)) -> SmallVec<[Walk<'g>; 1]> {
         let lanes = self.guard.core.lanes_of(self.stream, self.class);
         let walk = |lane: crate::ids::LaneId| {
             let (pin, cache) = (&self.guard.pin, &self.guard.cache);
@@ -64,10 +66,11 @@ impl<'g> History<'g> {
 
 impl<'g> Walk<'g> {
     /// Goes on to the next event that fits.
+    #[inline]
     fn advance(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) {
         self.next = None;
         while let Some(step) = self.chains.next(&guard.pin, &guard.cache) {
-            if step.max_time_so_far < range.0 {
+            if range.0 > i64::MIN && step.meta.max_time_so_far() < range.0 {
                 // Neither this event nor any older one is as late as the range begins.
                 return;
             }
@@ -80,23 +83,30 @@ impl<'g> Walk<'g> {
 }
 
 /// Whether an event of a walk is in range, kept by retention, and not removed.
+#[inline]
 pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
     let time = step.event.timestamp();
     let lanes = &guard.core.lanes;
     (range.0..=range.1).contains(&time)
         && guard.keeps(&step.event)
-        && (lanes.pages.meta(step.addr.page()).dead() == 0 || lanes.is_live(step.event.id(), step.addr))
+        && (step.meta.dead() == 0 || lanes.is_live(step.event.id(), step.addr))
 }
 
 impl<'g> Iterator for History<'g> {
     type Item = EventRef<'g>;
 
+    #[inline]
     fn next(&mut self) -> Option<EventRef<'g>> {
         let range = self.range?;
         if self.chains.is_none() {
             self.chains = Some(self.begin(range));
         }
         let walks = self.chains.as_mut()?;
+        if let [walk] = walks.as_mut_slice() {
+            let event = walk.next.take();
+            walk.advance(self.guard, range);
+            return event;
+        }
         let walk = walks
             .iter_mut()
             .filter(|walk| walk.next.is_some())

@@ -1,5 +1,6 @@
 //! The store: the public door to everything else.
 
+mod batch;
 mod builder;
 mod core;
 mod fetch_history;
@@ -26,7 +27,7 @@ use crate::store::core::Core;
 use crate::store::worker::Workers;
 
 pub use builder::StoreBuilder;
-pub use core::Batch;
+pub use batch::Batch;
 pub use fetch_history::FetchHistory;
 pub use fetch_scan::FetchScan;
 pub use guard::Guard;

@@ -146,7 +146,7 @@ impl Core {
                 let mut chains = Chains::new(&self.lanes, pin, &cache, stream, class);
                 let mut last = None;
                 while let Some(step) = chains.next(pin, &cache) {
-                    let position = step.position;
+                    let position = step.position();
                     faults.check(last.is_none_or(|last| position < last), || {
                         format!("the history of {stream:?} is not in order at event {}", step.event.id())
                     });

@@ -143,6 +143,19 @@ impl<T> std::fmt::Debug for Slab<T> {
     }
 }
 
+/// Asks the processor to fetch the line of a value, to read it or to write it.
+#[inline]
+pub(crate) fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the address is that of a live value, and a prefetch changes nothing that the program can see.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch(std::ptr::from_ref(at).cast::<i8>(), _MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The error of a region that must exist but cannot.
 pub(crate) fn out_of_system_memory(what: &str) -> Error {
     Error::new(

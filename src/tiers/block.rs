@@ -73,7 +73,7 @@ impl BlockWriter {
     pub(crate) fn push(&mut self, event: &EventRef<'_>) {
         if let Some(count) = self.pages.last_mut() {
             *count += 1;
-            self.rows.push(*event.record());
+            self.rows.push(event.record());
             self.bodies.extend_from_slice(event.body());
         }
     }
@@ -281,7 +281,7 @@ impl Block {
 
     /// The event of a row of this block.
     pub(crate) fn event(&self, row: &Row) -> EventRef<'static> {
-        EventRef::shared(row.header, self.bodies.clone(), row.body_at as usize)
+        EventRef::of_row(row.header, self.bodies.clone(), row.body_at as usize)
             .unwrap_or_else(|| unreachable!("decoding has checked that all bodies lie within the block"))
     }
 
@@ -384,7 +384,7 @@ mod tests {
                 id % 2 == 0,
                 id % 7,
             );
-            writer.push(&EventRef::in_place(header, &body));
+            writer.push(&EventRef::of_row(header, std::sync::Arc::new(body), 0).unwrap());
         }
         writer
     }

@@ -1,0 +1,316 @@
+//! The dense half of the id index: arrays of addresses for ids that come in sequence.
+//!
+//! Ids are cut into *chunks* of as many neighbours as an index page has words. A chunk's page holds one word for each
+//! id of the chunk, so an id costs 8 bytes, its neighbours share its cache line, and telling where its word is needs
+//! no search and no look at the record. Which chunks there are says a small table, open-addressed by the number of the
+//! chunk:
+//!
+//! ```text
+//! slot   │ chunk │ USED │ EXCLUSIVE │ TOMB │ entries removed, 29 bits │ page, 32 │   2 words; the second zero: empty
+//! entry  │ zero, 19 bits │ tentative, 1 │ logical page, 26 │ offset / 8, 18 │   zero: free, CLOSED: see below
+//! ```
+//!
+//! A writer claims an entry by one compare-and-swap from zero and publishes it by one store; no lock is taken. A chunk
+//! of which every entry was removed is freed: all entries are swapped from zero to CLOSED, one by one, then the table
+//! forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table again.
+//! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
+//! closed entries there.
+//!
+//! A chunk is EXCLUSIVE when no id of it can be in the hash half of the index, see [`super::ids`].
+
+use std::ops::Deref;
+
+use crate::ids::{Addr, LogicalPage};
+use crate::index::bucket::TENTATIVE;
+use crate::index::hash::BucketPages;
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+const SLOT_WORDS: usize = 2;
+const USED: u64 = 1 << 63;
+const EXCLUSIVE: u64 = 1 << 62;
+/// A slot that was used: searches go on behind it.
+const TOMB: u64 = 1 << 61;
+/// One entry removed from the chunk.
+const REMOVED: u64 = 1 << 32;
+const REMOVED_MASK: u64 = TOMB - REMOVED;
+/// An entry of a chunk that is being freed. No address: logical page 0 does not exist.
+const CLOSED: u64 = 1;
+
+/// An entry, as its chunk's page has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot<'i> {
+    entry: &'i AtomicU64,
+    /// Whether the id can be nowhere else.
+    pub(crate) exclusive: bool,
+}
+
+/// What came of an attempt to claim an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DenseClaim {
+    /// It is ours, tentatively.
+    Done,
+    /// An event of that id is there.
+    Duplicate,
+    /// Another writer is about to publish it, or the chunk is being freed: look again in a moment.
+    Busy,
+}
+
+impl Spot<'_> {
+    #[inline]
+    pub(crate) fn claim(self, addr: Addr) -> DenseClaim {
+        let tentative = addr.with_high(TENTATIVE).0;
+        // SeqCst: whoever claims here and then looks into the hash must not be missed by one who did the reverse.
+        match self.entry.compare_exchange(0, tentative, Ordering::SeqCst, Ordering::Acquire) {
+            Ok(_) => DenseClaim::Done,
+            Err(found) if found == CLOSED || Addr(found).high() & TENTATIVE != 0 => DenseClaim::Busy,
+            Err(_) => DenseClaim::Duplicate,
+        }
+    }
+
+    /// Lets readers see a claimed entry: its record is committed.
+    #[inline]
+    pub(crate) fn publish(self, addr: Addr) {
+        self.entry.store(addr.low(), Ordering::Release);
+    }
+
+    /// Gives a claimed entry back.
+    pub(crate) fn withdraw(self) {
+        self.entry.store(0, Ordering::Release);
+    }
+
+    /// The published address, or whether the id may be elsewhere.
+    #[inline]
+    pub(crate) fn look(self) -> Result<Addr, bool> {
+        let found = self.entry.load(Ordering::Acquire);
+        if found > CLOSED && Addr(found).high() & TENTATIVE == 0 {
+            return Ok(Addr(found));
+        }
+        // A closed entry can be one of another chunk than was asked for, so what it says of that one is not ours.
+        Err(!self.exclusive || found == CLOSED)
+    }
+
+    /// The address that is published, or whatever else stands there, as a hint.
+    #[inline]
+    pub(crate) fn hint(self) -> Addr {
+        Addr(self.entry.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        #[cfg(not(loom))]
+        crate::sys::memory::prefetch(self.entry);
+    }
+}
+
+pub(crate) struct DenseIndex<S, P> {
+    slots: S,
+    pages: P,
+    /// Multiplier of the table's hash (Dietzfelbinger et al., 1997): odd, and unknown to whoever chooses ids.
+    multiplier: u64,
+    slot_bits: u32,
+    chunk_bits: u32,
+    /// Creating and freeing chunks; holds where the next sweep begins.
+    writing: Mutex<usize>,
+}
+
+impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
+    /// An index without chunks. `slots` is zero: two words for each slot, whose number is a power of two and more
+    /// than `pages` can ever give.
+    pub(crate) fn new(slots: S, pages: P, chunk_len: usize, seed: u64) -> Self {
+        debug_assert!((slots.len() / SLOT_WORDS).is_power_of_two() && chunk_len.is_power_of_two());
+        let slot_bits = (slots.len() / SLOT_WORDS).ilog2();
+        Self {
+            slots,
+            pages,
+            multiplier: seed | 1,
+            slot_bits,
+            chunk_bits: chunk_len.ilog2(),
+            writing: Mutex::new(0),
+        }
+    }
+
+    /// Ids of a chunk.
+    pub(crate) fn chunk_len(&self) -> u64 {
+        1 << self.chunk_bits
+    }
+
+    #[inline]
+    pub(crate) fn chunk_of(&self, id: u64) -> u64 {
+        id >> self.chunk_bits
+    }
+
+    #[inline]
+    fn first_slot(&self, chunk: u64) -> usize {
+        // A table of one slot would shift by 64, so there are two at least.
+        (chunk.wrapping_mul(self.multiplier) >> (64 - self.slot_bits)) as usize
+    }
+
+    fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
+        &self.slots[slot * SLOT_WORDS + word]
+    }
+
+    /// The slot of a chunk and its word.
+    #[inline]
+    fn find(&self, chunk: u64) -> Option<(usize, u64)> {
+        let mask = (1usize << self.slot_bits) - 1;
+        let mut slot = self.first_slot(chunk);
+        for _ in 0..=mask {
+            let words = &self.slots[slot * SLOT_WORDS..slot * SLOT_WORDS + SLOT_WORDS];
+            // The page first: a slot's chunk is stored before its page is.
+            let page = words[1].load(Ordering::Acquire);
+            if page & USED != 0 && words[0].load(Ordering::Relaxed) == chunk {
+                return Some((slot, page));
+            }
+            if page == 0 {
+                return None;
+            }
+            slot = (slot + 1) & mask;
+        }
+        None
+    }
+
+    pub(crate) fn has(&self, chunk: u64) -> bool {
+        self.find(chunk).is_some()
+    }
+
+    /// Where the entry of an id is, if its chunk is there. The caller holds a pin for as long as it uses it.
+    #[inline]
+    pub(crate) fn locate(&self, id: u64) -> Option<Spot<'_>> {
+        let (_, page) = self.find(self.chunk_of(id))?;
+        let entry = &self.pages.words(page as u32)[(id & (self.chunk_len() - 1)) as usize];
+        Some(Spot { entry, exclusive: page & EXCLUSIVE != 0 })
+    }
+
+    /// Whether the end of a chunk is well filled: then the next one is probably wanted, too.
+    pub(crate) fn ends_full(&self, chunk: u64) -> bool {
+        let Some((_, page)) = self.find(chunk) else { return false };
+        let words = self.pages.words(page as u32);
+        let last = &words[words.len() - words.len().min(64)..];
+        let used = last.iter().filter(|entry| entry.load(Ordering::Relaxed) > CLOSED).count();
+        used * 2 >= last.len()
+    }
+
+    /// Makes a chunk. `is_elsewhere` says, once others can see the chunk, whether the hash half may hold ids of it.
+    /// `false`: there is no page for it.
+    pub(crate) fn create(&self, chunk: u64, is_elsewhere: impl FnOnce() -> bool) -> bool {
+        let _writing = self.writing.lock();
+        if self.has(chunk) {
+            return true;
+        }
+        let mask = (1usize << self.slot_bits) - 1;
+        let mut slot = self.first_slot(chunk);
+        while self.word(slot, 1).load(Ordering::Relaxed) & USED != 0 {
+            slot = (slot + 1) & mask;
+        }
+        let Some(page) = self.pages.claim() else { return false };
+        self.word(slot, 0).store(chunk, Ordering::Relaxed);
+        self.word(slot, 1).store(USED | u64::from(page), Ordering::SeqCst);
+        crate::sync::fence(Ordering::SeqCst);
+        if !is_elsewhere() {
+            self.word(slot, 1).fetch_or(EXCLUSIVE, Ordering::Release);
+        }
+        true
+    }
+
+    /// Removes a published entry. `false`: it is not here.
+    pub(crate) fn remove(&self, id: u64, addr: Addr) -> bool {
+        let Some((slot, page)) = self.find(self.chunk_of(id)) else { return false };
+        let entry = &self.pages.words(page as u32)[(id & (self.chunk_len() - 1)) as usize];
+        if entry.compare_exchange(addr.low(), 0, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let removed = (self.word(slot, 1).fetch_add(REMOVED, Ordering::Relaxed) & REMOVED_MASK) / REMOVED + 1;
+        // Counting what is left would cost every append; looking costs little, since what is left is mostly at the
+        // end, where the look begins.
+        let step = (self.chunk_len() / 8).max(2);
+        if removed >= step {
+            let _writing = self.writing.lock();
+            // One is left, so that a sweep looks here.
+            if self.removed(slot) >= step {
+                self.word(slot, 1).fetch_sub((step - 1) * REMOVED, Ordering::Relaxed);
+            }
+            self.free_if_empty(slot);
+        }
+        true
+    }
+
+    /// How many entries were removed from a slot's chunk, lately.
+    fn removed(&self, slot: usize) -> u64 {
+        let word = self.word(slot, 1).load(Ordering::Relaxed);
+        if word & USED == 0 { 0 } else { (word & REMOVED_MASK) / REMOVED }
+    }
+
+    /// Removes all published entries that lead to a page. Looks at the whole index.
+    pub(crate) fn remove_page(&self, page: LogicalPage) {
+        let _writing = self.writing.lock();
+        for slot in 0..1usize << self.slot_bits {
+            for entry in self.entries_of(slot) {
+                let found = entry.load(Ordering::Relaxed);
+                let gone = found > CLOSED && Addr(found).high() & TENTATIVE == 0 && Addr(found).page() == page;
+                if gone && entry.compare_exchange(found, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                    let step = if self.removed(slot) == 0 { REMOVED } else { 0 };
+                    self.word(slot, 1).fetch_add(step, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Frees chunks of which everything was removed, among the next `slots` of the table.
+    pub(crate) fn sweep(&self, slots: usize) {
+        let mut next = self.writing.lock();
+        let all = 1usize << self.slot_bits;
+        for _ in 0..slots.min(all) {
+            *next = (*next + 1) % all;
+            if self.removed(*next) > 0 {
+                self.free_if_empty(*next);
+            }
+        }
+    }
+
+    fn entries_of(&self, slot: usize) -> &[AtomicU64] {
+        let page = self.word(slot, 1).load(Ordering::Acquire);
+        if page & USED == 0 { &[] } else { self.pages.words(page as u32) }
+    }
+
+    /// Frees a chunk that is empty. The caller holds `writing`.
+    fn free_if_empty(&self, slot: usize) {
+        let page = self.word(slot, 1).load(Ordering::Acquire);
+        let entries = self.entries_of(slot);
+        if entries.is_empty() || entries.iter().rev().any(|entry| entry.load(Ordering::Relaxed) != 0) {
+            return;
+        }
+        for (at, entry) in entries.iter().enumerate() {
+            if entry.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                // A writer has come: the chunk lives on.
+                for entry in &entries[..at] {
+                    entry.store(0, Ordering::Release);
+                }
+                return;
+            }
+        }
+        let mask = (1usize << self.slot_bits) - 1;
+        self.word(slot, 1).store(TOMB, Ordering::Release);
+        // Tombs before an empty slot lead nowhere.
+        let mut last = slot;
+        while self.word((last + 1) & mask, 1).load(Ordering::Relaxed) == 0
+            && self.word(last, 1).load(Ordering::Relaxed) == TOMB
+        {
+            self.word(last, 1).store(0, Ordering::Release);
+            last = last.wrapping_sub(1) & mask;
+        }
+        self.pages.retire(page as u32);
+    }
+
+    /// Every entry, published or not. For checks; nobody may write meanwhile.
+    pub(crate) fn entries(&self) -> Vec<Addr> {
+        let slots = 0..1usize << self.slot_bits;
+        let all = slots.flat_map(|slot| self.entries_of(slot)).map(|entry| entry.load(Ordering::Acquire));
+        all.filter(|entry| *entry > CLOSED).map(Addr).collect()
+    }
+
+    /// Every page in use. For checks; nobody may write meanwhile.
+    pub(crate) fn page_numbers(&self) -> Vec<u32> {
+        let words = (0..1usize << self.slot_bits).map(|slot| self.word(slot, 1).load(Ordering::Acquire));
+        words.filter(|word| word & USED != 0).map(|word| word as u32).collect()
+    }
+}

@@ -1,0 +1,273 @@
+//! The id index: id → address. Ids that come in sequence go to [`dense`](super::dense) arrays, all others to a
+//! [`hash`](super::hash) table; an id is in one of the two.
+//!
+//! A chunk of neighbours gets an array when enough of them have come to the hash table, or when the chunk before it
+//! ended well filled. From then on new ids of the chunk go to the array; those that came before stay where they are.
+//! So that this costs a sequence nothing, it is counted how many ids of a chunk *may* be in the hash table (by a hash
+//! of the chunk's number): an array made while that is zero is *exclusive*, and nobody looks further.
+//!
+//! Two writers of one id can meet while its chunk is made, one on its way to either half:
+//!
+//! ```text
+//! to the hash table: count, announce there, then look whether the chunk is there: if so, take it back, go to the array
+//! to the array:      claim there, then look into the hash table: if the id is there, take it back
+//! ```
+//!
+//! Each writes before it looks, both in sequentially consistent order, so at least one of them sees the other.
+
+use std::ops::Deref;
+
+use crate::ids::{Addr, LogicalPage, mix};
+use crate::index::bucket::Sought;
+use crate::index::dense::{DenseClaim, DenseIndex, Spot};
+use crate::index::hash::{Announced, BucketPages, HashIndex};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Counters of what may be in the hash table, by chunk.
+const COUNTERS: usize = if cfg!(loom) { 2 } else { 1 << 14 };
+/// Chunks that are watched for becoming dense.
+const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
+/// The share of a chunk that must have come to the hash table before it gets an array.
+const SHARE: u64 = 8;
+
+/// Where an id's entry is or would be.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'i> {
+    Dense(Spot<'i>),
+    /// In the hash table, by this hash.
+    Hash(u64),
+}
+
+/// What came of announcing an id.
+pub(crate) enum Outcome<'i> {
+    /// The id is ours, tentatively: publish it there.
+    New(Place<'i>),
+    /// Another event has it.
+    Duplicate,
+    /// It is to be located again: its chunk has got an array, or another announcement of the id, perhaps one of the
+    /// caller's own, is about to be published.
+    Again,
+    /// The index has no room.
+    Full,
+}
+
+pub(crate) struct IdIndex<S, W, P> {
+    hash: HashIndex<S, P>,
+    dense: DenseIndex<W, P>,
+    /// How many ids of the chunks that fall on it may be in the hash table.
+    sparse: Box<[AtomicU32]>,
+    /// A chunk (upper 48 bits of its hash) and how many of its ids have come to the hash table lately.
+    watched: Box<[AtomicU64]>,
+}
+
+impl<S, W, P> IdIndex<S, W, P>
+where
+    S: Deref<Target = [AtomicU32]>,
+    W: Deref<Target = [AtomicU64]>,
+    P: BucketPages,
+{
+    pub(crate) fn new(hash: HashIndex<S, P>, dense: DenseIndex<W, P>) -> Self {
+        Self {
+            hash,
+            dense,
+            sparse: (0..COUNTERS).map(|_| AtomicU32::new(0)).collect(),
+            watched: (0..WATCHED).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn sparse(&self, chunk: u64) -> &AtomicU32 {
+        &self.sparse[(mix(chunk, 1) as usize) & (COUNTERS - 1)]
+    }
+
+    /// Where that id's entry is or would be, now. The caller holds a pin for as long as it uses it.
+    #[inline]
+    pub(crate) fn locate(&self, id: u64) -> Place<'_> {
+        match self.dense.locate(id) {
+            Some(spot) => Place::Dense(spot),
+            None => Place::Hash(self.hash.hash(id)),
+        }
+    }
+
+    /// Asks the processor to fetch what a look at that place begins with.
+    #[inline]
+    pub(crate) fn prefetch(&self, place: Place<'_>) {
+        match place {
+            Place::Dense(spot) => spot.prefetch(),
+            Place::Hash(hash) => self.hash.prefetch(hash),
+        }
+    }
+
+    /// The address that a look at that place will probably give, for prefetching.
+    #[inline]
+    pub(crate) fn guess(&self, place: Place<'_>) -> Option<Addr> {
+        match place {
+            Place::Dense(spot) => Some(spot.hint()),
+            Place::Hash(hash) => self.hash.find(hash, Some),
+        }
+    }
+
+    /// Looks for a published entry that `check` accepts. The caller holds a pin.
+    #[inline]
+    pub(crate) fn find<T>(&self, id: u64, check: impl FnMut(Addr) -> Option<T>) -> Option<T> {
+        self.find_at(id, self.locate(id), check)
+    }
+
+    /// The same, from a place where the id was located under the caller's pin.
+    #[inline]
+    pub(crate) fn find_at<T>(
+        &self,
+        id: u64,
+        place: Place<'_>,
+        mut check: impl FnMut(Addr) -> Option<T>,
+    ) -> Option<T> {
+        match place {
+            Place::Dense(spot) => match spot.look() {
+                Ok(addr) => check(addr),
+                Err(false) => None,
+                Err(true) => self.hash.find(self.hash.hash(id), check),
+            },
+            Place::Hash(hash) => self.hash.find(hash, check),
+        }
+    }
+
+    /// Whether there is a published entry for exactly this address.
+    pub(crate) fn holds(&self, id: u64, addr: Addr) -> bool {
+        self.find(id, |entry| (entry.low() == addr.low()).then_some(())).is_some()
+    }
+
+    /// Announces that an id will be at `addr`: other writers see it, readers do not. `place` is where it was located
+    /// under the caller's pin; `same` says whether an entry of the hash table is for the same id.
+    #[inline]
+    pub(crate) fn announce<'i>(
+        &'i self,
+        id: u64,
+        place: Place<'i>,
+        addr: Addr,
+        mut same: impl FnMut(Addr) -> bool,
+    ) -> Outcome<'i> {
+        match place {
+            Place::Dense(spot) => match spot.claim(addr) {
+                DenseClaim::Done if spot.exclusive => Outcome::New(place),
+                DenseClaim::Done => self.look_elsewhere(id, spot, &mut same),
+                DenseClaim::Duplicate => Outcome::Duplicate,
+                DenseClaim::Busy => Outcome::Again,
+            },
+            Place::Hash(hash) => self.announce_sparse(id, hash, addr, &mut same),
+        }
+    }
+
+    /// The other half of announcing in an array that is not exclusive.
+    #[cold]
+    fn look_elsewhere<'i>(
+        &self,
+        id: u64,
+        spot: Spot<'i>,
+        same: &mut impl FnMut(Addr) -> bool,
+    ) -> Outcome<'i> {
+        fence(Ordering::SeqCst);
+        match self.hash.seek(self.hash.hash(id), same) {
+            Sought::Nothing => Outcome::New(Place::Dense(spot)),
+            Sought::Published => {
+                spot.withdraw();
+                Outcome::Duplicate
+            }
+            Sought::Tentative => {
+                spot.withdraw();
+                Outcome::Again
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn announce_sparse<'i>(
+        &'i self,
+        id: u64,
+        hash: u64,
+        addr: Addr,
+        same: &mut impl FnMut(Addr) -> bool,
+    ) -> Outcome<'i> {
+        let chunk = self.dense.chunk_of(id);
+        let sparse = self.sparse(chunk);
+        if self.wants_array(chunk) && self.dense.create(chunk, || sparse.load(Ordering::SeqCst) != 0) {
+            return Outcome::Again;
+        }
+        sparse.fetch_add(1, Ordering::SeqCst);
+        let outcome = match self.hash.announce(hash, addr, &mut *same) {
+            Announced::New => {
+                fence(Ordering::SeqCst);
+                if !self.dense.has(chunk) {
+                    return Outcome::New(Place::Hash(hash));
+                }
+                self.hash.withdraw(hash, addr);
+                Outcome::Again
+            }
+            Announced::Duplicate => Outcome::Duplicate,
+            Announced::Busy => Outcome::Again,
+            Announced::Full => Outcome::Full,
+        };
+        sparse.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    }
+
+    /// Whether a chunk is to get an array, now that one more of its ids has come.
+    fn wants_array(&self, chunk: u64) -> bool {
+        if chunk > 0 && self.dense.ends_full(chunk - 1) {
+            return true;
+        }
+        let hash = mix(chunk, 2);
+        let watched = &self.watched[hash as usize & (WATCHED - 1)];
+        let (was, name) = (watched.load(Ordering::Relaxed), hash & !0xffff);
+        // Racing writers may lose a count, or a chunk its place to another: then it gets its array later.
+        let count = if was & !0xffff == name { (was & 0xffff) + 1 } else { 1 };
+        let enough = count >= (self.dense.chunk_len() / SHARE).clamp(1, 0xffff);
+        watched.store(name | if enough { 0 } else { count }, Ordering::Relaxed);
+        enough
+    }
+
+    /// Lets readers see an announced entry: its record is committed.
+    #[inline]
+    pub(crate) fn publish(&self, place: Place<'_>, addr: Addr) {
+        match place {
+            Place::Dense(spot) => spot.publish(addr),
+            Place::Hash(hash) => self.hash.publish(hash, addr),
+        }
+    }
+
+    /// Removes a published entry. `false`: there is none for exactly this address. The caller holds a pin.
+    pub(crate) fn remove(&self, id: u64, addr: Addr) -> bool {
+        if self.dense.remove(id, addr) {
+            return true;
+        }
+        let removed = self.hash.remove(self.hash.hash(id), addr);
+        if removed {
+            self.sparse(self.dense.chunk_of(id)).fetch_sub(1, Ordering::SeqCst);
+        }
+        removed
+    }
+
+    /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index, and cannot
+    /// tell which chunks they were of: arrays made later for those are not exclusive.
+    pub(crate) fn remove_page(&self, page: LogicalPage) {
+        self.dense.remove_page(page);
+        self.hash.remove_page(page);
+    }
+
+    /// Frees arrays of which everything was removed, if they are among the next `slots` looked at.
+    pub(crate) fn sweep(&self, slots: usize) {
+        self.dense.sweep(slots);
+    }
+
+    /// Every entry. For checks; nobody may write meanwhile.
+    pub(crate) fn entries(&self) -> Vec<Addr> {
+        let mut all = self.hash.entries();
+        all.extend(self.dense.entries());
+        all
+    }
+
+    /// Every page in use. For checks; nobody may write meanwhile.
+    pub(crate) fn page_numbers(&self) -> Vec<u32> {
+        let mut all = self.hash.page_numbers();
+        all.extend(self.dense.page_numbers());
+        all
+    }
+}
