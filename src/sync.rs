@@ -8,6 +8,8 @@ pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, f
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
+pub(crate) use crossbeam_utils::CachePadded;
+
 /// One turn of waiting for another thread that is about to finish: a few pauses of the processor, and after
 /// that the rest of the time slice, because the other thread may share our core.
 pub(crate) fn wait_a_turn(turn: &mut u32) {

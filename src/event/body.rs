@@ -65,7 +65,11 @@ impl Metadata<'_> {
     }
 
     /// Bytes of the whole body.
+    #[inline]
     pub(crate) fn body_len(&self, payload: &[u8]) -> u64 {
+        if let Self::None = self {
+            return payload.len() as u64;
+        }
         match self.pairs_len() {
             0 => payload.len() as u64,
             pairs => varint_len(pairs) as u64 + pairs + payload.len() as u64,
@@ -73,7 +77,16 @@ impl Metadata<'_> {
     }
 
     /// Writes the body into `out`, which has exactly [`Self::body_len`] bytes.
+    #[inline]
     pub(crate) fn write_body(&self, payload: &[u8], out: &mut [u8]) {
+        if payload.len() == out.len() {
+            out.copy_from_slice(payload);
+        } else {
+            self.write_pairs(payload, out);
+        }
+    }
+
+    fn write_pairs(&self, payload: &[u8], out: &mut [u8]) {
         // The length of the pairs follows from that of the body: they need not be walked a second time.
         let section = (out.len() - payload.len()) as u64;
         let mut at = 0;

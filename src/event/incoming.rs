@@ -1,6 +1,5 @@
 //! An event on its way into the store.
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::event::body::Metadata;
 use crate::ids::{Class, Stream};
 
@@ -74,24 +73,5 @@ impl<'a> Event<'a> {
     pub fn class(mut self, class: Class) -> Self {
         self.class = Some(class);
         self
-    }
-
-    /// Metadata and payload in bytes, as they are stored.
-    ///
-    /// # Errors
-    /// [`ErrorKind::TooLarge`] above `limit`.
-    pub(crate) fn body_len(&self, limit: u64) -> Result<u32> {
-        let len = self.metadata.body_len(self.payload);
-        if len > limit {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "event {} has {len} bytes of metadata and payload; this store takes up to {limit} \
-                     (ConfigBuilder::max_event, at most 16 MiB)",
-                    self.id
-                ),
-            ));
-        }
-        Ok(len as u32)
     }
 }

@@ -10,9 +10,10 @@
 //! entry  │ zero, 19 bits │ tentative, 1 │ logical page, 26 │ offset / 8, 18 │   zero: free, CLOSED: see below
 //! ```
 //!
-//! A writer claims an entry by one compare-and-swap from zero and publishes it by one store; no lock is taken. A chunk
-//! of which every entry was removed is freed: all entries are swapped from zero to CLOSED, one by one, then the table
-//! forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table again.
+//! A writer claims entries under the chunk's lock, which is a word that is held for a few dozen instructions: one locked
+//! instruction serves as many neighbours as it has to announce. Publishing is one store, without the lock; removing is
+//! a compare-and-swap from the published address. A chunk of which every entry was removed is freed: under its lock
+//! all entries become CLOSED, then the table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table again.
 //! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
 //! closed entries there.
 //!
@@ -23,9 +24,10 @@ use std::ops::Deref;
 use crate::ids::{Addr, LogicalPage};
 use crate::index::bucket::TENTATIVE;
 use crate::index::hash::BucketPages;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, wait_a_turn};
 
 const SLOT_WORDS: usize = 2;
+const LOCKS: usize = if cfg!(loom) { 1 } else { 64 };
 const USED: u64 = 1 << 63;
 const EXCLUSIVE: u64 = 1 << 62;
 /// A slot that was used: searches go on behind it.
@@ -41,43 +43,124 @@ const CLOSED: u64 = 1;
 pub(crate) struct Spot<'i> {
     entry: &'i AtomicU64,
     /// Whether the id can be nowhere else.
-    pub(crate) exclusive: bool,
+    exclusive: bool,
 }
 
-/// What came of an attempt to claim an entry.
+/// Why an entry could not be claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DenseClaim {
-    /// It is ours, tentatively.
-    Done,
     /// An event of that id is there.
     Duplicate,
     /// Another writer is about to publish it, or the chunk is being freed: look again in a moment.
     Busy,
 }
 
-impl Spot<'_> {
+/// The chunk in which entries are being claimed: neighbours find it without looking at the table. The caller holds a
+/// pin for as long as it keeps a cursor.
+pub(crate) struct Cursor<'i> {
+    chunk: u64,
+    entries: &'i [AtomicU64],
+    lock: Option<&'i AtomicU32>,
+    locked: bool,
+    exclusive: bool,
+}
+
+impl<'i> Cursor<'i> {
+    /// The number of no chunk: chunks have more than one id.
+    const NO_CHUNK: u64 = u64::MAX;
+
+    pub(crate) fn new() -> Self {
+        Self { chunk: Self::NO_CHUNK, entries: &[], lock: None, locked: false, exclusive: false }
+    }
+
+    /// Whether the id that was claimed last can be nowhere else.
     #[inline]
-    pub(crate) fn claim(self, addr: Addr) -> DenseClaim {
-        let tentative = addr.with_high(TENTATIVE).0;
-        // SeqCst: whoever claims here and then looks into the hash must not be missed by one who did the reverse.
-        match self.entry.compare_exchange(0, tentative, Ordering::SeqCst, Ordering::Acquire) {
-            Ok(_) => DenseClaim::Done,
-            Err(found) if found == CLOSED || Addr(found).high() & TENTATIVE != 0 => DenseClaim::Busy,
-            Err(_) => DenseClaim::Duplicate,
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// Goes to the chunk of an id. `false`: it has none.
+    #[inline]
+    pub(crate) fn seek<S, P>(&mut self, dense: &'i DenseIndex<S, P>, id: u64) -> bool
+    where
+        S: Deref<Target = [AtomicU64]>,
+        P: BucketPages,
+    {
+        self.chunk == dense.chunk_of(id) || self.seek_far(dense, id)
+    }
+
+    #[inline(never)]
+    fn seek_far<S, P>(&mut self, dense: &'i DenseIndex<S, P>, id: u64) -> bool
+    where
+        S: Deref<Target = [AtomicU64]>,
+        P: BucketPages,
+    {
+        self.forget();
+        let chunk = dense.chunk_of(id);
+        let Some((_, page)) = dense.find(chunk) else { return false };
+        self.chunk = chunk;
+        self.entries = dense.pages.words(page as u32);
+        self.lock = Some(dense.lock(chunk));
+        self.exclusive = page & EXCLUSIVE != 0;
+        true
+    }
+
+    /// Claims the entry of an id of the chunk.
+    #[inline]
+    pub(crate) fn claim(&mut self, id: u64, addr: Addr) -> Result<&'i AtomicU64, DenseClaim> {
+        self.hold();
+        let entry = &self.entries[id as usize & (self.entries.len() - 1)];
+        match entry.load(Ordering::Acquire) {
+            0 => {
+                entry.store(addr.with_high(TENTATIVE).0, Ordering::Release);
+                Ok(entry)
+            }
+            found if found == CLOSED || Addr(found).high() & TENTATIVE != 0 => Err(DenseClaim::Busy),
+            _ => Err(DenseClaim::Duplicate),
         }
     }
 
-    /// Lets readers see a claimed entry: its record is committed.
     #[inline]
-    pub(crate) fn publish(self, addr: Addr) {
-        self.entry.store(addr.low(), Ordering::Release);
+    fn hold(&mut self) {
+        if !self.locked
+            && let Some(lock) = self.lock
+        {
+            take(lock);
+            self.locked = true;
+        }
     }
 
-    /// Gives a claimed entry back.
-    pub(crate) fn withdraw(self) {
-        self.entry.store(0, Ordering::Release);
+    /// Lets others claim.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if std::mem::take(&mut self.locked)
+            && let Some(lock) = self.lock
+        {
+            lock.store(0, Ordering::Release);
+        }
     }
 
+    /// Looks at the table again next time.
+    pub(crate) fn forget(&mut self) {
+        self.release();
+        self.chunk = Self::NO_CHUNK;
+    }
+}
+
+impl Drop for Cursor<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn take(lock: &AtomicU32) {
+    let mut turn = 0;
+    while lock.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        wait_a_turn(&mut turn);
+    }
+}
+
+impl Spot<'_> {
     /// The published address, or whether the id may be elsewhere.
     #[inline]
     pub(crate) fn look(self) -> Result<Addr, bool> {
@@ -109,8 +192,10 @@ pub(crate) struct DenseIndex<S, P> {
     multiplier: u64,
     slot_bits: u32,
     chunk_bits: u32,
-    /// Creating and freeing chunks; holds where the next sweep begins.
+    /// Creating and freeing chunks; holds where the next sweep begins. Taken before a chunk's lock.
     writing: Mutex<usize>,
+    /// Chunks share them, by their numbers' lowest bits, so that chunks in use at a time mostly do not.
+    locks: Box<[CachePadded<AtomicU32>]>,
 }
 
 impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
@@ -126,6 +211,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             slot_bits,
             chunk_bits: chunk_len.ilog2(),
             writing: Mutex::new(0),
+            locks: (0..LOCKS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
         }
     }
 
@@ -143,6 +229,11 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     fn first_slot(&self, chunk: u64) -> usize {
         // A table of one slot would shift by 64, so there are two at least.
         (chunk.wrapping_mul(self.multiplier) >> (64 - self.slot_bits)) as usize
+    }
+
+    #[inline]
+    fn lock(&self, chunk: u64) -> &AtomicU32 {
+        &self.locks[chunk as usize & (LOCKS - 1)]
     }
 
     fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
@@ -176,18 +267,23 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     /// Where the entry of an id is, if its chunk is there. The caller holds a pin for as long as it uses it.
     #[inline]
     pub(crate) fn locate(&self, id: u64) -> Option<Spot<'_>> {
-        let (_, page) = self.find(self.chunk_of(id))?;
+        let chunk = self.chunk_of(id);
+        let (_, page) = self.find(chunk)?;
         let entry = &self.pages.words(page as u32)[(id & (self.chunk_len() - 1)) as usize];
         Some(Spot { entry, exclusive: page & EXCLUSIVE != 0 })
     }
 
-    /// Whether the end of a chunk is well filled: then the next one is probably wanted, too.
-    pub(crate) fn ends_full(&self, chunk: u64) -> bool {
+    /// Whether the second half of a chunk is well filled: then the next one is probably wanted, too. The very end does
+    /// not tell, since neighbours do not come in their exact order.
+    pub(crate) fn is_filling_up(&self, chunk: u64) -> bool {
         let Some((_, page)) = self.find(chunk) else { return false };
         let words = self.pages.words(page as u32);
-        let last = &words[words.len() - words.len().min(64)..];
-        let used = last.iter().filter(|entry| entry.load(Ordering::Relaxed) > CLOSED).count();
-        used * 2 >= last.len()
+        let half = &words[words.len() / 2..];
+        let sample = half.iter().step_by((half.len() / 64).max(1));
+        let (used, all) = sample.fold((0, 0), |(used, all), entry| {
+            (used + usize::from(entry.load(Ordering::Relaxed) > CLOSED), all + 1)
+        });
+        used * 2 >= all
     }
 
     /// Makes a chunk. `is_elsewhere` says, once others can see the chunk, whether the hash half may hold ids of it.
@@ -276,17 +372,20 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     fn free_if_empty(&self, slot: usize) {
         let page = self.word(slot, 1).load(Ordering::Acquire);
         let entries = self.entries_of(slot);
-        if entries.is_empty() || entries.iter().rev().any(|entry| entry.load(Ordering::Relaxed) != 0) {
+        let in_use = || entries.iter().rev().any(|entry| entry.load(Ordering::Relaxed) != 0);
+        if entries.is_empty() || in_use() {
             return;
         }
-        for (at, entry) in entries.iter().enumerate() {
-            if entry.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                // A writer has come: the chunk lives on.
-                for entry in &entries[..at] {
-                    entry.store(0, Ordering::Release);
-                }
-                return;
-            }
+        let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
+        take(lock);
+        // Otherwise a writer has come, and the chunk lives on.
+        let closed = !in_use();
+        if closed {
+            entries.iter().for_each(|entry| entry.store(CLOSED, Ordering::Release));
+        }
+        lock.store(0, Ordering::Release);
+        if !closed {
+            return;
         }
         let mask = (1usize << self.slot_bits) - 1;
         self.word(slot, 1).store(TOMB, Ordering::Release);

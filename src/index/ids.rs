@@ -2,7 +2,7 @@
 //! [`hash`](super::hash) table; an id is in one of the two.
 //!
 //! A chunk of neighbours gets an array when enough of them have come to the hash table, or when the chunk before it
-//! ended well filled. From then on new ids of the chunk go to the array; those that came before stay where they are.
+//! is filling up. From then on new ids of the chunk go to the array; those that came before stay where they are.
 //! So that this costs a sequence nothing, it is counted how many ids of a chunk *may* be in the hash table (by a hash
 //! of the chunk's number): an array made while that is zero is *exclusive*, and nobody looks further.
 //!
@@ -19,7 +19,7 @@ use std::ops::Deref;
 
 use crate::ids::{Addr, LogicalPage, mix};
 use crate::index::bucket::Sought;
-use crate::index::dense::{DenseClaim, DenseIndex, Spot};
+use crate::index::dense::{Cursor, DenseClaim, DenseIndex, Spot};
 use crate::index::hash::{Announced, BucketPages, HashIndex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -38,10 +38,18 @@ pub(crate) enum Place<'i> {
     Hash(u64),
 }
 
+/// Where an id is announced.
+#[derive(Clone, Copy)]
+pub(crate) enum Ticket<'i> {
+    Dense(&'i AtomicU64),
+    /// In the hash table, by this hash.
+    Hash(u64),
+}
+
 /// What came of announcing an id.
 pub(crate) enum Outcome<'i> {
     /// The id is ours, tentatively: publish it there.
-    New(Place<'i>),
+    New(Ticket<'i>),
     /// Another event has it.
     Duplicate,
     /// It is to be located again: its chunk has got an array, or another announcement of the id, perhaps one of the
@@ -135,24 +143,35 @@ where
         self.find(id, |entry| (entry.low() == addr.low()).then_some(())).is_some()
     }
 
-    /// Announces that an id will be at `addr`: other writers see it, readers do not. `place` is where it was located
-    /// under the caller's pin; `same` says whether an entry of the hash table is for the same id.
+    /// Fetches what announcing an id will touch. Neighbours in an array are fetched by each other.
+    #[inline]
+    pub(crate) fn prefetch_claim<'i>(&'i self, id: u64, cursor: &mut Cursor<'i>) {
+        if !cursor.seek(&self.dense, id) {
+            self.hash.prefetch(self.hash.hash(id));
+        }
+    }
+
+    /// Announces that an id will be at `addr`: other writers see it, readers do not. The caller releases `cursor` soon
+    /// after its last announcement; `same` says whether an entry of the hash table is for the same id.
     #[inline]
     pub(crate) fn announce<'i>(
         &'i self,
         id: u64,
-        place: Place<'i>,
         addr: Addr,
+        cursor: &mut Cursor<'i>,
         mut same: impl FnMut(Addr) -> bool,
     ) -> Outcome<'i> {
-        match place {
-            Place::Dense(spot) => match spot.claim(addr) {
-                DenseClaim::Done if spot.exclusive => Outcome::New(place),
-                DenseClaim::Done => self.look_elsewhere(id, spot, &mut same),
-                DenseClaim::Duplicate => Outcome::Duplicate,
-                DenseClaim::Busy => Outcome::Again,
-            },
-            Place::Hash(hash) => self.announce_sparse(id, hash, addr, &mut same),
+        if !cursor.seek(&self.dense, id) {
+            return self.announce_sparse(id, addr, &mut same);
+        }
+        match cursor.claim(id, addr) {
+            Ok(entry) if cursor.is_exclusive() => Outcome::New(Ticket::Dense(entry)),
+            Ok(entry) => self.look_elsewhere(id, entry, &mut same),
+            Err(DenseClaim::Duplicate) => Outcome::Duplicate,
+            Err(DenseClaim::Busy) => {
+                cursor.forget();
+                Outcome::Again
+            }
         }
     }
 
@@ -161,32 +180,27 @@ where
     fn look_elsewhere<'i>(
         &self,
         id: u64,
-        spot: Spot<'i>,
+        entry: &'i AtomicU64,
         same: &mut impl FnMut(Addr) -> bool,
     ) -> Outcome<'i> {
         fence(Ordering::SeqCst);
-        match self.hash.seek(self.hash.hash(id), same) {
-            Sought::Nothing => Outcome::New(Place::Dense(spot)),
-            Sought::Published => {
-                spot.withdraw();
-                Outcome::Duplicate
-            }
-            Sought::Tentative => {
-                spot.withdraw();
-                Outcome::Again
-            }
-        }
+        let outcome = match self.hash.seek(self.hash.hash(id), same) {
+            Sought::Nothing => return Outcome::New(Ticket::Dense(entry)),
+            Sought::Published => Outcome::Duplicate,
+            Sought::Tentative => Outcome::Again,
+        };
+        entry.store(0, Ordering::Release);
+        outcome
     }
 
     #[inline(never)]
-    fn announce_sparse<'i>(
-        &'i self,
+    fn announce_sparse(
+        &self,
         id: u64,
-        hash: u64,
         addr: Addr,
         same: &mut impl FnMut(Addr) -> bool,
-    ) -> Outcome<'i> {
-        let chunk = self.dense.chunk_of(id);
+    ) -> Outcome<'_> {
+        let (chunk, hash) = (self.dense.chunk_of(id), self.hash.hash(id));
         let sparse = self.sparse(chunk);
         if self.wants_array(chunk) && self.dense.create(chunk, || sparse.load(Ordering::SeqCst) != 0) {
             return Outcome::Again;
@@ -196,7 +210,7 @@ where
             Announced::New => {
                 fence(Ordering::SeqCst);
                 if !self.dense.has(chunk) {
-                    return Outcome::New(Place::Hash(hash));
+                    return Outcome::New(Ticket::Hash(hash));
                 }
                 self.hash.withdraw(hash, addr);
                 Outcome::Again
@@ -211,7 +225,7 @@ where
 
     /// Whether a chunk is to get an array, now that one more of its ids has come.
     fn wants_array(&self, chunk: u64) -> bool {
-        if chunk > 0 && self.dense.ends_full(chunk - 1) {
+        if chunk > 0 && self.dense.is_filling_up(chunk - 1) {
             return true;
         }
         let hash = mix(chunk, 2);
@@ -226,10 +240,10 @@ where
 
     /// Lets readers see an announced entry: its record is committed.
     #[inline]
-    pub(crate) fn publish(&self, place: Place<'_>, addr: Addr) {
-        match place {
-            Place::Dense(spot) => spot.publish(addr),
-            Place::Hash(hash) => self.hash.publish(hash, addr),
+    pub(crate) fn publish(&self, ticket: Ticket<'_>, addr: Addr) {
+        match ticket {
+            Ticket::Dense(entry) => entry.store(addr.low(), Ordering::Release),
+            Ticket::Hash(hash) => self.hash.publish(hash, addr),
         }
     }
 

@@ -1,14 +1,7 @@
 //! Appending: claim space, announce the id, write, commit, publish, link — in this order (invariant I1).
-//!
-//! Events are appended in *runs* of the same partition, class and page. A run announces all its ids first and writes
-//! its records after that: announcing takes a locked instruction for each id, and such an instruction waits until all
-//! stores before it have reached the cache, so one between any two records would let no two of them be under way to
-//! memory at a time. Everything after the announcements is plain stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use smallvec::SmallVec;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -16,21 +9,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader, record_len};
 use crate::event::{Event, EventRef};
 use crate::ids::{Addr, Class, LaneId, Stream};
-use crate::index::dense::DenseIndex;
+use crate::index::dense::{Cursor, DenseIndex};
 use crate::index::hash::HashIndex;
-use crate::index::ids::{IdIndex, Outcome, Place};
+use crate::index::ids::{IdIndex, Outcome, Place, Ticket};
 use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
-use crate::pages::table::Zone;
+use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::RegionKind;
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::memory::{Slab, out_of_system_memory};
-
-/// The most events of a run: more would only lengthen the time for which their ids are announced and not yet there.
-const RUN: usize = 16;
 
 /// What came of appending an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -67,55 +57,12 @@ pub(crate) struct Lanes {
 pub(crate) struct Checked<'e, 'a> {
     pub(crate) event: &'e Event<'a>,
     /// Of its stream and class: see [`head_hash`].
-    head_hash: u64,
-    body_len: u32,
-    pub(crate) partition: u32,
-    class: Class,
-}
-
-/// What whoever appends holds meanwhile.
-pub(crate) struct Holds<'w> {
-    pub(crate) pin: &'w Pin,
-    pub(crate) cache: &'w FrameCache,
-    /// The partition's lock.
-    pub(crate) writer: &'w mut Writer,
-    pub(crate) now_ms: i64,
-}
-
-/// An event of a run whose id is announced.
-struct Announced<'g, 'e, 'a> {
-    checked: &'e Checked<'e, 'a>,
-    head: &'g Head,
-    place: Place<'g>,
-}
-
-/// Events that are announced and will be written together.
-struct Run<'g, 'e, 'a> {
-    events: SmallVec<[Announced<'g, 'e, 'a>; RUN]>,
-    /// What the page's zone map is to cover.
-    zone: Zone,
-    /// How often heads had moved when the run began.
-    moves: u64,
-    /// Bytes of the records.
-    len: u32,
-}
-
-impl<'g, 'e, 'a> Run<'g, 'e, 'a> {
-    #[inline]
-    fn push(&mut self, announced: Announced<'g, 'e, 'a>, len: u32) {
-        self.zone.add(announced.checked.event.timestamp, announced.checked.event.kind);
-        self.events.push(announced);
-        self.len += len;
-    }
-}
-
-/// How far an attempt to append some events of one partition came.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Progress {
-    /// Events that have their outcome.
-    pub(crate) done: usize,
-    /// The region that had no room for the next.
-    pub(crate) full: Option<RegionKind>,
+    pub(crate) head_hash: u64,
+    pub(crate) body_len: u32,
+    /// Its number among the caller's events.
+    pub(crate) at: u32,
+    pub(crate) partition: u16,
+    pub(crate) class: Class,
 }
 
 impl Lanes {
@@ -187,7 +134,8 @@ impl Lanes {
     }
 
     /// Notes that the index had no room for one more.
-    fn index_is_full(&self) -> RegionKind {
+    #[cold]
+    pub(crate) fn index_is_full(&self) -> RegionKind {
         self.index_capacity.fetch_min(self.in_memory().max(1), Ordering::Relaxed);
         RegionKind::Index
     }
@@ -197,150 +145,125 @@ impl Lanes {
     /// # Errors
     /// Events that are too large, and classes that the store does not have.
     #[inline]
-    pub(crate) fn check<'e, 'a>(&self, event: &'e Event<'a>) -> Result<Checked<'e, 'a>> {
+    pub(crate) fn check<'e, 'a>(&self, at: u32, event: &'e Event<'a>) -> Result<Checked<'e, 'a>> {
         let class = event.class.unwrap_or(Class::DEFAULT);
-        if class.index() >= self.classes {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("event {} is of {class:?}; the store has {} classes", event.id, self.classes),
-            ));
+        let body_len = event.metadata.body_len(event.payload);
+        if class.index() >= self.classes || body_len > self.max_event {
+            return Err(self.refuse(event, class, body_len));
         }
-        let body_len = event.body_len(self.max_event)?;
         let hash = stream_hash(event.stream, self.seed);
-        let partition = partition_of(hash, self.partitions.len()) as u32;
-        Ok(Checked { event, head_hash: head_hash(hash, class), body_len, partition, class })
+        let partition = partition_of(hash, self.partitions.len()) as u16;
+        Ok(Checked { event, head_hash: head_hash(hash, class), body_len: body_len as u32, at, partition, class })
     }
 
-    /// Asks the processor to fetch the lines that appending this event will touch. The caller holds a pin.
+    #[cold]
+    fn refuse(&self, event: &Event<'_>, class: Class, body_len: u64) -> Error {
+        if class.index() >= self.classes {
+            let text = format!("event {} is of {class:?}; the store has {} classes", event.id, self.classes);
+            return Error::new(ErrorKind::InvalidInput, text);
+        }
+        let text = format!(
+            "event {} has {body_len} bytes of metadata and payload; this store takes up to {} \
+             (ConfigBuilder::max_event, at most 16 MiB)",
+            event.id, self.max_event
+        );
+        Error::new(ErrorKind::TooLarge, text)
+    }
+
+    /// Asks the processor to fetch the line of the event's stream, which appending it will touch. The caller holds a
+    /// pin.
     #[inline]
     pub(crate) fn prefetch(&self, checked: &Checked<'_, '_>) {
-        self.partitions[checked.partition as usize].streams.prefetch(checked.head_hash);
-        // Neighbours in an array are fetched by each other.
-        if let place @ Place::Hash(_) = self.index.locate(checked.event.id) {
-            self.index.prefetch(place);
-        }
+        self.partitions[usize::from(checked.partition)].streams.prefetch(checked.head_hash);
     }
 
-    /// Appends events of one partition, as far as there is room: those of `all` that `order` names. The partition's
-    /// lock is held (`writer`), and a pin. `duplicate` is told which have an id that is in memory already.
+    /// Appends one event. The partition's lock is held (`writer`), and a pin.
+    ///
+    /// # Errors
+    /// The region that has no room; nothing is changed then.
     #[inline]
     pub(crate) fn append(
         &self,
-        holds: &mut Holds<'_>,
-        all: &[Checked<'_, '_>],
-        order: &[u32],
-        mut duplicate: impl FnMut(u32),
-    ) -> Progress {
-        let (mut done, mut turn) = (0, 0);
-        while done < order.len() {
-            match self.append_run(holds, all, &order[done..], &mut duplicate) {
-                // Somebody is about to publish the id of the next.
-                Ok(0) => wait_a_turn(&mut turn),
-                Ok(more) => done += more,
-                Err(region) => return Progress { done, full: Some(region) },
+        pin: &Pin,
+        cache: &FrameCache,
+        writer: &mut Writer,
+        checked: &Checked<'_, '_>,
+        now_ms: i64,
+    ) -> Result<Appended, RegionKind> {
+        let (event, class) = (checked.event, checked.class);
+        let partition = &self.partitions[usize::from(checked.partition)];
+        let len = record_len(checked.body_len);
+        let (mut cursor, mut turn) = (Cursor::new(), 0);
+        let open = self.open_page(partition, writer, class, len)?;
+        let head = partition.streams.find_or_insert(checked.head_hash, event.stream, class);
+        let (head, made) = head.ok_or_else(|| self.index_is_full())?;
+        let same = |entry| self.id_at(pin, cache, entry) == Some(event.id);
+        let outcome = loop {
+            match self.index.announce(event.id, open.addr_after(0), &mut cursor, same) {
+                Outcome::Again => wait_a_turn(&mut turn),
+                other => break other,
             }
-        }
-        Progress { done, full: None }
+        };
+        cursor.release();
+        let Outcome::New(ticket) = outcome else {
+            if made {
+                partition.streams.remove_empty(head);
+            }
+            if let Outcome::Full = outcome {
+                return Err(self.index_is_full());
+            }
+            PartitionCounters::add(&partition.counters.duplicates, 1);
+            return Ok(Appended::Duplicate);
+        };
+        let meta = self.pages.meta(open.page);
+        meta.cover(&Zone::of(event.timestamp, event.kind), now_ms);
+        self.write(meta, open, checked, head, ticket);
+        // The next record's lines are on their way while the caller makes the next event.
+        self.pages.prefetch_space(open, len);
+        PartitionCounters::add(&partition.counters.appended, 1);
+        PartitionCounters::add(&partition.counters.appended_bytes, u64::from(checked.body_len));
+        Ok(Appended::Stored)
     }
 
-    /// Appends a run. How many events have their outcome.
+    /// Writes an announced event, for which there is room and which the zone map covers, and makes it visible.
+    #[inline]
+    pub(crate) fn write(
+        &self,
+        meta: &PageMeta,
+        open: &mut OpenPage,
+        checked: &Checked<'_, '_>,
+        head: &Head,
+        ticket: Ticket<'_>,
+    ) {
+        let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
+        let (pushed, previous) = head.next_link();
+        write_record(self.pages.space(open, len), checked, previous);
+        open.offset += len;
+        meta.commit(open.offset);
+        self.index.publish(ticket, addr);
+        head.push(pushed, addr);
+    }
+
+    /// The open page of a lane, with room for `len` bytes.
     ///
     /// # Errors
-    /// The region that had no room for the first.
+    /// The region that has no room for a new one.
     #[inline]
-    fn append_run(
+    pub(crate) fn open_page<'w>(
         &self,
-        holds: &mut Holds<'_>,
-        all: &[Checked<'_, '_>],
-        order: &[u32],
-        duplicate: &mut impl FnMut(u32),
-    ) -> Result<usize, RegionKind> {
-        let Some(first) = order.first().map(|at| &all[*at as usize]) else { return Ok(0) };
-        let (class, partition) = (first.class, &self.partitions[first.partition as usize]);
-        let len = record_len(first.body_len);
-        if !holds.writer.open_page(class).is_some_and(|open| open.has_room(len)) {
-            self.open_page(partition, holds.writer, class, len)?;
+        partition: &Partition,
+        writer: &'w mut Writer,
+        class: Class,
+        len: u32,
+    ) -> Result<&'w mut OpenPage, RegionKind> {
+        if !writer.open_page(class).is_some_and(|open| open.has_room(len)) {
+            self.open_new_page(partition, writer, class, len)?;
         }
-        let Some(open) = holds.writer.open_page(class) else { return Err(RegionKind::Hot) };
-        let mut run = Run {
-            events: SmallVec::new(),
-            zone: Zone::NOTHING,
-            moves: partition.streams.moves(),
-            len: 0,
-        };
-        let (mut taken, mut full) = (0, None);
-        for at in order.iter().take(RUN) {
-            let checked = &all[*at as usize];
-            let len = record_len(checked.body_len);
-            if checked.class != class || !open.has_room(run.len + len) {
-                break;
-            }
-            let Some((head, made)) =
-                partition.streams.find_or_insert(checked.head_hash, checked.event.stream, class)
-            else {
-                full = Some(self.index_is_full());
-                break;
-            };
-            let outcome = self.announce(holds.pin, holds.cache, checked.event.id, open.addr_after(run.len));
-            if let Outcome::New(place) = outcome {
-                run.push(Announced { checked, head, place }, len);
-            } else {
-                if made {
-                    partition.streams.remove_empty(head);
-                }
-                match outcome {
-                    Outcome::Full => full = Some(self.index_is_full()),
-                    Outcome::Duplicate => duplicate(*at),
-                    _ => {}
-                }
-                if !matches!(outcome, Outcome::Duplicate) {
-                    break;
-                }
-            }
-            taken += 1;
-        }
-        let duplicates = taken - run.events.len();
-        if duplicates > 0 {
-            PartitionCounters::add(&partition.counters.duplicates, duplicates as u64);
-        }
-        if !run.events.is_empty() {
-            self.write_run(partition, open, &run, holds.now_ms);
-        }
-        full.filter(|_| taken == 0).map_or(Ok(taken), Err)
+        writer.open_page(class).ok_or(RegionKind::Hot)
     }
 
-    #[inline]
-    fn announce(&self, pin: &Pin, cache: &FrameCache, id: u64, addr: Addr) -> Outcome<'_> {
-        self.index.announce(id, self.index.locate(id), addr, |entry| self.id_at(pin, cache, entry) == Some(id))
-    }
-
-    /// Writes the records of a run and makes them visible, one after the other.
-    #[inline]
-    fn write_run(&self, partition: &Partition, open: &mut OpenPage, run: &Run<'_, '_, '_>, now_ms: i64) {
-        let meta = self.pages.meta(open.page);
-        meta.cover(&run.zone, now_ms);
-        // Making a head can have moved those that were found before.
-        let moved = partition.streams.moves() != run.moves;
-        let mut bytes = 0;
-        for Announced { checked, head, place } in &run.events {
-            let (event, mut head) = (checked.event, *head);
-            if moved && let Some(now) = partition.streams.find(checked.head_hash, event.stream, checked.class) {
-                head = now;
-            }
-            let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
-            let (pushed, previous) = head.next_link();
-            write_record(self.pages.space(open, len), checked, previous);
-            open.offset += len;
-            meta.commit(open.offset);
-            self.index.publish(*place, addr);
-            head.push(pushed, addr);
-            bytes += u64::from(checked.body_len);
-        }
-        PartitionCounters::add(&partition.counters.appended, run.events.len() as u64);
-        PartitionCounters::add(&partition.counters.appended_bytes, bytes);
-    }
-
-    fn open_page(
+    #[cold]
+    fn open_new_page(
         &self,
         partition: &Partition,
         writer: &mut Writer,
@@ -361,7 +284,7 @@ impl Lanes {
     }
 
     /// The id of the event that an index entry names. The caller holds a pin.
-    fn id_at(&self, pin: &Pin, cache: &FrameCache, entry: Addr) -> Option<u64> {
+    pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, entry: Addr) -> Option<u64> {
         let place = self.pages.meta(entry.page()).place();
         self.pages.id_at(pin, cache, place, entry.offset())
     }

@@ -3,3 +3,4 @@
 pub(crate) mod append;
 pub(crate) mod history;
 pub(crate) mod partition;
+pub(crate) mod run;

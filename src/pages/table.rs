@@ -101,6 +101,13 @@ impl Zone {
     pub(crate) const NOTHING: Self = Self { min_time: i64::MAX, max_time: i64::MIN, kinds: [0; 4] };
 
     #[inline]
+    pub(crate) fn of(timestamp: i64, kind: u8) -> Self {
+        let mut zone = Self::NOTHING;
+        zone.add(timestamp, kind);
+        zone
+    }
+
+    #[inline]
     pub(crate) fn add(&mut self, timestamp: i64, kind: u8) {
         self.min_time = self.min_time.min(timestamp);
         self.max_time = self.max_time.max(timestamp);

@@ -3,6 +3,7 @@
 //! All arithmetic that turns a frame's number into memory is here. Frames are handed out by number; whoever
 //! claimed a frame is its owner until it releases it (invariant I4).
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +26,9 @@ pub(crate) struct Region {
     kind: RegionKind,
     config: RegionConfig,
     page_shift: u32,
+    /// Of the mapping: kept here, since every access needs them.
+    base: NonNull<u8>,
+    len: usize,
     mapping: Arc<Mapping>,
     frames: FreeList,
     growing: Mutex<()>,
@@ -61,6 +65,12 @@ pub struct RegionStats {
     pub huge_pages: bool,
 }
 
+// SAFETY: the pointer is to the mapping, which the region keeps and which any thread may use; what may be done with the
+// bytes behind it is said by the functions that give them out.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
 impl Region {
     pub(crate) fn open(kind: RegionKind, config: RegionConfig, huge_pages: bool) -> Result<Self> {
         let mapping = Mapping::anonymous(config.max as usize, kind.name())?;
@@ -69,6 +79,8 @@ impl Region {
             kind,
             config,
             page_shift: config.page_size.ilog2(),
+            base: mapping.base(),
+            len: mapping.len(),
             mapping: Arc::new(mapping),
             frames: FreeList::new((config.max / config.page_size) as u32, 0),
             growing: Mutex::new(()),
@@ -167,11 +179,12 @@ impl Region {
     }
 
     /// The address of a byte of a run of frames that starts at `frame`.
+    #[inline]
     fn at(&self, frame: u32, offset: usize, len: usize) -> *mut u8 {
         let start = ((frame as usize) << self.page_shift) + offset;
-        assert!(start + len <= self.mapping.len(), "a frame must lie within its region");
+        assert!(start + len <= self.len, "a frame must lie within its region");
         // SAFETY: the assertion keeps the address within the mapping.
-        unsafe { self.mapping.base().as_ptr().add(start) }
+        unsafe { self.base.as_ptr().add(start) }
     }
 
     /// Bytes of a frame that are written and will not change.
@@ -180,6 +193,7 @@ impl Region {
     /// The bytes must have been written before, in a way that the caller is synchronised with (it read an index
     /// entry, a link or a committed length that was stored with release after they were written); nobody may
     /// write them, and the frames may not be released, while the reference lives.
+    #[inline]
     pub(crate) unsafe fn bytes<'a>(&self, frame: u32, offset: u32, len: usize) -> &'a [u8] {
         let at = self.at(frame, offset as usize, len);
         // SAFETY: the range is within the mapping; the caller promises that it is initialised and unchanging.
@@ -190,6 +204,7 @@ impl Region {
     ///
     /// # Safety
     /// The caller must own the frames, and no other reference to these bytes may exist while this one lives.
+    #[inline]
     pub(crate) unsafe fn bytes_mut<'a>(&self, frame: u32, offset: u32, len: usize) -> &'a mut [u8] {
         let at = self.at(frame, offset as usize, len);
         // SAFETY: the range is within the mapping, which is initialised (zero or written before); the caller
@@ -202,6 +217,7 @@ impl Region {
     /// # Safety
     /// While the reference lives, the frame may not be released, and it may be accessed in this way only. Its
     /// bytes must be a valid `[T]`: zeroed, or written as such.
+    #[inline]
     pub(crate) unsafe fn values<'a, T: ZeroInit>(&self, frame: u32) -> &'a [T] {
         let at = self.at(frame, 0, self.page_size() as usize);
         // SAFETY: pages are at least 2 KiB and so aligned that every `T` (at most a few cache lines) is; the
@@ -223,12 +239,12 @@ impl Region {
     #[inline]
     pub(crate) fn prefetch(&self, frame: u32, offset: usize) {
         let start = ((frame as usize) << self.page_shift) + offset;
-        if start < self.mapping.len() {
+        if start < self.len {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the address is within the mapping, and a prefetch reads nothing that the program can see.
             unsafe {
                 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch(self.mapping.base().as_ptr().add(start).cast_const().cast::<i8>(), _MM_HINT_T0);
+                _mm_prefetch(self.base.as_ptr().add(start).cast_const().cast::<i8>(), _MM_HINT_T0);
             }
         }
     }

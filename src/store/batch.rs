@@ -6,13 +6,17 @@
 
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::lanes::append::{Appended, Checked, Holds, Progress};
+use crate::lanes::append::{Appended, Checked};
+use crate::lanes::partition::Writer;
+use crate::lanes::run::{Progress, Runner};
 use crate::pages::pool::{FrameCache, Pin};
+use crate::pressure::RegionKind;
 use crate::store::core::Core;
 
 /// Events of a part: what they touch fits into a first-level cache, and others get their turn after each group.
@@ -53,15 +57,9 @@ impl Batch {
     }
 }
 
-/// The events of a part that were not refused, and where they stand in the batch.
-struct Part<'e, 'a> {
-    checked: SmallVec<[Checked<'e, 'a>; 64]>,
-    places: SmallVec<[u32; 64]>,
-}
-
 /// The events of a part in the order of their partitions, in their own order within each.
 struct Groups {
-    order: SmallVec<[u32; 64]>,
+    order: Vec<u32>,
     /// Ranges of `order`: one for each partition that has events, less those that have their outcome.
     left: SmallVec<[std::ops::Range<usize>; 16]>,
 }
@@ -71,7 +69,7 @@ impl Groups {
     fn new(checked: &[Checked<'_, '_>], partitions: usize) -> Self {
         let mut ends: SmallVec<[u32; 32]> = SmallVec::from_elem(0, partitions);
         for event in checked {
-            ends[event.partition as usize] += 1;
+            ends[usize::from(event.partition)] += 1;
         }
         let mut left = SmallVec::new();
         let mut sum = 0;
@@ -83,9 +81,9 @@ impl Groups {
             }
             *end = begin as u32;
         }
-        let mut order = SmallVec::from_elem(0, checked.len());
+        let mut order = vec![0; checked.len()];
         for (at, event) in checked.iter().enumerate() {
-            let end = &mut ends[event.partition as usize];
+            let end = &mut ends[usize::from(event.partition)];
             order[*end as usize] = at as u32;
             *end += 1;
         }
@@ -108,46 +106,30 @@ impl Core {
 
     /// Appends a part, which begins at `from` in the batch.
     fn append_part(&self, from: usize, events: &[Event<'_>], batch: &mut Batch) -> Result<()> {
-        let mut pin = Some(Pin::new());
-        let mut part = Part { checked: SmallVec::new(), places: SmallVec::new() };
-        for (at, event) in events.iter().enumerate() {
-            match self.lanes.check(event) {
-                Ok(event) => {
-                    self.lanes.prefetch(&event);
-                    part.checked.push(event);
-                    part.places.push((from + at) as u32);
+        let mut checked = Vec::with_capacity(events.len());
+        {
+            let _pin = Pin::new();
+            for (at, event) in events.iter().enumerate() {
+                match self.lanes.check((from + at) as u32, event) {
+                    Ok(event) => {
+                        self.lanes.prefetch(&event);
+                        checked.push(event);
+                    }
+                    Err(error) => batch.refused.push((from + at, error)),
                 }
-                Err(error) => batch.refused.push((from + at, error)),
             }
         }
-        let mut groups = Groups::new(&part.checked, self.lanes.partitions.len());
-        let mut deadline = Deadline::after(self.config.append_timeout);
-        let (mut next, mut busy, mut waited) = (0, 0, false);
-        while !groups.left.is_empty() {
-            next %= groups.left.len();
-            let range = groups.left[next].clone();
-            let order = &groups.order[range.clone()];
-            let wait = busy >= groups.left.len();
-            let pinned = pin.get_or_insert_with(Pin::new);
-            let Some(progress) = self.append_group(pinned, &part, order, wait, batch)? else {
-                (next, busy) = (next + 1, busy + 1);
-                continue;
-            };
-            busy = 0;
-            groups.left[next].start += progress.done;
-            if groups.left[next].is_empty() {
-                groups.left.swap_remove(next);
-            }
-            let Some(region) = progress.full else { continue };
-            // The time-out is for waiting in vain.
-            if progress.done > 0 {
+        let mut groups = Groups::new(&checked, self.lanes.partitions.len());
+        let (mut deadline, mut waited) = (Deadline::after(self.config.append_timeout), false);
+        // The pin ends before this waits: what waits for readers to go must not wait for this one.
+        while let (progressed, Some(region)) = self.append_groups(&checked, &mut groups, batch)? {
+            if progressed {
+                // The time-out is for waiting in vain.
                 deadline = Deadline::after(self.config.append_timeout);
             }
-            // What waits for readers to go must not wait for this one.
-            pin = None;
             if deadline.has_passed() {
                 for at in groups.left.iter().flat_map(|range| &groups.order[range.clone()]) {
-                    batch.refused.push((part.places[*at as usize] as usize, self.refuse(region)));
+                    batch.refused.push((checked[*at as usize].at as usize, self.refuse(region)));
                 }
                 break;
             }
@@ -159,31 +141,65 @@ impl Core {
         Ok(())
     }
 
-    /// Appends the events of one partition. `None`: another writer has its lock, and `wait` says not to wait for it.
-    fn append_group(
+    /// Appends what is left of the groups, as far as there is room. Whether any event got its outcome, and the region
+    /// that had no room.
+    fn append_groups(
         &self,
-        pin: &Pin,
-        part: &Part<'_, '_>,
-        order: &[u32],
-        wait: bool,
+        checked: &[Checked<'_, '_>],
+        groups: &mut Groups,
         batch: &mut Batch,
-    ) -> Result<Option<Progress>> {
-        if let Some(region) = self.rejecting() {
-            return Ok(Some(Progress { done: 0, full: Some(region) }));
+    ) -> Result<(bool, Option<RegionKind>)> {
+        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let mut runner = Runner::new(&self.lanes, &pin, &cache);
+        let now_ms = self.lanes.clock.coarse_ms();
+        let (mut next, mut busy, mut progressed) = (0, 0, false);
+        while !groups.left.is_empty() {
+            if let Some(region) = self.rejecting() {
+                return Ok((progressed, Some(region)));
+            }
+            next = if next < groups.left.len() { next } else { 0 };
+            let order = &groups.order[groups.left[next].clone()];
+            let partition = &self.lanes.partitions[usize::from(checked[order[0] as usize].partition)];
+            let writer = match partition.try_lock() {
+                Some(writer) => writer,
+                // All that are left are held by others: wait for one.
+                None if busy >= groups.left.len() => partition.lock(),
+                None => {
+                    (next, busy) = (next + 1, busy + 1);
+                    continue;
+                }
+            };
+            let progress = self.append_group(&mut runner, writer, checked, order, now_ms, batch)?;
+            busy = 0;
+            progressed |= progress.done > 0;
+            groups.left[next].start += progress.done;
+            if groups.left[next].is_empty() {
+                groups.left.swap_remove(next);
+            }
+            if progress.full.is_some() {
+                return Ok((progressed, progress.full));
+            }
         }
-        let Some(first) = order.first() else { return Ok(Some(Progress::default())) };
-        let partition = &self.lanes.partitions[part.checked[*first as usize].partition as usize];
-        let writer = if wait { Some(partition.lock()) } else { partition.try_lock() };
-        let Some(mut writer) = writer else { return Ok(None) };
+        Ok((progressed, None))
+    }
+
+    /// Appends the events of one partition.
+    fn append_group<'e, 'a>(
+        &self,
+        runner: &mut Runner<'_, 'e, 'a>,
+        mut writer: MutexGuard<'_, Writer>,
+        checked: &'e [Checked<'e, 'a>],
+        order: &[u32],
+        now_ms: i64,
+        batch: &mut Batch,
+    ) -> Result<Progress> {
+        // Under the lock, so that a close that has taken every lock once finds no append behind it.
         self.check_open()?;
-        let cache = FrameCache::default();
-        let mut holds =
-            Holds { pin, cache: &cache, writer: &mut writer, now_ms: self.lanes.clock.coarse_ms() };
         let before = batch.duplicate_at.len();
         let duplicate_at = &mut batch.duplicate_at;
-        let duplicate = |at: u32| duplicate_at.push(part.places[at as usize] as usize);
-        let progress = self.lanes.append(&mut holds, &part.checked, order, duplicate);
+        let duplicate = |event: &Checked<'_, '_>| duplicate_at.push(event.at as usize);
+        let progress = runner.append(&mut writer, checked, order, now_ms, duplicate);
         batch.stored += progress.done - (batch.duplicate_at.len() - before);
-        Ok(Some(progress))
+        Ok(progress)
     }
 }

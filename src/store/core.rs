@@ -13,7 +13,7 @@ use crate::eviction::engine::{Engine, EvictionShared};
 use crate::eviction::{millis, pressure};
 use crate::ids::{Class, LaneId};
 use crate::index::names::Names;
-use crate::lanes::append::{Appended, Checked, Holds, Lanes};
+use crate::lanes::append::{Appended, Checked, Lanes};
 use crate::lanes::partition::Lane;
 use crate::pages::pool::{FrameCache, Pin, reclaim};
 use crate::pressure::{BackPressure, Pressure, RegionKind};
@@ -139,7 +139,7 @@ impl Core {
     // ---- appending ----
 
     pub(crate) fn append(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
-        let checked = self.lanes.check(event)?;
+        let checked = self.lanes.check(0, event)?;
         match self.append_once(&checked)? {
             Ok(done) => Ok(done),
             Err(region) if timeout.is_zero() => Err(self.refuse(region)),
@@ -156,15 +156,10 @@ impl Core {
         }
         let (pin, cache) = (Pin::new(), FrameCache::default());
         self.lanes.prefetch(checked);
-        let mut writer = self.lanes.partitions[checked.partition as usize].lock();
+        let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
         self.check_open()?;
-        let now_ms = self.lanes.clock.coarse_ms();
-        let mut holds = Holds { pin: &pin, cache: &cache, writer: &mut writer, now_ms };
-        let mut outcome = Appended::Stored;
-        let duplicate = |_| outcome = Appended::Duplicate;
-        let progress = self.lanes.append(&mut holds, std::slice::from_ref(checked), &[0], duplicate);
-        Ok(progress.full.map_or(Ok(outcome), Err))
+        Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
     }
 
     #[cold]

@@ -1,0 +1,221 @@
+//! Appending many events of one partition.
+//!
+//! Events are appended in *runs* of the same partition, class and page. A run announces all its ids first and writes
+//! its records after that: announcing takes a locked instruction, which waits until all stores before it have reached
+//! the cache, so one between any two records would let no two of them be under way to memory at a time. Everything
+//! after the announcements is plain stores.
+
+use crate::event::record::record_len;
+use crate::ids::{Addr, Class};
+use crate::index::dense::Cursor;
+use crate::index::ids::{Outcome, Ticket};
+use crate::index::streams::Head;
+use crate::lanes::append::{Checked, Lanes};
+use crate::lanes::partition::{Partition, PartitionCounters, Writer};
+use crate::pages::pool::{FrameCache, OpenPage, Pin};
+use crate::pages::table::Zone;
+use crate::pressure::RegionKind;
+use crate::sync::wait_a_turn;
+
+/// The most events of a run: more would only lengthen the time for which their ids are announced and not yet there.
+const RUN: usize = 16;
+/// Bytes of the page that are fetched before a run is written.
+const AHEAD: u32 = 8 << 10;
+
+/// How far an attempt to append some events of one partition came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Events that have their outcome.
+    pub(crate) done: usize,
+    /// The region that had no room for the next.
+    pub(crate) full: Option<RegionKind>,
+}
+
+/// An event of a run.
+#[derive(Clone, Copy)]
+struct Candidate<'g, 'e, 'a> {
+    checked: &'e Checked<'e, 'a>,
+    head: &'g Head,
+    /// Whether its head was made for it.
+    made: bool,
+}
+
+/// An event of a run whose id is announced.
+#[derive(Clone, Copy)]
+struct Announced<'g, 'e, 'a> {
+    checked: &'e Checked<'e, 'a>,
+    head: &'g Head,
+    ticket: Ticket<'g>,
+}
+
+/// Appends runs; what it remembers and allocates serves all of a caller's runs. Holds a pin.
+pub(crate) struct Runner<'g, 'e, 'a> {
+    lanes: &'g Lanes,
+    pin: &'g Pin,
+    cache: &'g FrameCache,
+    cursor: Cursor<'g>,
+    candidates: Vec<Candidate<'g, 'e, 'a>>,
+    announced: Vec<Announced<'g, 'e, 'a>>,
+    /// Events for which heads were made, but that did not come to be.
+    left_out: Vec<&'e Checked<'e, 'a>>,
+}
+
+impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
+    pub(crate) fn new(lanes: &'g Lanes, pin: &'g Pin, cache: &'g FrameCache) -> Self {
+        Self {
+            lanes,
+            pin,
+            cache,
+            cursor: Cursor::new(),
+            candidates: Vec::with_capacity(RUN),
+            announced: Vec::with_capacity(RUN),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Appends events of one partition, as far as there is room: those of `all` that `order` names. The partition's
+    /// lock is held (`writer`). `duplicate` is told which have an id that is in memory already.
+    pub(crate) fn append(
+        &mut self,
+        writer: &mut Writer,
+        all: &'e [Checked<'e, 'a>],
+        order: &[u32],
+        now_ms: i64,
+        mut duplicate: impl FnMut(&Checked<'_, '_>),
+    ) -> Progress {
+        let (mut done, mut turn) = (0, 0);
+        while done < order.len() {
+            let run = &order[done..order.len().min(done + RUN)];
+            match self.run(writer, all, run, now_ms, &mut duplicate) {
+                // Somebody is about to publish the id of the next.
+                Ok(0) => wait_a_turn(&mut turn),
+                Ok(more) => done += more,
+                Err(region) => return Progress { done, full: Some(region) },
+            }
+        }
+        Progress { done, full: None }
+    }
+
+    /// Appends a run. How many events have their outcome.
+    fn run(
+        &mut self,
+        writer: &mut Writer,
+        all: &'e [Checked<'e, 'a>],
+        order: &[u32],
+        now_ms: i64,
+        duplicate: &mut impl FnMut(&Checked<'_, '_>),
+    ) -> Result<usize, RegionKind> {
+        let Some(first) = order.first().map(|at| &all[*at as usize]) else { return Ok(0) };
+        let partition = &self.lanes.partitions[usize::from(first.partition)];
+        let len = record_len(first.body_len);
+        let open = self.lanes.open_page(partition, writer, first.class, len)?;
+        // A guess: records of a run are mostly of about one size.
+        self.lanes.pages.prefetch_space(open, len.saturating_mul(order.len() as u32).min(AHEAD));
+        let moves = partition.streams.moves();
+        let full = self.find_heads(partition, open, first.class, all, order);
+        let (taken, zone, full) = self.announce(open, full, duplicate);
+        let duplicates = taken - self.announced.len();
+        if duplicates > 0 {
+            PartitionCounters::add(&partition.counters.duplicates, duplicates as u64);
+        }
+        if !self.announced.is_empty() {
+            self.lanes.pages.meta(open.page).cover(&zone, now_ms);
+            self.write(partition, open, moves);
+        }
+        for checked in self.left_out.drain(..) {
+            // Another event of the same run may have used it.
+            let streams = &partition.streams;
+            if let Some(head) = streams.find(checked.head_hash, checked.event.stream, checked.class) {
+                streams.remove_empty(head);
+            }
+        }
+        full.filter(|_| taken == 0).map_or(Ok(taken), Err)
+    }
+
+    /// Finds or makes the stream heads of the events at the front that fit on the page, and fetches what announcing
+    /// them will touch. The region that had no room for one more.
+    #[inline]
+    fn find_heads(
+        &mut self,
+        partition: &'g Partition,
+        open: &OpenPage,
+        class: Class,
+        all: &'e [Checked<'e, 'a>],
+        order: &[u32],
+    ) -> Option<RegionKind> {
+        self.candidates.clear();
+        let mut bytes = 0;
+        for at in order {
+            let checked = &all[*at as usize];
+            bytes += record_len(checked.body_len);
+            if checked.class != class || !open.has_room(bytes) {
+                break;
+            }
+            let head = partition.streams.find_or_insert(checked.head_hash, checked.event.stream, class);
+            let Some((head, made)) = head else { return Some(self.lanes.index_is_full()) };
+            self.lanes.index.prefetch_claim(checked.event.id, &mut self.cursor);
+            self.candidates.push(Candidate { checked, head, made });
+        }
+        None
+    }
+
+    /// Announces the ids of the candidates. How many have their outcome, what the zone map is to cover, and the
+    /// region that had no room.
+    #[inline]
+    fn announce(
+        &mut self,
+        open: &OpenPage,
+        mut full: Option<RegionKind>,
+        duplicate: &mut impl FnMut(&Checked<'_, '_>),
+    ) -> (usize, Zone, Option<RegionKind>) {
+        let Self { lanes, pin, cache, cursor, candidates, announced, left_out } = self;
+        announced.clear();
+        let (mut zone, mut bytes, mut taken) = (Zone::NOTHING, 0, 0);
+        for candidate in candidates.iter() {
+            let Candidate { checked, head, made } = *candidate;
+            let event = checked.event;
+            let same = |entry: Addr| lanes.id_at(pin, cache, entry) == Some(event.id);
+            match lanes.index.announce(event.id, open.addr_after(bytes), cursor, same) {
+                Outcome::New(ticket) => {
+                    zone.add(event.timestamp, event.kind);
+                    bytes += record_len(checked.body_len);
+                    announced.push(Announced { checked, head, ticket });
+                }
+                Outcome::Duplicate => {
+                    duplicate(checked);
+                    left_out.extend(made.then_some(checked));
+                }
+                outcome => {
+                    if let Outcome::Full = outcome {
+                        full = Some(lanes.index_is_full());
+                    }
+                    let rest = candidates[taken..].iter().filter(|candidate| candidate.made);
+                    left_out.extend(rest.map(|candidate| candidate.checked));
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        cursor.release();
+        (taken, zone, full)
+    }
+
+    /// Writes the announced events. `moves` is how often heads had moved before they were found.
+    #[inline]
+    fn write(&self, partition: &Partition, open: &mut OpenPage, moves: u64) {
+        let meta = self.lanes.pages.meta(open.page);
+        // Making a head can have moved those that were found before it.
+        let moved = partition.streams.moves() != moves;
+        let mut bytes = 0;
+        for Announced { checked, mut head, ticket } in self.announced.iter().copied() {
+            if moved {
+                let now = partition.streams.find(checked.head_hash, checked.event.stream, checked.class);
+                head = now.unwrap_or(head);
+            }
+            self.lanes.write(meta, open, checked, head, ticket);
+            bytes += u64::from(checked.body_len);
+        }
+        PartitionCounters::add(&partition.counters.appended, self.announced.len() as u64);
+        PartitionCounters::add(&partition.counters.appended_bytes, bytes);
+    }
+}
