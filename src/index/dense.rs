@@ -73,7 +73,12 @@ impl<'i> Cursor<'i> {
         Self { chunk: Self::NO_CHUNK, entries: &[], lock: None, locked: false, exclusive: false }
     }
 
-    /// Whether the id that was claimed last can be nowhere else.
+    #[inline]
+    pub(crate) fn is_at(&self, chunk: u64) -> bool {
+        self.chunk == chunk
+    }
+
+    /// Whether ids of the chunk can be nowhere else.
     #[inline]
     pub(crate) fn is_exclusive(&self) -> bool {
         self.exclusive
@@ -86,7 +91,7 @@ impl<'i> Cursor<'i> {
         S: Deref<Target = [AtomicU64]>,
         P: BucketPages,
     {
-        self.chunk == dense.chunk_of(id) || self.seek_far(dense, id)
+        self.is_at(dense.chunk_of(id)) || self.seek_far(dense, id)
     }
 
     #[inline(never)]

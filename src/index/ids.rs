@@ -151,6 +151,18 @@ where
         }
     }
 
+    /// Announces an id whose chunk the cursor is at, if that is all there is to do.
+    #[inline]
+    pub(crate) fn announce_next<'i>(
+        &self,
+        id: u64,
+        addr: Addr,
+        cursor: &mut Cursor<'i>,
+    ) -> Option<Ticket<'i>> {
+        let at_hand = cursor.is_at(self.dense.chunk_of(id)) && cursor.is_exclusive();
+        if at_hand { cursor.claim(id, addr).ok().map(Ticket::Dense) } else { None }
+    }
+
     /// Announces that an id will be at `addr`: other writers see it, readers do not. The caller releases `cursor` soon
     /// after its last announcement; `same` says whether an entry of the hash table is for the same id.
     #[inline]

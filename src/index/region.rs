@@ -40,8 +40,10 @@ impl IndexPages {
             return None;
         }
         let frame = self.region.claim(1)?.first;
-        // SAFETY: the frame was just claimed, so it is ours alone until its number is stored in a directory.
-        unsafe { self.region.bytes_mut(frame, 0, self.region.page_size() as usize) }.fill(0);
+        if !self.region.is_fresh(frame) {
+            // SAFETY: the frame was just claimed, so it is ours alone until its number is stored in a directory.
+            unsafe { self.region.bytes_mut(frame, 0, self.region.page_size() as usize) }.fill(0);
+        }
         Some(frame)
     }
 
@@ -51,6 +53,7 @@ impl IndexPages {
     }
 
     /// The heads of a page that is in use, or was when the caller's pin began.
+    #[inline]
     pub(crate) fn heads(&self, page: u32) -> &[Head] {
         // SAFETY: a stream directory leads to pages that it claimed zeroed and uses as heads only; they are
         // released after the pins that could have read their number.
@@ -76,11 +79,6 @@ impl IndexPages {
         pin.flush();
     }
 
-    /// Asks the processor to fetch a line of a page.
-    #[inline]
-    pub(crate) fn prefetch_line(&self, page: u32, line: usize) {
-        self.region.prefetch(page, line * LINE);
-    }
 }
 
 impl BucketPages for IndexPages {
@@ -111,6 +109,6 @@ impl BucketPages for IndexPages {
 
     #[inline]
     fn prefetch(&self, page: u32, bucket: usize) {
-        self.prefetch_line(page, bucket);
+        self.region.prefetch(page, bucket * LINE);
     }
 }

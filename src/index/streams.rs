@@ -22,7 +22,7 @@ use crate::index::directory::PageDirectory;
 use crate::index::region::{IndexPages, RESERVE};
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::memory::Slab;
+use crate::sys::memory::{Slab, prefetch};
 
 /// How many chains a stream has.
 pub(crate) const STRIPES: usize = 6;
@@ -50,19 +50,21 @@ impl Head {
             && self.stream.load(Ordering::Relaxed) == stream.as_u64()
     }
 
-    /// How many events were pushed, and the one that the next will link to.
+    /// Where the next event's address will stand, and the event there, to which it will link.
     #[inline]
-    pub(crate) fn next_link(&self) -> (u64, u64) {
+    pub(crate) fn next_link(&self) -> (&AtomicU64, u64) {
         let pushed = self.word.load(Ordering::Relaxed) >> PUSHED_SHIFT;
-        (pushed, self.newest[(pushed % STRIPES as u64) as usize].load(Ordering::Relaxed))
+        let slot = &self.newest[(pushed % STRIPES as u64) as usize];
+        (slot, slot.load(Ordering::Relaxed))
     }
 
-    /// Makes an event the newest after that many: its record is committed. The partition's lock is held.
+    /// Makes an event the newest, in the slot that [`Self::next_link`] gave: its record is committed. The partition's
+    /// lock is held.
     #[inline]
-    pub(crate) fn push(&self, pushed: u64, addr: Addr) {
-        self.newest[(pushed % STRIPES as u64) as usize].store(addr.0, Ordering::Release);
-        let word = self.word.load(Ordering::Relaxed) & ((1 << PUSHED_SHIFT) - 1);
-        self.word.store(word | (pushed + 1) << PUSHED_SHIFT, Ordering::Release);
+    pub(crate) fn push(&self, slot: &AtomicU64, addr: Addr) {
+        slot.store(addr.0, Ordering::Release);
+        let word = self.word.load(Ordering::Relaxed);
+        self.word.store(word + (1 << PUSHED_SHIFT), Ordering::Release);
     }
 
     /// The slot of the newest event. For a head without events it is one that is zero, like all.
@@ -131,23 +133,31 @@ impl<'a> HeadPage<'a> {
         self.heads[0].newest[0].store(used as u64, Ordering::Relaxed);
     }
 
-    /// Lines from where a hash begins, once round the page.
-    #[inline]
-    fn probe(self, hash: u64) -> impl Iterator<Item = &'a Head> {
-        let (before, from) = self.heads[1..].split_at(self.first(hash));
-        from.iter().chain(before)
-    }
-
     /// The line of a hash, not counting the header: its upper half decides, since the lower one chose the page.
     #[inline]
     fn first(self, hash: u64) -> usize {
         (((hash >> 32) * (self.heads.len() as u64 - 1)) >> 32) as usize
     }
 
+    /// The first line from where a hash begins, once round the page, that `take` accepts.
+    #[inline]
+    fn probe(self, hash: u64, mut take: impl FnMut(&Head) -> bool) -> Option<&'a Head> {
+        let lines = &self.heads[1..];
+        let mut at = self.first(hash);
+        for _ in 0..lines.len() {
+            let head = lines.get(at)?;
+            if take(head) {
+                return Some(head);
+            }
+            at = if at + 1 == lines.len() { 0 } else { at + 1 };
+        }
+        None
+    }
+
+    #[inline]
     fn find(self, hash: u64, stream: Stream, class: Class) -> Option<&'a Head> {
-        self.probe(hash)
-            .take_while(|head| head.word.load(Ordering::Acquire) & USED != 0)
-            .find(|head| head.is(stream, class))
+        let end = |head: &Head| head.word.load(Ordering::Acquire) & USED == 0;
+        self.probe(hash, |head| head.is(stream, class) || end(head)).filter(|head| !end(head))
     }
 
     /// Three quarters of the lines may be in use: beyond, probing gets long.
@@ -157,7 +167,7 @@ impl<'a> HeadPage<'a> {
 
     /// Adds a head that is not there.
     fn insert(self, hash: u64, stream: Stream, class: Class) -> Option<&'a Head> {
-        let head = self.probe(hash).find(|head| head.word.load(Ordering::Relaxed) & USED == 0)?;
+        let head = self.probe(hash, |head| head.word.load(Ordering::Relaxed) & USED == 0)?;
         self.set_used(self.used() + 1);
         head.stream.store(stream.as_u64(), Ordering::Relaxed);
         head.word.store(USED | (class.index() as u64) << CLASS_SHIFT, Ordering::Release);
@@ -176,6 +186,7 @@ impl StreamDirectory {
         Ok(Self { directory: PageDirectory::new(slots, &[NO_PAGE]), pages, seed, moves: AtomicU64::new(0) })
     }
 
+    #[inline]
     fn page(&self, page: u32) -> HeadPage<'_> {
         HeadPage { heads: self.pages.heads(page) }
     }
@@ -204,7 +215,8 @@ impl StreamDirectory {
     pub(crate) fn prefetch(&self, hash: u64) {
         let number = self.directory.page_for(hash);
         if number != NO_PAGE {
-            self.pages.prefetch_line(number, 1 + self.page(number).first(hash));
+            let page = self.page(number);
+            prefetch(&page.heads[1 + page.first(hash)]);
         }
     }
 

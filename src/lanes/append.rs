@@ -219,7 +219,9 @@ impl Lanes {
         meta.cover(&Zone::of(event.timestamp, event.kind), now_ms);
         self.write(meta, open, checked, head, ticket);
         // The next record's lines are on their way while the caller makes the next event.
-        self.pages.prefetch_space(open, len);
+        if open.has_room(len) {
+            self.pages.prefetch_space(open, 0, len);
+        }
         PartitionCounters::add(&partition.counters.appended, 1);
         PartitionCounters::add(&partition.counters.appended_bytes, u64::from(checked.body_len));
         Ok(Appended::Stored)
@@ -236,12 +238,12 @@ impl Lanes {
         ticket: Ticket<'_>,
     ) {
         let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
-        let (pushed, previous) = head.next_link();
+        let (slot, previous) = head.next_link();
         write_record(self.pages.space(open, len), checked, previous);
         open.offset += len;
         meta.commit(open.offset);
         self.index.publish(ticket, addr);
-        head.push(pushed, addr);
+        head.push(slot, addr);
     }
 
     /// The open page of a lane, with room for `len` bytes.

@@ -6,7 +6,7 @@
 //! after the announcements is plain stores.
 
 use crate::event::record::record_len;
-use crate::ids::{Addr, Class};
+use crate::ids::Class;
 use crate::index::dense::Cursor;
 use crate::index::ids::{Outcome, Ticket};
 use crate::index::streams::Head;
@@ -19,8 +19,8 @@ use crate::sync::wait_a_turn;
 
 /// The most events of a run: more would only lengthen the time for which their ids are announced and not yet there.
 const RUN: usize = 16;
-/// Bytes of the page that are fetched before a run is written.
-const AHEAD: u32 = 8 << 10;
+/// Records up to this size have their room fetched; what is larger keeps the processor busy by itself.
+const FETCHED: u32 = 2 << 10;
 
 /// How far an attempt to append some events of one partition came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,8 +109,6 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         let partition = &self.lanes.partitions[usize::from(first.partition)];
         let len = record_len(first.body_len);
         let open = self.lanes.open_page(partition, writer, first.class, len)?;
-        // A guess: records of a run are mostly of about one size.
-        self.lanes.pages.prefetch_space(open, len.saturating_mul(order.len() as u32).min(AHEAD));
         let moves = partition.streams.moves();
         let full = self.find_heads(partition, open, first.class, all, order);
         let (taken, zone, full) = self.announce(open, full, duplicate);
@@ -147,10 +145,14 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         let mut bytes = 0;
         for at in order {
             let checked = &all[*at as usize];
-            bytes += record_len(checked.body_len);
-            if checked.class != class || !open.has_room(bytes) {
+            let len = record_len(checked.body_len);
+            if checked.class != class || !open.has_room(bytes + len) {
                 break;
             }
+            if len <= FETCHED {
+                self.lanes.pages.prefetch_space(open, bytes, len);
+            }
+            bytes += len;
             let head = partition.streams.find_or_insert(checked.head_hash, checked.event.stream, class);
             let Some((head, made)) = head else { return Some(self.lanes.index_is_full()) };
             self.lanes.index.prefetch_claim(checked.event.id, &mut self.cursor);
@@ -174,8 +176,14 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         for candidate in candidates.iter() {
             let Candidate { checked, head, made } = *candidate;
             let event = checked.event;
-            let same = |entry: Addr| lanes.id_at(pin, cache, entry) == Some(event.id);
-            match lanes.index.announce(event.id, open.addr_after(bytes), cursor, same) {
+            let addr = open.addr_after(bytes);
+            let outcome = match lanes.index.announce_next(event.id, addr, cursor) {
+                Some(ticket) => Outcome::New(ticket),
+                None => lanes.index.announce(event.id, addr, cursor, |entry| {
+                    lanes.id_at(pin, cache, entry) == Some(event.id)
+                }),
+            };
+            match outcome {
                 Outcome::New(ticket) => {
                     zone.add(event.timestamp, event.kind);
                     bytes += record_len(checked.body_len);

@@ -230,14 +230,11 @@ impl Pages {
         unsafe { self.hot.bytes_mut(open.frame, open.offset, len as usize) }
     }
 
-    /// Asks the processor to fetch the lines that the next `bytes` of an open page will be written to: a store to a line
-    /// that is not there holds up the stores behind it.
+    /// Asks the processor to fetch the lines of an open page that a record of `len` bytes will be written to, once
+    /// `after` more bytes are: a store to a line that is not there holds up the stores behind it. There must be room.
     #[inline]
-    pub(crate) fn prefetch_space(&self, open: &OpenPage, bytes: u32) {
-        let end = open.offset + bytes.min(open.capacity - open.offset);
-        for offset in (open.offset..end).step_by(64) {
-            self.hot.prefetch(open.frame, offset as usize);
-        }
+    pub(crate) fn prefetch_space(&self, open: &OpenPage, after: u32, len: u32) {
+        self.hot.prefetch_range(open.frame, open.offset + after, len);
     }
 
     /// Asks the processor to fetch a record that lies in the hot region.

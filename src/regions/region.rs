@@ -5,7 +5,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -34,6 +34,8 @@ pub(crate) struct Region {
     growing: Mutex<()>,
     claims: AtomicU64,
     releases: AtomicU64,
+    /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
+    touched: AtomicU32,
     huge: bool,
 }
 
@@ -86,6 +88,7 @@ impl Region {
             growing: Mutex::new(()),
             claims: AtomicU64::new(0),
             releases: AtomicU64::new(0),
+            touched: AtomicU32::new(0),
             huge,
         };
         region.grow_to(config.initial.div_ceil(config.page_size) as u32)?;
@@ -144,6 +147,12 @@ impl Region {
             // A system without memory to give is the same as a full region.
             self.grow_to(limit.saturating_add(chunk)).ok()?;
         }
+    }
+
+    /// Whether a frame that the caller has just claimed is as the system gave it, which is zero. To be asked each time
+    /// that a frame is claimed, if it is asked at all.
+    pub(crate) fn is_fresh(&self, frame: u32) -> bool {
+        self.touched.fetch_max(frame + 1, Ordering::Relaxed) <= frame
     }
 
     /// Gives frames back.
@@ -233,6 +242,23 @@ impl Region {
         // SAFETY: the frames were just claimed, are never released, and, never having been in use, are zero:
         // slabs are taken from the system region only, which releases nothing.
         Ok(unsafe { Slab::new(self.mapping.clone(), (frames.first as usize) << self.page_shift, len) })
+    }
+
+    /// Asks the processor to fetch the cache lines of a range of a frame.
+    #[inline]
+    pub(crate) fn prefetch_range(&self, frame: u32, offset: u32, len: u32) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let from = self.at(frame, offset as usize, len as usize);
+            for line in 0..len.div_ceil(64) as usize {
+                // SAFETY: the address is that of the range's first byte, or less than a line beyond its last one, and
+                // a prefetch reads nothing that the program can see.
+                unsafe { _mm_prefetch(from.wrapping_add(line * 64).cast_const().cast::<i8>(), _MM_HINT_T0) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (frame, offset, len);
     }
 
     /// Asks the processor to fetch the cache line at an offset of a frame. Harmless whatever the frame holds.

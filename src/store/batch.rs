@@ -67,13 +67,14 @@ struct Groups {
 impl Groups {
     /// Sorts by counting.
     fn new(checked: &[Checked<'_, '_>], partitions: usize) -> Self {
-        let mut ends: SmallVec<[u32; 32]> = SmallVec::from_elem(0, partitions);
+        let mut space: SmallVec<[u32; 32]> = SmallVec::from_elem(0, partitions);
+        let ends = space.as_mut_slice();
         for event in checked {
             ends[usize::from(event.partition)] += 1;
         }
         let mut left = SmallVec::new();
         let mut sum = 0;
-        for end in &mut ends {
+        for end in ends.iter_mut() {
             let begin = sum;
             sum += *end as usize;
             if sum > begin {
