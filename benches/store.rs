@@ -113,6 +113,7 @@ impl Hot {
         // The share of the index is the default one.
         let index = (hot / 11 * 3).next_multiple_of(2 << 20);
         Config::builder()
+            .partitions(std::env::var("PART").map_or(4, |p| p.parse().unwrap()))
             .memory(hot * 2 + (32 << 20))
             .hot(|region| region.max(hot).initial(hot).prefault(true))
             .index(|region| region.max(index).initial(index).prefault(true))

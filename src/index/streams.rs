@@ -22,7 +22,7 @@ use crate::index::directory::PageDirectory;
 use crate::index::region::{IndexPages, RESERVE};
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::memory::{Slab, prefetch};
+use crate::sys::memory::{Slab, prefetch_write};
 
 /// How many chains a stream has.
 pub(crate) const STRIPES: usize = 6;
@@ -210,13 +210,13 @@ impl StreamDirectory {
         }
     }
 
-    /// Asks the processor to fetch a stream's line.
+    /// Asks the processor to fetch a stream's line, to change it.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         let number = self.directory.page_for(hash);
         if number != NO_PAGE {
             let page = self.page(number);
-            prefetch(&page.heads[1 + page.first(hash)]);
+            prefetch_write(&page.heads[1 + page.first(hash)]);
         }
     }
 

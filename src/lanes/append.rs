@@ -115,7 +115,7 @@ impl Lanes {
     /// Events in memory, roughly while others write.
     pub(crate) fn in_memory(&self) -> u64 {
         let appended: u64 =
-            self.partitions.iter().map(|partition| partition.counters.appended.load(Ordering::Relaxed)).sum();
+            self.partitions.iter().map(|partition| partition.counters().appended.load(Ordering::Relaxed)).sum();
         appended.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
@@ -212,7 +212,7 @@ impl Lanes {
             if let Outcome::Full = outcome {
                 return Err(self.index_is_full());
             }
-            PartitionCounters::add(&partition.counters.duplicates, 1);
+            PartitionCounters::add(&partition.counters().duplicates, 1);
             return Ok(Appended::Duplicate);
         };
         let meta = self.pages.meta(open.page);
@@ -222,8 +222,8 @@ impl Lanes {
         if open.has_room(len) {
             self.pages.prefetch_space(open, 0, len);
         }
-        PartitionCounters::add(&partition.counters.appended, 1);
-        PartitionCounters::add(&partition.counters.appended_bytes, u64::from(checked.body_len));
+        PartitionCounters::add(&partition.counters().appended, 1);
+        PartitionCounters::add(&partition.counters().appended_bytes, u64::from(checked.body_len));
         Ok(Appended::Stored)
     }
 

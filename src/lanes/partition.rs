@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::error::Result;
@@ -17,6 +18,7 @@ use crate::index::streams::StreamDirectory;
 use crate::pages::pool::{OpenPage, Pages, Pin};
 use crate::pages::table::{PageMeta, Tier};
 use crate::regions::region::Region;
+use crate::sys::memory::prefetch_write;
 
 /// One class's log in a partition: a list of pages, linked both ways through the page table.
 ///
@@ -123,16 +125,28 @@ impl Lane {
 
 /// What only the holder of a partition's lock may touch.
 pub(crate) struct Writer {
-    open: Vec<Option<OpenPage>>,
-    next_seq: Vec<u64>,
-    max_time_so_far: Vec<i64>,
+    /// One for each class. Of few classes they lie beside the lock: writers on other processors then fetch both at once.
+    lanes: SmallVec<[LaneWriter; 1]>,
+}
+
+/// How far a lane is written.
+struct LaneWriter {
+    open: Option<OpenPage>,
+    next_seq: u64,
+    max_time_so_far: i64,
 }
 
 impl Writer {
     #[inline]
     pub(crate) fn open_page(&mut self, class: Class) -> Option<&mut OpenPage> {
-        self.open[class.index()].as_mut()
+        self.lanes[class.index()].open.as_mut()
     }
+}
+
+/// A partition's lock and what changes with every append.
+struct Shared {
+    writer: Mutex<Writer>,
+    counters: PartitionCounters,
 }
 
 /// Counters of one partition: written under its lock, read by anyone.
@@ -151,8 +165,7 @@ impl PartitionCounters {
 }
 
 pub(crate) struct Partition {
-    writer: CachePadded<Mutex<Writer>>,
-    pub(crate) counters: CachePadded<PartitionCounters>,
+    shared: CachePadded<Shared>,
     pub(crate) streams: StreamDirectory,
     lanes: Vec<CachePadded<Lane>>,
 }
@@ -169,13 +182,12 @@ impl Partition {
     ) -> Result<Self> {
         let ids: Vec<LaneId> =
             (0..config.classes.len()).map(|class| LaneId::new(number, Class::new(class))).collect();
+        let new = |lane| LaneWriter { open: None, next_seq: first_seq(lane), max_time_so_far: i64::MIN };
         Ok(Self {
-            writer: CachePadded::new(Mutex::new(Writer {
-                open: ids.iter().map(|_| None).collect(),
-                next_seq: ids.iter().map(|lane| first_seq(*lane)).collect(),
-                max_time_so_far: vec![i64::MIN; ids.len()],
-            })),
-            counters: CachePadded::default(),
+            shared: CachePadded::new(Shared {
+                writer: Mutex::new(Writer { lanes: ids.iter().map(|id| new(*id)).collect() }),
+                counters: PartitionCounters::default(),
+            }),
             streams: StreamDirectory::new(config, system, index, seed)?,
             lanes: ids.iter().map(|lane| CachePadded::new(Lane::new(*lane, first_seq(*lane)))).collect(),
         })
@@ -183,13 +195,24 @@ impl Partition {
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock()
+        self.shared.writer.lock()
+    }
+
+    /// Asks the processor to fetch the lock and what it guards, to change it.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch_write(&self.shared.writer);
+        prefetch_write(&self.shared.counters);
+    }
+
+    pub(crate) fn counters(&self) -> &PartitionCounters {
+        &self.shared.counters
     }
 
     /// The lock, if nobody else has it.
     #[inline]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Writer>> {
-        self.writer.try_lock()
+        self.shared.writer.try_lock()
     }
 
     pub(crate) fn lane(&self, class: Class) -> &Lane {
@@ -211,17 +234,17 @@ impl Partition {
         class: Class,
         len: u32,
     ) -> Result<(), crate::pressure::RegionKind> {
-        let (lane, at) = (self.lane(class), class.index());
+        let (lane, writer) = (self.lane(class), &mut writer.lanes[class.index()]);
         let before = lane.head();
         if before != LogicalPage::NONE {
             let so_far = pages.meta(before).max_time_so_far();
-            writer.max_time_so_far[at] = writer.max_time_so_far[at].max(so_far);
+            writer.max_time_so_far = writer.max_time_so_far.max(so_far);
         }
-        let seq = writer.next_seq[at];
-        let open = pages.claim(lane.id, seq, before, writer.max_time_so_far[at], len)?;
+        let seq = writer.next_seq;
+        let open = pages.claim(lane.id, seq, before, writer.max_time_so_far, len)?;
         let page = open.page;
-        writer.next_seq[at] += 1;
-        writer.open[at] = Some(open);
+        writer.next_seq += 1;
+        writer.open = Some(open);
         // The head first: whoever finds the page through the list then knows that it is, or was, the head.
         lane.head.store(page.0, Ordering::Release);
         if before == LogicalPage::NONE {
@@ -234,18 +257,18 @@ impl Partition {
 
     /// Closes a lane's open page, so that it can be moved.
     pub(crate) fn seal(&self, class: Class) {
-        self.lock().open[class.index()] = None;
+        self.lock().lanes[class.index()].open = None;
     }
 
     /// Closes that page if it is the open one. Afterwards it is sealed, whoever had it open: a page is opened and
     /// linked under one hold of the lock.
     pub(crate) fn seal_page(&self, class: Class, page: LogicalPage) {
-        self.lock().open[class.index()].take_if(|open| open.page == page);
+        self.lock().lanes[class.index()].open.take_if(|open| open.page == page);
     }
 
     /// Whether that page is being written.
     pub(crate) fn is_open(writer: &Writer, class: Class, page: LogicalPage) -> bool {
-        writer.open[class.index()].as_ref().is_some_and(|open| open.page == page)
+        writer.lanes[class.index()].open.as_ref().is_some_and(|open| open.page == page)
     }
 
     /// Takes the oldest page off a lane's list. `false`: it is not that page, or the page is being written.

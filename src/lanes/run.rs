@@ -109,12 +109,13 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         let partition = &self.lanes.partitions[usize::from(first.partition)];
         let len = record_len(first.body_len);
         let open = self.lanes.open_page(partition, writer, first.class, len)?;
+        self.lanes.pages.meta(open.page).prefetch();
         let moves = partition.streams.moves();
         let full = self.find_heads(partition, open, first.class, all, order);
         let (taken, zone, full) = self.announce(open, full, duplicate);
         let duplicates = taken - self.announced.len();
         if duplicates > 0 {
-            PartitionCounters::add(&partition.counters.duplicates, duplicates as u64);
+            PartitionCounters::add(&partition.counters().duplicates, duplicates as u64);
         }
         if !self.announced.is_empty() {
             self.lanes.pages.meta(open.page).cover(&zone, now_ms);
@@ -223,7 +224,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
             self.lanes.write(meta, open, checked, head, ticket);
             bytes += u64::from(checked.body_len);
         }
-        PartitionCounters::add(&partition.counters.appended, self.announced.len() as u64);
-        PartitionCounters::add(&partition.counters.appended_bytes, bytes);
+        PartitionCounters::add(&partition.counters().appended, self.announced.len() as u64);
+        PartitionCounters::add(&partition.counters().appended_bytes, bytes);
     }
 }

@@ -234,7 +234,7 @@ impl Pages {
     /// `after` more bytes are: a store to a line that is not there holds up the stores behind it. There must be room.
     #[inline]
     pub(crate) fn prefetch_space(&self, open: &OpenPage, after: u32, len: u32) {
-        self.hot.prefetch_range(open.frame, open.offset + after, len);
+        self.hot.prefetch_write(open.frame, open.offset + after, len);
     }
 
     /// Asks the processor to fetch a record that lies in the hot region.

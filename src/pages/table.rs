@@ -179,6 +179,16 @@ impl PageMeta {
         self.set_place(Place::new(Tier::Hot, self.place().generation(), frame));
     }
 
+    /// Asks the processor to fetch both lines, to change them.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(not(loom))]
+        {
+            crate::sys::memory::prefetch_write(&self.place);
+            crate::sys::memory::prefetch_write(&self.min_time);
+        }
+    }
+
     /// Makes the zone map cover records that are about to be committed. The lane's lock is held.
     #[inline]
     pub(crate) fn cover(&self, zone: &Zone, arrival: i64) {

@@ -13,7 +13,7 @@ use crate::config::RegionConfig;
 use crate::error::Result;
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
-use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory};
+use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch_write};
 
 /// A run of consecutive frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -244,21 +244,13 @@ impl Region {
         Ok(unsafe { Slab::new(self.mapping.clone(), (frames.first as usize) << self.page_shift, len) })
     }
 
-    /// Asks the processor to fetch the cache lines of a range of a frame.
+    /// Asks the processor to fetch the cache lines of a range of a frame that is about to be written.
     #[inline]
-    pub(crate) fn prefetch_range(&self, frame: u32, offset: u32, len: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let from = self.at(frame, offset as usize, len as usize);
-            for line in 0..len.div_ceil(64) as usize {
-                // SAFETY: the address is that of the range's first byte, or less than a line beyond its last one, and
-                // a prefetch reads nothing that the program can see.
-                unsafe { _mm_prefetch(from.wrapping_add(line * 64).cast_const().cast::<i8>(), _MM_HINT_T0) };
-            }
+    pub(crate) fn prefetch_write(&self, frame: u32, offset: u32, len: u32) {
+        let from = self.at(frame, offset as usize, len as usize);
+        for line in 0..len.div_ceil(64) as usize {
+            prefetch_write(from.wrapping_add(line * 64));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (frame, offset, len);
     }
 
     /// Asks the processor to fetch the cache line at an offset of a frame. Harmless whatever the frame holds.

@@ -170,6 +170,11 @@ impl Core {
                     continue;
                 }
             };
+            // The one after is on its way meanwhile.
+            let after = groups.left.get(next + 1).or(groups.left.first());
+            if let Some(first) = after.and_then(|range| groups.order.get(range.start)) {
+                self.lanes.partitions[usize::from(checked[*first as usize].partition)].prefetch();
+            }
             let progress = self.append_group(&mut runner, writer, checked, order, now_ms, batch)?;
             busy = 0;
             progressed |= progress.done > 0;

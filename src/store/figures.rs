@@ -59,9 +59,9 @@ impl Core {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut events = EventStats::default();
         for partition in &self.lanes.partitions {
-            events.appended += load(&partition.counters.appended);
-            events.appended_bytes += load(&partition.counters.appended_bytes);
-            events.duplicates += load(&partition.counters.duplicates);
+            events.appended += load(&partition.counters().appended);
+            events.appended_bytes += load(&partition.counters().appended_bytes);
+            events.duplicates += load(&partition.counters().duplicates);
         }
         let eviction = &self.shared.counters;
         EventStats {

@@ -143,7 +143,22 @@ impl<T> std::fmt::Debug for Slab<T> {
     }
 }
 
-/// Asks the processor to fetch the line of a value, to read it or to write it.
+/// Asks the processor to fetch the line of a value that is about to be changed, away from other processors. Harmless
+/// whatever the address is.
+#[inline]
+pub(crate) fn prefetch_write<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is part of x86-64 (where a processor does not know it, it does nothing), and changes
+    // nothing that the program can see, whatever the address. The intrinsic makes another one of it where the compiler
+    // was not told that the processor knows it, one that fetches the line to read it.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks the processor to fetch the line of a value, to read it.
 #[inline]
 pub(crate) fn prefetch<T>(at: &T) {
     #[cfg(target_arch = "x86_64")]
