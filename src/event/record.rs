@@ -97,7 +97,15 @@ impl RecordHeader {
     }
 }
 
+/// The length of the body of the record that begins with these bytes.
+#[inline]
+pub(crate) fn body_len(record: &[u8]) -> Option<u32> {
+    let field: &[u8; 4] = record.get(16..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*field))
+}
+
 /// Bytes that a record with a body of that length takes in a page.
+#[inline]
 pub(crate) fn record_len(body_len: u32) -> u32 {
     (HEADER_LEN as u32 + body_len).next_multiple_of(8)
 }

@@ -58,7 +58,7 @@ enum Bytes<'g> {
     /// The whole record.
     InPlace(&'g [u8]),
     /// A whole record at that place of a buffer.
-    Record { buffer: Arc<Vec<u8>>, at: u32 },
+    Record { buffer: Arc<Vec<u8>>, at: usize },
     /// A row of a cold block, which keeps headers as columns.
     Row(Box<Row>),
 }
@@ -84,7 +84,7 @@ impl<'g> EventRef<'g> {
     pub(crate) fn of_record(buffer: Arc<Vec<u8>>, at: usize) -> Option<Self> {
         let header = RecordHeader::read(buffer.get(at..)?)?;
         buffer.get(at..at.checked_add(HEADER_LEN + header.body_len as usize)?)?;
-        Some(Self { bytes: Bytes::Record { buffer, at: u32::try_from(at).ok()? } })
+        Some(Self { bytes: Bytes::Record { buffer, at } })
     }
 
     /// The event of that header whose body begins at that place of `buffer`; `None` where it is cut off.
@@ -98,7 +98,7 @@ impl<'g> EventRef<'g> {
     pub(crate) fn record(&self) -> RecordHeader {
         let bytes = match &self.bytes {
             Bytes::InPlace(record) => record,
-            Bytes::Record { buffer, at } => &buffer[*at as usize..],
+            Bytes::Record { buffer, at } => &buffer[*at..],
             Bytes::Row(row) => return row.header,
         };
         RecordHeader::read(bytes).unwrap_or_else(|| unreachable!("a record was checked when it was found"))
@@ -109,7 +109,7 @@ impl<'g> EventRef<'g> {
         match &self.bytes {
             Bytes::InPlace(record) => &record[HEADER_LEN..],
             Bytes::Record { buffer, at } => {
-                let from = *at as usize + HEADER_LEN;
+                let from = *at + HEADER_LEN;
                 &buffer[from..from + self.record().body_len as usize]
             }
             Bytes::Row(row) => {

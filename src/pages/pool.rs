@@ -12,14 +12,14 @@ use crossbeam_epoch as epoch;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::EventRef;
-use crate::event::record::{HEADER_LEN, RecordHeader};
+use crate::event::record::{HEADER_LEN, RecordHeader, body_len};
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
 use crate::pages::table::{PageMeta, Place, Tier};
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
-use crate::sys::memory::{Slab, ZeroInit};
+use crate::sys::memory::{Slab, ZeroInit, prefetch_bytes};
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for PageMeta {}
@@ -124,6 +124,31 @@ impl OpenPage {
     #[inline]
     pub(crate) fn addr_after(&self, bytes: u32) -> Addr {
         Addr::new(self.page, self.offset + bytes, self.generation)
+    }
+}
+
+/// Walks the committed records of a hot page, in the order of writing.
+pub(crate) struct Records<'g> {
+    bytes: &'g [u8],
+    at: usize,
+}
+
+impl<'g> Iterator for Records<'g> {
+    /// Offset and event.
+    type Item = (u32, EventRef<'g>);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u32, EventRef<'g>)> {
+        let rest = self.bytes.get(self.at..)?;
+        let len = HEADER_LEN + body_len(rest)? as usize;
+        let record = rest.get(..len)?;
+        // The processor's own prefetching brings what lies ahead into a cache further away, and stops at every 4 KiB.
+        if let Some(ahead) = rest.get(WALK_AHEAD..) {
+            prefetch_bytes(&ahead[..ahead.len().min(len)]);
+        }
+        let at = self.at as u32;
+        self.at += len.next_multiple_of(8);
+        Some((at, EventRef::in_place(record)))
     }
 }
 
@@ -327,6 +352,28 @@ impl Pages {
             .ok_or_else(|| Error::corrupt("a warm frame has no record where there must be one"))
     }
 
+    /// Asks the processor to fetch the beginning of a page that a walk will come to: [`Records`] fetches what is ahead
+    /// of it, within its page.
+    pub(crate) fn prefetch_page(&self, place: Place) {
+        if place.tier() == Tier::Hot {
+            for line in (0..WALK_AHEAD).step_by(64) {
+                self.hot.prefetch(place.frame(), line);
+            }
+        }
+    }
+
+    /// The committed records of a page that is hot.
+    #[inline]
+    pub(crate) fn records<'g>(&'g self, _pin: &'g Pin, place: Place, committed: u32) -> Option<Records<'g>> {
+        if place.tier() != Tier::Hot {
+            return None;
+        }
+        // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
+        // not released while the pin lives.
+        let bytes = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
+        Some(Records { bytes, at: 0 })
+    }
+
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
     ///
     /// # Errors
@@ -342,14 +389,8 @@ impl Pages {
         match place.tier() {
             Tier::Free => {}
             Tier::Hot => {
-                let _ = pin;
-                let mut offset = 0;
-                while offset < committed {
-                    self.hot.prefetch(place.frame(), offset as usize + WALK_AHEAD);
-                    let event = self.read_hot(place, offset);
-                    let at = offset;
-                    offset += event.record().record_len();
-                    if !visit(at, event) {
+                for (offset, event) in self.records(pin, place, committed).into_iter().flatten() {
+                    if !visit(offset, event) {
                         break;
                     }
                 }

@@ -7,6 +7,7 @@ use std::vec;
 
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
+use crate::pages::pool::Records;
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
 
@@ -53,6 +54,15 @@ impl<'a> Filter<'a> {
             && self.kind.is_none_or(kind)
     }
 
+    /// Whether every event of these times matches.
+    fn takes_all_of(&self, min_time: i64, max_time: i64) -> bool {
+        self.range.is_some_and(|(first, last)| first <= min_time && max_time <= last)
+            && self.kind.is_none()
+            && self.flags == 0
+            && self.predicate.is_none()
+    }
+
+    #[inline]
     pub(crate) fn matches(&mut self, event: &EventRef<'_>) -> bool {
         self.range.is_some_and(|(first, last)| (first..=last).contains(&event.timestamp()))
             && self.kind.is_none_or(|kind| event.kind() == kind)
@@ -149,8 +159,19 @@ struct Source<'g> {
 struct State<'g> {
     /// The next one last.
     sources: Vec<Source<'g>>,
+    /// The hot page that is being read.
+    hot: Option<HotPage<'g>>,
     found: vec::IntoIter<EventRef<'g>>,
     waiting: InTimeOrder<'g>,
+}
+
+/// A page whose records are looked at where they lie, one by one as they are asked for.
+struct HotPage<'g> {
+    page: LogicalPage,
+    meta: &'g PageMeta,
+    records: Records<'g>,
+    /// Whether every event passes the filter and is kept by retention.
+    all: bool,
 }
 
 impl<'g> Scan<'g> {
@@ -205,10 +226,39 @@ impl<'g> Reader<'g> {
         if ordered {
             sources.sort_by_key(|source| std::cmp::Reverse(source.min_time));
         }
-        State { sources, found: Vec::new().into_iter(), waiting: InTimeOrder::new() }
+        State { sources, hot: None, found: Vec::new().into_iter(), waiting: InTimeOrder::new() }
     }
 
+    /// The source as a hot page, if it is one.
+    fn open(&self, source: &Source<'g>) -> Option<HotPage<'g>> {
+        let (guard, meta) = (self.guard, source.meta);
+        let records = guard.core.lanes.pages.records(&guard.pin, source.place, meta.committed())?;
+        // After the committed length: the zone map covers at least what that says.
+        let (min_time, max_time) = (meta.min_time(), meta.max_time());
+        let kept = guard.core.is_kept(meta.lane().class(), min_time, guard.now_ms);
+        let all = kept && self.filter.takes_all_of(min_time, max_time);
+        Some(HotPage { page: source.page, meta, records, all })
+    }
+
+    /// The next event of a hot page that matches.
+    #[inline]
+    fn next_of(&mut self, hot: &mut HotPage<'g>) -> Option<EventRef<'g>> {
+        let guard = self.guard;
+        loop {
+            let (offset, event) = hot.records.next()?;
+            let wanted = hot.all || self.filter.matches(&event) && guard.keeps(&event);
+            let live = || guard.core.lanes.is_live(event.id(), Addr::new(hot.page, offset, 0));
+            if wanted && (hot.meta.dead() == 0 || live()) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The events of a page that match.
     fn read(&mut self, source: &Source<'g>) -> Vec<EventRef<'g>> {
+        if let Some(mut hot) = self.open(source) {
+            return std::iter::from_fn(|| self.next_of(&mut hot)).collect();
+        }
         let (guard, filter) = (self.guard, &mut self.filter);
         let lanes = &guard.core.lanes;
         let mut found = Vec::new();
@@ -226,27 +276,54 @@ impl<'g> Reader<'g> {
     }
 }
 
+impl<'g> Scan<'g> {
+    /// The next of the events that were found by reading whole pages.
+    #[inline(never)]
+    fn next_found(&mut self) -> Option<EventRef<'g>> {
+        let state = self.state.as_mut()?;
+        if self.ordered {
+            state.waiting.pop_before(state.sources.last().map(|source| source.min_time))
+        } else {
+            state.found.next()
+        }
+    }
+
+    /// Goes on to the next page, when the one before has nothing more to give; `None` when there is none.
+    #[inline(never)]
+    fn turn_page(&mut self) -> Option<()> {
+        let state = self.state.get_or_insert_with(|| self.reader.begin(self.ordered));
+        state.hot = None;
+        let source = state.sources.pop()?;
+        if let Some(next) = state.sources.last() {
+            self.reader.guard.core.lanes.pages.prefetch_page(next.place);
+        }
+        if self.ordered {
+            self.reader.read(&source).into_iter().for_each(|event| state.waiting.push(event));
+        } else {
+            state.hot = self.reader.open(&source);
+            if state.hot.is_none() {
+                state.found = self.reader.read(&source).into_iter();
+            }
+        }
+        Some(())
+    }
+}
+
 impl<'g> Iterator for Scan<'g> {
     type Item = EventRef<'g>;
 
+    #[inline]
     fn next(&mut self) -> Option<EventRef<'g>> {
-        let state = self.state.get_or_insert_with(|| self.reader.begin(self.ordered));
         loop {
-            let event = if self.ordered {
-                state.waiting.pop_before(state.sources.last().map(|source| source.min_time))
-            } else {
-                state.found.next()
-            };
-            if event.is_some() {
-                return event;
+            if let Some(State { hot: Some(hot), .. }) = &mut self.state
+                && let Some(event) = self.reader.next_of(hot)
+            {
+                return Some(event);
             }
-            let source = state.sources.pop()?;
-            let found = self.reader.read(&source);
-            if self.ordered {
-                found.into_iter().for_each(|event| state.waiting.push(event));
-            } else {
-                state.found = found.into_iter();
+            if let Some(event) = self.next_found() {
+                return Some(event);
             }
+            self.turn_page()?;
         }
     }
 }
