@@ -9,7 +9,7 @@ mod limits;
 use std::hint::black_box;
 use std::time::Duration;
 
-use esker::{Clock, Config, Event, RegionKind, Store, Stream};
+use esker::{ClassConfig, Clock, Config, Event, OnLeave, RegionKind, Store, Stream};
 
 use common::machine::thread_time;
 use common::report::{QUANTILES, Report};
@@ -96,6 +96,9 @@ fn run(round: usize, settings: &Settings, work: &Workload, limits: &mut Limits, 
             scan(&store.0, settings, work, &places, report);
         }
     }
+    if settings.wants("steady") {
+        steady(settings, work, report);
+    }
     if settings.wants("warm") {
         if settings.wants("limits") {
             limits.pack(settings, report);
@@ -113,7 +116,6 @@ impl Hot {
         // The share of the index is the default one.
         let index = (hot / 11 * 3).next_multiple_of(2 << 20);
         Config::builder()
-            .partitions(std::env::var("PART").map_or(4, |p| p.parse().unwrap()))
             .memory(hot * 2 + (32 << 20))
             .hot(|region| region.max(hot).initial(hot).prefault(true))
             .index(|region| region.max(index).initial(index).prefault(true))
@@ -340,6 +342,37 @@ fn scan(store: &Store, settings: &Settings, work: &Workload, places: &[usize], r
     each("scan 1 %, kind 1 of 16, an event in range", false, Some(5));
     let all = len * places.len();
     assert!(found >= 2 * all && found < 3 * all, "scans find what is in range");
+}
+
+/// Appending to a store that is full, while the oldest events are dropped as fast as new ones come.
+fn steady(settings: &Settings, work: &Workload, report: &mut Report) {
+    let payloads = &work.small;
+    // A quarter of what is appended fits.
+    let cap = ((settings.events * payloads.record()) as u64 / 4).next_multiple_of(2 << 20).max(16 << 20);
+    let config = Config::builder()
+        .memory(cap)
+        .buffers("2MiB")
+        .hot(|region| region.prefault(true).initial(cap / 4 * 3))
+        .hot(|region| region.max(cap / 4 * 3))
+        .index(|region| region.prefault(true))
+        .class(ClassConfig::new("window").compress(false).on_leave(OnLeave::Drop))
+        .build()
+        .expect("the sizes fit together");
+    let store = Store::open(config).expect("there must be memory for the store");
+    let (full, bulk) = (settings.events / 4, settings.events / 20 * 19);
+    append(&store, work, payloads, 0..full, 64);
+    let begin = now();
+    append(&store, work, payloads, full..bulk, 64);
+    let nanos = begin.elapsed().as_nanos() as f64 / (bulk - full) as f64;
+    report.add("append_batch of 64 to a full store", Some("append_batch of 64"), nanos);
+    let tail = Latencies::of(settings.events - bulk, |at| {
+        append(&store, work, payloads, bulk + at..bulk + at + 1, 1);
+    });
+    report.add_tail("append to a full store", tail.nanos(QUANTILES));
+    let stats = store.stats();
+    assert!(stats.events.dropped as usize > settings.events / 4, "the oldest were dropped");
+    assert!(stats.memory_bytes <= cap, "{} of {cap}", stats.memory_bytes);
+    report.note("waits for room, of a full store", format!("{}", stats.events.waited));
 }
 
 /// Reads of events that were squeezed into the warm tier.

@@ -20,6 +20,8 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const PAGE_MIN: u64 = 2 * KIB;
 const PAGE_MAX: u64 = 2 * MIB;
+/// The warm region's default page.
+const PAGE_WARM: u64 = 4 * KIB;
 /// The most pages of a region.
 const PAGES_MAX: u64 = 1 << 30;
 pub(crate) const PARTITIONS_MAX: usize = 1024;
@@ -436,7 +438,9 @@ impl ConfigBuilder {
         let memory = self.memory.unwrap_or(256 * MIB);
         let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
         // The page table takes about 1/256 of the memory with default pages; the exact size follows below.
-        let asked = [self.hot.max, self.warm.max, self.index.max];
+        // Where no class goes through the warm tier, it gets what a region must have.
+        let warm = if self.classes.iter().any(|class| class.compress) { None } else { Some(PAGE_WARM) };
+        let asked = [self.hot.max, self.warm.max.or(warm), self.index.max];
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
         let open: u64 =
             asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
@@ -449,7 +453,7 @@ impl ConfigBuilder {
         let index_page = floor_power(index_max / 64).clamp(2 * KIB, 16 * KIB);
         let (hot, warm, index) = (self.hot.clone(), self.warm.clone(), self.index.clone());
         let hot = self.region(RegionKind::Hot, &hot, hot_max, hot_page);
-        let warm = self.region(RegionKind::Warm, &warm, warm_max, 4 * KIB);
+        let warm = self.region(RegionKind::Warm, &warm, warm_max, PAGE_WARM);
         let index = self.region(RegionKind::Index, &index, index_max, index_page);
 
         let partitions = self.partitions.unwrap_or_else(|| {

@@ -26,6 +26,9 @@ pub struct ClassConfig {
     pub hot_for: Duration,
     /// Age at which events leave memory (default 24 h).
     pub warm_for: Duration,
+    /// Whether events go through the warm tier (default: yes). Without it they stay as they were written until they
+    /// leave memory: no processor time goes into packing them, and memory holds fewer of them.
+    pub compress: bool,
     /// Age at which events cease to exist, in every tier (default: never).
     pub retention: Option<Duration>,
     /// What becomes of events that leave memory (default: spill).
@@ -39,6 +42,7 @@ impl ClassConfig {
             name: name.into(),
             hot_for: Duration::from_secs(4 * 3600),
             warm_for: Duration::from_secs(24 * 3600),
+            compress: true,
             retention: None,
             on_leave: OnLeave::Spill,
         }
@@ -55,6 +59,21 @@ impl ClassConfig {
     #[must_use]
     pub fn warm_for(mut self, age: Duration) -> Self {
         self.warm_for = age;
+        self
+    }
+
+    /// Whether events go through the warm tier on their way out of memory.
+    ///
+    /// ```
+    /// use esker::{ClassConfig, OnLeave};
+    ///
+    /// // A window of raw events that is kept as large as memory allows, and dropped at its old end.
+    /// let probes = ClassConfig::new("probes").compress(false).on_leave(OnLeave::Drop);
+    /// # assert!(!probes.compress);
+    /// ```
+    #[must_use]
+    pub fn compress(mut self, yes: bool) -> Self {
+        self.compress = yes;
         self
     }
 

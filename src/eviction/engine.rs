@@ -11,6 +11,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::eviction::{Action, LaneView, PageSummary, Policy, SizeThreshold, TimeWindow, View, millis};
 use crate::ids::{Addr, LaneId, LogicalPage, Stream};
+use crate::index::dense::Remover;
 use crate::index::streams::{head_hash, stream_hash};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
@@ -301,15 +302,14 @@ impl Engine {
         let retention = config.classes[id.class().index()].retention;
         let ends = retention.map(|retention| lanes.clock.now_ms().saturating_sub(millis(retention)));
         let counters = &shared.counters;
+        let (mut over, mut early) = (0, 0);
         let events = purge(lanes, partition, &pin, page, |timestamp| {
-            let over = expired || ends.is_some_and(|end| timestamp <= end);
-            let counter = match (over, summary.clean) {
-                (true, _) => &counters.expired_events,
-                (false, true) => &counters.released_events,
-                (false, false) => &counters.dropped_events,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+            let ended = expired || ends.is_some_and(|end| timestamp <= end);
+            if ended { over += 1 } else { early += 1 }
         });
+        counters.expired_events.fetch_add(over, Ordering::Relaxed);
+        let counter = if summary.clean { &counters.released_events } else { &counters.dropped_events };
+        counter.fetch_add(early, Ordering::Relaxed);
         lanes.pages.retire(&pin, page);
         counters.released_pages.fetch_add(1, Ordering::Relaxed);
         self.refresh(lanes, &pin, lane, number);
@@ -328,33 +328,46 @@ fn summary(meta: &PageMeta, lane: &Lane, open: bool) -> PageSummary {
     }
 }
 
+/// What removing a record from the indexes takes.
+struct Leaving {
+    id: u64,
+    stream: Stream,
+    head_hash: u64,
+    timestamp: i64,
+    offset: u32,
+}
+
 /// Removes a page's events from the indexes. `left` is told the timestamp of each that was not removed before.
-fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, left: impl Fn(i64)) -> usize {
+fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, mut left: impl FnMut(i64)) -> usize {
     let meta = lanes.pages.meta(page);
     let (place, committed) = (meta.place(), meta.committed());
     let class = meta.lane().class();
-    let mut run: Vec<(u64, u64, i64, u32)> = Vec::with_capacity(PURGE_RUN);
+    let mut run: Vec<Leaving> = Vec::with_capacity(PURGE_RUN);
     let mut events = 0;
-    let mut flush = |run: &mut Vec<(u64, u64, i64, u32)>| {
-        for (id, _, timestamp, offset) in run.iter() {
-            let addr = Addr::new(page, *offset, 0);
-            if lanes.index.remove(*id, addr) {
-                lanes.left.fetch_add(1, Ordering::Relaxed);
-                left(*timestamp);
+    let mut flush = |run: &mut Vec<Leaving>| {
+        let (mut remover, mut gone) = (Remover::new(), 0);
+        for event in run.iter() {
+            if lanes.index.remove_by(event.id, Addr::new(page, event.offset, 0), &mut remover) {
+                gone += 1;
+                left(event.timestamp);
             }
         }
+        lanes.index.finish(&mut remover);
+        lanes.left.fetch_add(gone, Ordering::Relaxed);
         let _writer = partition.lock();
-        for (_, stream, _, offset) in run.drain(..) {
-            let addr = Addr::new(page, offset, place.generation());
-            let stream = Stream::from_raw(stream);
-            let hash = head_hash(stream_hash(stream, lanes.seed), class);
-            partition.streams.remove_if_newest(hash, stream, class, addr);
+        for event in run.drain(..) {
+            let addr = Addr::new(page, event.offset, place.generation());
+            partition.streams.remove_if_newest(event.head_hash, event.stream, class, addr);
             events += 1;
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
     let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
-        run.push((event.id(), event.stream().as_u64(), event.timestamp(), offset));
+        let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
+        // Its line is there when the run is full.
+        partition.streams.prefetch(head_hash);
+        let (id, stream, timestamp) = (event.id(), event.stream(), event.timestamp());
+        run.push(Leaving { id, stream, head_hash, timestamp, offset });
         if run.len() == PURGE_RUN {
             flush(&mut run);
         }

@@ -1,6 +1,7 @@
 //! What memory pressure moves: the pages that arrived first, before their time.
 
 use crate::eviction::{Action, LaneView, PageSummary, Policy, View};
+use crate::ids::LaneId;
 
 /// Moves the oldest pages down while a region is fuller than the warning threshold.
 pub(crate) struct SizeThreshold;
@@ -17,14 +18,23 @@ impl Policy for SizeThreshold {
         {
             return Some(Action::Release(lane));
         }
-        if view.hot_fill > warning && !view.warm_refused {
+        if view.hot_fill > warning {
+            let compress = |lane: LaneId| view.class(lane).compress;
+            let may_move = |lane: &LaneView, page: &PageSummary| match compress(lane.lane) {
+                true => !view.warm_refused,
+                false => view.may_leave(lane.lane, page),
+            };
+            let hot = |open: bool| {
+                oldest(view, |lane| lane.oldest_hot, |lane, page| (open || !page.open) && may_move(lane, page))
+            };
             // Pages that are still written come last: sealing them leaves room unused.
-            return oldest(view, |lane| lane.oldest_hot, |_, page| !page.open)
-                .or_else(|| oldest(view, |lane| lane.oldest_hot, |_, _| true))
-                .map(Action::Demote);
+            if let Some(lane) = hot(false).or_else(|| hot(true)) {
+                return Some(if compress(lane) { Action::Demote(lane) } else { Action::Release(lane) });
+            }
         }
         // Nothing may leave yet: naming the oldest page has it spilled.
-        (release || view.warm_refused)
+        let as_written = || view.lanes.iter().any(|lane| !view.class(lane.lane).compress);
+        (release || view.warm_refused || view.hot_fill > warning && as_written())
             .then(|| oldest(view, |lane| lane.oldest, |_, _| true).map(Action::Release))
             .flatten()
     }
@@ -34,7 +44,7 @@ fn oldest(
     view: &View<'_>,
     page: impl Fn(&LaneView) -> Option<PageSummary>,
     choose: impl Fn(&LaneView, &PageSummary) -> bool,
-) -> Option<crate::ids::LaneId> {
+) -> Option<LaneId> {
     view.lanes
         .iter()
         .filter_map(|lane| Some((lane, page(lane)?)))

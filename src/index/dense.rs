@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A writer claims entries under the chunk's lock, which is a word that is held for a few dozen instructions: one locked
-//! instruction serves as many neighbours as it has to announce. Publishing is one store, without the lock; removing is
-//! a compare-and-swap from the published address. A chunk of which every entry was removed is freed: under its lock
+//! instruction serves as many neighbours as it has to announce. Publishing is one store, without the lock; removing
+//! takes the lock. A chunk of which every entry was removed is freed: under its lock
 //! all entries become CLOSED, then the table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table again.
 //! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
 //! closed entries there.
@@ -135,6 +135,18 @@ impl<'i> Cursor<'i> {
         }
     }
 
+    /// Clears the entry of an id of the chunk, if that is what it says.
+    #[inline]
+    fn clear(&mut self, id: u64, addr: Addr) -> bool {
+        self.hold();
+        let entry = &self.entries[id as usize & (self.entries.len() - 1)];
+        let found = entry.load(Ordering::Relaxed) == addr.low();
+        if found {
+            entry.store(0, Ordering::Release);
+        }
+        found
+    }
+
     /// Lets others claim.
     #[inline]
     pub(crate) fn release(&mut self) {
@@ -155,6 +167,19 @@ impl<'i> Cursor<'i> {
 impl Drop for Cursor<'_> {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+/// Removes entries. Holds a pin, as a [`Cursor`] does, and is to be [`count`](DenseIndex::count)ed at the end.
+pub(crate) struct Remover<'i> {
+    cursor: Cursor<'i>,
+    /// How many were removed from the cursor's chunk.
+    removed: u64,
+}
+
+impl Remover<'_> {
+    pub(crate) fn new() -> Self {
+        Self { cursor: Cursor::new(), removed: 0 }
     }
 }
 
@@ -313,26 +338,38 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         true
     }
 
-    /// Removes a published entry. `false`: it is not here.
-    pub(crate) fn remove(&self, id: u64, addr: Addr) -> bool {
-        let Some((slot, page)) = self.find(self.chunk_of(id)) else { return false };
-        let entry = &self.pages.words(page as u32)[(id & (self.chunk_len() - 1)) as usize];
-        if entry.compare_exchange(addr.low(), 0, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-            return false;
+    /// Removes a published entry. `false`: it is not here. What was removed is counted when the remover goes to another
+    /// chunk, or is done.
+    pub(crate) fn remove<'i>(&'i self, id: u64, addr: Addr, remover: &mut Remover<'i>) -> bool {
+        if !remover.cursor.is_at(self.chunk_of(id)) {
+            self.count(remover);
         }
-        let removed = (self.word(slot, 1).fetch_add(REMOVED, Ordering::Relaxed) & REMOVED_MASK) / REMOVED + 1;
-        // Counting what is left would cost every append; looking costs little, since what is left is mostly at the
-        // end, where the look begins.
-        let step = (self.chunk_len() / 8).max(2);
-        if removed >= step {
-            let _writing = self.writing.lock();
+        let cursor = &mut remover.cursor;
+        let removed = cursor.seek(self, id) && cursor.clear(id, addr);
+        remover.removed += u64::from(removed);
+        removed
+    }
+
+    /// Counts what was removed, and frees the chunk if that was all. Counting what is left would cost every append;
+    /// looking costs little, since what is left is mostly at the end, where the look begins.
+    pub(crate) fn count(&self, remover: &mut Remover<'_>) {
+        remover.cursor.release();
+        let removed = std::mem::take(&mut remover.removed);
+        if removed == 0 {
+            return;
+        }
+        let _writing = self.writing.lock();
+        // The chunk may have been freed meanwhile.
+        if let Some((slot, word)) = self.find(remover.cursor.chunk) {
+            let step = (self.chunk_len() / 8).max(2);
+            let count = self.removed(slot) + removed;
             // One is left, so that a sweep looks here.
-            if self.removed(slot) >= step {
-                self.word(slot, 1).fetch_sub((step - 1) * REMOVED, Ordering::Relaxed);
+            let left = if count >= step { 1 } else { count };
+            self.word(slot, 1).store(word & !REMOVED_MASK | left * REMOVED, Ordering::Release);
+            if count >= step {
+                self.free_if_empty(slot);
             }
-            self.free_if_empty(slot);
         }
-        true
     }
 
     /// How many entries were removed from a slot's chunk, lately.
@@ -345,14 +382,19 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     pub(crate) fn remove_page(&self, page: LogicalPage) {
         let _writing = self.writing.lock();
         for slot in 0..1usize << self.slot_bits {
+            let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
+            take(lock);
             for entry in self.entries_of(slot) {
                 let found = entry.load(Ordering::Relaxed);
                 let gone = found > CLOSED && Addr(found).high() & TENTATIVE == 0 && Addr(found).page() == page;
-                if gone && entry.compare_exchange(found, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                    let step = if self.removed(slot) == 0 { REMOVED } else { 0 };
-                    self.word(slot, 1).fetch_add(step, Ordering::Relaxed);
+                if gone {
+                    entry.store(0, Ordering::Release);
+                    if self.removed(slot) == 0 {
+                        self.word(slot, 1).fetch_add(REMOVED, Ordering::Relaxed);
+                    }
                 }
             }
+            lock.store(0, Ordering::Release);
         }
     }
 

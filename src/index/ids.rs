@@ -19,7 +19,7 @@ use std::ops::Deref;
 
 use crate::ids::{Addr, LogicalPage, mix};
 use crate::index::bucket::Sought;
-use crate::index::dense::{Cursor, DenseClaim, DenseIndex, Spot};
+use crate::index::dense::{Cursor, DenseClaim, DenseIndex, Remover, Spot};
 use crate::index::hash::{Announced, BucketPages, HashIndex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -261,7 +261,15 @@ where
 
     /// Removes a published entry. `false`: there is none for exactly this address. The caller holds a pin.
     pub(crate) fn remove(&self, id: u64, addr: Addr) -> bool {
-        if self.dense.remove(id, addr) {
+        let mut remover = Remover::new();
+        let removed = self.remove_by(id, addr, &mut remover);
+        self.finish(&mut remover);
+        removed
+    }
+
+    /// The same, of many: neighbours cost little more than one. [`Self::finish`] belongs at the end.
+    pub(crate) fn remove_by<'i>(&'i self, id: u64, addr: Addr, remover: &mut Remover<'i>) -> bool {
+        if self.dense.remove(id, addr, remover) {
             return true;
         }
         let removed = self.hash.remove(self.hash.hash(id), addr);
@@ -269,6 +277,11 @@ where
             self.sparse(self.dense.chunk_of(id)).fetch_sub(1, Ordering::SeqCst);
         }
         removed
+    }
+
+    /// Lets others at what the remover holds, and frees arrays that it has emptied.
+    pub(crate) fn finish(&self, remover: &mut Remover<'_>) {
+        self.dense.count(remover);
     }
 
     /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index, and cannot

@@ -131,6 +131,16 @@ impl OpenPage {
 pub(crate) struct Records<'g> {
     bytes: &'g [u8],
     at: usize,
+    ahead: Ahead,
+}
+
+/// What of the records ahead a walk has fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ahead {
+    /// About one line of each: for a walk that looks at headers.
+    Headers,
+    /// Every line.
+    Whole,
 }
 
 impl<'g> Iterator for Records<'g> {
@@ -144,7 +154,8 @@ impl<'g> Iterator for Records<'g> {
         let record = rest.get(..len)?;
         // The processor's own prefetching brings what lies ahead into a cache further away, and stops at every 4 KiB.
         if let Some(ahead) = rest.get(WALK_AHEAD..) {
-            prefetch_bytes(&ahead[..ahead.len().min(len)]);
+            let wanted = if self.ahead == Ahead::Whole { len } else { 1 };
+            prefetch_bytes(&ahead[..ahead.len().min(wanted)]);
         }
         let at = self.at as u32;
         self.at += len.next_multiple_of(8);
@@ -364,14 +375,20 @@ impl Pages {
 
     /// The committed records of a page that is hot.
     #[inline]
-    pub(crate) fn records<'g>(&'g self, _pin: &'g Pin, place: Place, committed: u32) -> Option<Records<'g>> {
+    pub(crate) fn records<'g>(
+        &'g self,
+        _pin: &'g Pin,
+        place: Place,
+        committed: u32,
+        ahead: Ahead,
+    ) -> Option<Records<'g>> {
         if place.tier() != Tier::Hot {
             return None;
         }
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
         // not released while the pin lives.
         let bytes = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
-        Some(Records { bytes, at: 0 })
+        Some(Records { bytes, at: 0, ahead })
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -389,7 +406,7 @@ impl Pages {
         match place.tier() {
             Tier::Free => {}
             Tier::Hot => {
-                for (offset, event) in self.records(pin, place, committed).into_iter().flatten() {
+                for (offset, event) in self.records(pin, place, committed, Ahead::Headers).into_iter().flatten() {
                     if !visit(offset, event) {
                         break;
                     }

@@ -7,7 +7,7 @@ use std::vec;
 
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
-use crate::pages::pool::Records;
+use crate::pages::pool::{Ahead, Records};
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
 
@@ -56,10 +56,12 @@ impl<'a> Filter<'a> {
 
     /// Whether every event of these times matches.
     fn takes_all_of(&self, min_time: i64, max_time: i64) -> bool {
-        self.range.is_some_and(|(first, last)| first <= min_time && max_time <= last)
-            && self.kind.is_none()
-            && self.flags == 0
-            && self.predicate.is_none()
+        self.range.is_some_and(|(first, last)| first <= min_time && max_time <= last) && self.is_by_time()
+    }
+
+    /// Whether only the time of an event decides.
+    fn is_by_time(&self) -> bool {
+        self.kind.is_none() && self.flags == 0 && self.predicate.is_none()
     }
 
     #[inline]
@@ -232,7 +234,8 @@ impl<'g> Reader<'g> {
     /// The source as a hot page, if it is one.
     fn open(&self, source: &Source<'g>) -> Option<HotPage<'g>> {
         let (guard, meta) = (self.guard, source.meta);
-        let records = guard.core.lanes.pages.records(&guard.pin, source.place, meta.committed())?;
+        let ahead = if self.filter.is_by_time() { Ahead::Whole } else { Ahead::Headers };
+        let records = guard.core.lanes.pages.records(&guard.pin, source.place, meta.committed(), ahead)?;
         // After the committed length: the zone map covers at least what that says.
         let (min_time, max_time) = (meta.min_time(), meta.max_time());
         let kept = guard.core.is_kept(meta.lane().class(), min_time, guard.now_ms);

@@ -186,9 +186,10 @@ impl Spiller {
             if meta.seq() < clean {
                 continue;
             }
-            // Hot pages are written when they must leave; until then more may come to be removed or expire.
+            // Hot pages are written when they must leave, unless they leave as they are; until then more may come to be
+            // removed or expire.
             let tier = meta.place().tier();
-            let ready = tier == Tier::Warm || urgent && tier == Tier::Hot;
+            let ready = tier == Tier::Warm || (urgent || !class.compress) && tier == Tier::Hot;
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
                 break;
             }
