@@ -10,34 +10,41 @@ mod job;
 #[path = "../../limits.rs"]
 #[allow(dead_code, reason = "names of rows that only cargo bench looks up")]
 mod limits;
+mod machine;
+mod options;
 mod peer;
 mod peers;
+mod plot;
 mod registry;
+mod results;
+mod table;
 mod work;
 
-/// Runs what the command line asks for. Whether all went well.
-pub fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+use job::Job;
+use options::Options;
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.split_first() {
-        Some((first, rest)) if first == "child" => one(rest),
-        _ => { driver::main(); std::process::ExitCode::SUCCESS }
+    let done = match args.split_first() {
+        Some((first, rest)) if first == "child" => child(rest),
+        _ => Options::parse(&args).and_then(|options| driver::run(&options)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 /// The work of a child process.
-fn one(args: &[String]) -> std::process::ExitCode {
-    let job = job::Job::from_args(args).and_then(|job| {
-        let entry = registry::find(&job.peer).ok_or(format!("{} takes no part", job.peer))?;
-        Ok((job, entry))
-    });
-    match job {
-        Ok((job, entry)) => {
-            entry.run(&job).print();
-            std::process::ExitCode::SUCCESS
-        }
-        Err(fault) => {
-            eprintln!("{fault}");
-            std::process::ExitCode::from(2)
-        }
-    }
+fn child(args: &[String]) -> Result<(), String> {
+    let job = Job::from_args(args)?;
+    let entry = registry::find(&job.peer).ok_or(format!("{} takes no part", job.peer))?;
+    entry.run(&job).print();
+    Ok(())
 }

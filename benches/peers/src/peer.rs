@@ -72,13 +72,7 @@ pub(crate) trait Peer: Sync + Sized {
     }
 
     /// Shows all events of these times, of one kind or of all.
-    fn scan(
-        &self,
-        guard: &Self::Guard<'_>,
-        times: Range<i64>,
-        kind: Option<u8>,
-        look: impl FnMut(&[u8]),
-    ) {
+    fn scan(&self, guard: &Self::Guard<'_>, times: Range<i64>, kind: Option<u8>, look: impl FnMut(&[u8])) {
         let _ = (guard, times, kind, look);
         unreachable!("this peer only keeps ids");
     }

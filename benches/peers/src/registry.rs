@@ -121,7 +121,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
         Abilities { prefault: false, only: Some(ingest), ..OUR },
     ),
     Entry::new::<HandRolled>("hand-rolled", "dashmap", "DashMap, deques, BTreeMap", PLAIN),
-    Entry::new::<HandRolled>("hand-rolled-mimalloc", "dashmap", "the same with mimalloc", PLAIN).with_mimalloc(),
+    Entry::new::<HandRolled>("hand-rolled-mimalloc", "dashmap", "the same with mimalloc", PLAIN)
+        .with_mimalloc(),
     Entry::new::<Papaya>("papaya", "papaya", "papaya, deques, BTreeMap", PLAIN),
     Entry::new::<Scc>("scc", "scc", "scc HashMap, deques, TreeIndex", PLAIN),
     Entry::new::<SkipLists>(

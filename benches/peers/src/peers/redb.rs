@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::backends::InMemoryBackend;
-use redb::{
-    Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
 
 use super::keys;
 use crate::peer::{Peer, Record, Room};

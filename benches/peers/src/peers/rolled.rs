@@ -94,7 +94,13 @@ impl<I: Ids, S: Streams, T: Times> Peer for Rolled<I, S, T> {
     fn open(room: &Room) -> Self {
         // A service does not know how many events will come, but with a cap it can tell.
         let events = room.cap.map(|_| room.events);
-        Self { ids: I::new(events), streams: S::new(), times: T::new(), cap: room.cap, bytes: AtomicU64::new(0) }
+        Self {
+            ids: I::new(events),
+            streams: S::new(),
+            times: T::new(),
+            cap: room.cap,
+            bytes: AtomicU64::new(0),
+        }
     }
 
     fn append(&self, record: &Record<'_>) {

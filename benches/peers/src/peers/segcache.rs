@@ -11,8 +11,9 @@ const SEGMENT: usize = 1 << 20;
 const ITEM: usize = 32;
 
 /// A heap that holds everything and no eviction, or a heap of the cap that drops its oldest segment. Segments of 1 MiB
-/// (the default) and a hash table of the next power of two with at least an eighth to spare, as the builder's
-/// documentation has it. No time to live, so all items share one chain of segments.
+/// (the default) and a hash table that is at most half full: at
+/// three quarters, well below the seven eighths of its documentation, inserts begin to fail. No time to live, so all
+/// items share one chain of segments.
 pub(crate) struct Seg(Segcache);
 
 impl Peer for Seg {
@@ -21,7 +22,7 @@ impl Peer for Seg {
     fn open(room: &Room) -> Self {
         let all = room.events * (room.payload + ITEM) + 16 * SEGMENT;
         let heap = room.cap.map_or(all, |cap| cap as usize).next_multiple_of(SEGMENT);
-        let power = (room.events * 8 / 7 + 1).next_power_of_two().trailing_zeros().max(7);
+        let power = (room.events * 2).next_power_of_two().trailing_zeros().max(7);
         let cache = Segcache::builder()
             .heap_size(heap)
             .segment_size(SEGMENT as i32)

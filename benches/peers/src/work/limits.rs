@@ -1,8 +1,8 @@
 //! What the memory of the machine allows, measured by the same code as in `cargo bench`.
 
 use crate::child::{Source, settings};
-use crate::common::report::Report;
 use crate::common::Random;
+use crate::common::report::Report;
 use crate::job::{Figures, Job, SMALL};
 use crate::limits::{self, Limits};
 
@@ -41,7 +41,8 @@ pub(crate) fn limits(job: &Job) -> Figures {
     for (name, nanos) in &report.rows {
         // The name in words is for those who read the raw figures; the tables know the short ones.
         let known = ROWS.iter().find(|(_, row)| row == name).map(|(short, _)| (*short).to_owned());
-        figures.add(known.unwrap_or_else(|| name.replace("limit: ", "limit.").replace(' ', "_")), 1e9 / nanos);
+        figures
+            .add(known.unwrap_or_else(|| name.replace("limit: ", "limit.").replace(' ', "_")), 1e9 / nanos);
     }
     for (_, [p50, p99, p999]) in &report.tails {
         figures.add("limit.two_reads.p50", *p50);

@@ -79,9 +79,8 @@ fn many<P: Peer>(peer: &P, source: &Source, job: &Job, figures: &mut Figures) {
         }
     });
     let mut random = Random::new(31);
-    let expected = (0..batches)
-        .flat_map(|_| ids(&mut random))
-        .fold(0u64, |sum, id| sum.wrapping_add(source.word(id)));
+    let expected =
+        (0..batches).flat_map(|_| ids(&mut random)).fold(0u64, |sum, id| sum.wrapping_add(source.word(id)));
     assert_eq!(sum, expected, "W2 in batches reads what was appended");
     figures.add("w2.many_rate", (batches * MANY) as f64 / seconds);
 }
