@@ -53,14 +53,18 @@ pub(crate) fn versions(entries: &[&Entry]) -> String {
     names.iter().map(told).collect::<Vec<_>>().join(", ")
 }
 
-/// The version of a package in the lock file.
+/// The version that this package depends on. Where the lock file has several of one name, it tells with the
+/// dependencies which one is meant.
 fn version(package: &str) -> &'static str {
+    let ours = LOCK.split("[[package]]").find(|entry| entry.contains("\nname = \"esker-peers\"\n"));
+    let chosen = ours.and_then(|entry| {
+        let rest = entry.split_once(&format!(" \"{package} "))?.1;
+        rest.split_once('"').map(|(version, _)| version)
+    });
     let name = format!("name = \"{package}\"");
     let mut lines = LOCK.lines().skip_while(|line| *line != name);
-    lines
-        .nth(1)
-        .and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
-        .unwrap_or("of unknown version")
+    let only = || lines.nth(1)?.strip_prefix("version = \"")?.strip_suffix('"');
+    chosen.or_else(only).unwrap_or("of unknown version")
 }
 
 #[cfg(test)]

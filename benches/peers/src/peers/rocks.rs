@@ -33,7 +33,7 @@ impl Rocks {
         batch.put_cf(self.family(TIMES), keys::by_time(record.time, record.id), [record.kind]);
     }
 
-    fn write(&self, batch: &WriteBatch) {
+    fn write(&self, batch: WriteBatch) {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.0.write_opt(batch, &options).expect(FINE);
@@ -73,13 +73,13 @@ impl Peer for Rocks {
     fn append(&self, record: &Record<'_>) {
         let mut batch = WriteBatch::default();
         self.put(&mut batch, record);
-        self.write(&batch);
+        self.write(batch);
     }
 
     fn append_batch<'a>(&self, records: impl ExactSizeIterator<Item = Record<'a>>) {
         let mut batch = WriteBatch::default();
         records.for_each(|record| self.put(&mut batch, &record));
-        self.write(&batch);
+        self.write(batch);
     }
 
     fn guard(&self) -> Snapshot<'_> {
