@@ -49,14 +49,23 @@ pub(crate) struct Abilities {
     pub(crate) many: bool,
     /// Its memory is touched before the first event.
     pub(crate) prefault: bool,
+    /// It may refuse a few events though there is room: at most one in a thousand.
+    pub(crate) lossy: bool,
     /// One run of it takes long, so `--quick` has only one.
     pub(crate) slow: bool,
     /// The workloads that it takes part in, if not in all.
     only: Option<fn(Work) -> bool>,
 }
 
-const PLAIN: Abilities =
-    Abilities { batch: 1, ids_only: false, many: false, prefault: false, slow: false, only: None };
+const PLAIN: Abilities = Abilities {
+    batch: 1,
+    ids_only: false,
+    many: false,
+    prefault: false,
+    lossy: false,
+    slow: false,
+    only: None,
+};
 const CACHE: Abilities = Abilities { ids_only: true, ..PLAIN };
 const DATABASE: Abilities = Abilities { batch: 1024, slow: true, ..PLAIN };
 const OUR: Abilities = Abilities { batch: 64, many: true, prefault: true, ..PLAIN };
@@ -131,7 +140,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         "three crossbeam SkipMaps",
         Abilities { slow: true, ..PLAIN },
     ),
-    Entry::new::<Seg>("segcache", "segcache", "cache, ids only", CACHE),
+    Entry::new::<Seg>("segcache", "segcache", "cache, ids only", Abilities { lossy: true, ..CACHE }),
     Entry::new::<Quick>("quick_cache", "quick_cache", "cache, ids only", CACHE),
     Entry::new::<Foyer>("foyer", "foyer", "cache, ids only", CACHE),
     Entry::new::<Moka>("moka", "moka", "cache, ids only", CACHE),

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use crate::child::{RENEW, Source, append, check_all, paced, room};
+use crate::child::{Misses, RENEW, Source, append, check_all, paced, room};
 use crate::common::report::QUANTILES;
 use crate::common::{Latencies, Random, STREAMS, Workload, first_word, scale, touch};
 use crate::job::{Figures, Job, SMALL};
@@ -22,9 +22,9 @@ pub(crate) fn read<P: Peer>(job: &Job, abilities: &Abilities) -> Figures {
     let peer = P::open(&room(job, abilities, events, SMALL));
     append(&peer, &source, abilities.batch, 0..events);
     peer.settle();
-    check_all(&peer, &source, events);
+    check_all(&peer, &source, abilities, events);
     let mut figures = Figures::default();
-    points(&peer, &source, job, &mut figures);
+    points(&peer, &source, job, abilities, &mut figures);
     if abilities.many {
         many(&peer, &source, job, &mut figures);
     }
@@ -42,18 +42,22 @@ fn id(random: &mut Random, events: usize) -> u64 {
 }
 
 /// W2, one id at a time.
-fn points<P: Peer>(peer: &P, source: &Source, job: &Job, figures: &mut Figures) {
+fn points<P: Peer>(peer: &P, source: &Source, job: &Job, abilities: &Abilities, figures: &mut Figures) {
     let events = job.scale.events;
     let mut random = Random::new(29);
-    let mut sum = 0u64;
+    let (mut sum, mut misses) = (0u64, Misses::default());
     let (reads, seconds) = paced(job.scale.reads, RENEW, job.scale.time, |range| {
         let guard = peer.guard();
         for _ in range {
-            peer.get(&guard, id(&mut random, events), |payload| sum = sum.wrapping_add(first_word(payload)));
+            let id = id(&mut random, events);
+            if !peer.get(&guard, id, |payload| sum = sum.wrapping_add(first_word(payload))) {
+                misses.one(source, id);
+            }
         }
     });
     let mut random = Random::new(29);
     let expected = (0..reads).fold(0u64, |sum, _| sum.wrapping_add(source.word(id(&mut random, events))));
+    let sum = misses.complete(sum, abilities, reads);
     assert_eq!(sum, expected, "W2 reads what was appended");
     figures.add("w2.rate", reads as f64 / seconds);
     let guard = peer.guard();

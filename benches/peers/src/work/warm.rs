@@ -10,11 +10,12 @@ use crate::common::{Latencies, Random, first_word, now};
 use crate::job::{Figures, Job, SMALL};
 use crate::peer::{Peer, Room};
 use crate::peers::esker::Esker;
+use crate::registry::Abilities;
 use crate::work::read::{Newest, quantiles};
 
 const NEWEST: usize = 100;
 
-pub(crate) fn warm(job: &Job) -> Figures {
+pub(crate) fn warm(job: &Job, abilities: &Abilities) -> Figures {
     let events = (job.scale.events / 4).next_multiple_of(400);
     let source = Source::new(events, SMALL, job.scale.reads);
     let room = Room { events, payload: SMALL, cap: None, prefault: true, dir: job.dir.clone() };
@@ -36,7 +37,7 @@ pub(crate) fn warm(job: &Job) -> Figures {
     let mut figures = Figures::default();
     figures.add("w7.demote_rate", events as f64 / begin.elapsed().as_secs_f64());
     assert_eq!(peer.warm_events(), events as u64, "all events are warm");
-    check_all(&peer, &source, events);
+    check_all(&peer, &source, abilities, events);
     points(&peer, &source, job, events, &mut figures);
     histories(&peer, &source, job, &mut figures);
     figures

@@ -34,7 +34,7 @@ pub(crate) fn ingest<P: Peer>(job: &Job, abilities: &Abilities, payload: usize, 
     let cores = (cpu_seconds() - busy) / seconds;
     peer.settle();
     let grown = memory(&job.dir).saturating_sub(before) as f64;
-    check_all(&peer, &source, events);
+    check_all(&peer, &source, abilities, events);
     let mut figures = Figures::default();
     let name = job.work.name();
     figures.add(format!("{name}.rate"), events as f64 / seconds);
