@@ -85,7 +85,7 @@ impl Options {
     fn of(mode: Mode) -> Self {
         let (events, reads, millis, cap, rounds) = match mode {
             Mode::Full => (4_000_000, 1_000_000, 5_000, 512 << 20, 3),
-            Mode::Quick => (400_000, 100_000, 300, 64 << 20, 3),
+            Mode::Quick => (600_000, 100_000, 300, 64 << 20, 3),
             Mode::Smoke => (20_000, 2_000, 100, 16 << 20, 1),
         };
         let shm = PathBuf::from("/dev/shm");

@@ -112,7 +112,7 @@ fn picture(shown: &Shown, bars: &[Bar]) -> String {
             svg,
             "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#e4e7eb\"/>"
         );
-        let label = figure(shown.unit, mark);
+        let label = format!("{}", (shown.unit.scale(mark) * 1000.0).round() / 1000.0);
         text(&mut svg, x, bottom + 18.0, "text-anchor=\"middle\" fill=\"#52606d\"", &label);
     }
     for (at, bar) in bars.iter().enumerate() {

@@ -126,12 +126,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry::new::<Esker>(
         GROWN,
         "esker",
-        "append_batch of 64, memory not touched beforehand",
+        "memory not touched beforehand",
         Abilities { prefault: false, only: Some(ingest), ..OUR },
     ),
     Entry::new::<HandRolled>("hand-rolled", "dashmap", "DashMap, deques, BTreeMap", PLAIN),
-    Entry::new::<HandRolled>("hand-rolled-mimalloc", "dashmap", "the same with mimalloc", PLAIN)
-        .with_mimalloc(),
+    Entry::new::<HandRolled>("hand-rolled-mimalloc", "dashmap", "the same", PLAIN).with_mimalloc(),
     Entry::new::<Papaya>("papaya", "papaya", "papaya, deques, BTreeMap", PLAIN),
     Entry::new::<Scc>("scc", "scc", "scc HashMap, deques, TreeIndex", PLAIN),
     Entry::new::<SkipLists>(

@@ -58,7 +58,8 @@ impl Results {
         let below: Vec<_> = self.rounds(below.0, below.1).collect();
         let ratio = |(round, value): (usize, f64)| {
             let (_, other) = below.iter().find(|(other, _)| *other == round)?;
-            Some(value / other)
+            // Less than nothing, which a store that squeezes may take over the payload, has no ratio.
+            (value > 0.0 && *other > 0.0).then(|| value / other)
         };
         Spread::of(self.rounds(above.0, above.1).filter_map(ratio).collect())
     }

@@ -54,7 +54,7 @@ fn overview(text: &mut String, results: &Results, entries: &[&Entry]) {
     line(text, "\n## How many times ahead esker is\n");
     line(
         text,
-        "Above 1 esker is better, below 1 the peer is. Medians of the rounds' ratios; – is what a peer cannot.\n",
+        "Above 1 esker is better, below 1 the peer is. Medians of the rounds' ratios; – is what a peer cannot, or where it takes less than the payload.\n",
     );
     line(
         text,
