@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     pub(crate) rounds: usize,
     /// Point reads of a round.
     pub(crate) reads: usize,
-    only: Vec<String>,
+    pub(crate) only: Vec<String>,
 }
 
 impl Settings {
