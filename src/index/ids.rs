@@ -114,6 +114,15 @@ where
         }
     }
 
+    /// The published address of the id that was located at that place, if that is in an array: then it is the id's.
+    #[inline]
+    pub(crate) fn in_array(&self, place: Place<'_>) -> Option<Addr> {
+        match place {
+            Place::Dense(spot) => spot.look().ok(),
+            Place::Hash(_) => None,
+        }
+    }
+
     /// Looks for a published entry that `check` accepts. The caller holds a pin.
     #[inline]
     pub(crate) fn find<T>(&self, id: u64, check: impl FnMut(Addr) -> Option<T>) -> Option<T> {

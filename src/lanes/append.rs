@@ -325,6 +325,13 @@ impl Lanes {
         found.transpose()
     }
 
+    /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
+    #[inline]
+    pub(crate) fn get_hot<'g>(&'g self, pin: &'g Pin, place: Place<'g>) -> Option<EventRef<'g>> {
+        let addr = self.index.in_array(place)?;
+        self.pages.read_if_hot(pin, self.pages.meta(addr.page()).place(), addr.offset())
+    }
+
     /// Asks the processor to fetch the beginning of the record at an address whose high bits do not matter.
     #[inline]
     pub(crate) fn prefetch_record(&self, addr: Addr) {

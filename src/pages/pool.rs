@@ -302,6 +302,12 @@ impl Pages {
         }
     }
 
+    /// The event at that offset, if the page is hot. The same conditions as for [`Self::read`].
+    #[inline]
+    pub(crate) fn read_if_hot<'g>(&'g self, _pin: &'g Pin, place: Place, offset: u32) -> Option<EventRef<'g>> {
+        (place.tier() == Tier::Hot).then(|| self.read_hot(place, offset))
+    }
+
     #[inline]
     fn read_hot(&self, place: Place, offset: u32) -> EventRef<'_> {
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;

@@ -34,6 +34,8 @@ const WAIT_TURN: Duration = Duration::from_millis(10);
 pub(crate) struct Core {
     /// Hot pages in use from which on appends are refused.
     reject_pages: u32,
+    /// Whether no class has a retention.
+    pub(crate) keeps_all: bool,
     pub(crate) config: Config,
     pub(crate) system: Region,
     pub(crate) lanes: Lanes,
@@ -96,6 +98,7 @@ impl Core {
         let reject_pages = (f64::from(lanes.pages.hot.pages_max()) * config.thresholds.reject).ceil() as u32;
         Self {
             reject_pages,
+            keeps_all: config.classes.iter().all(|class| class.retention.is_none()),
             config,
             system,
             lanes,

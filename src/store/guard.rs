@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::error::Result;
 use crate::event::EventRef;
 use crate::ids::Stream;
+use crate::index::ids::Place;
 use crate::pages::pool::{FrameCache, Pin};
 use crate::store::core::Core;
 use crate::store::history::History;
@@ -45,7 +46,18 @@ impl<'s> Guard<'s> {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when the event lies on a warm frame that fails its check.
     #[inline]
     pub fn try_get(&self, id: u64) -> Result<Option<EventRef<'_>>> {
-        let found = self.core.lanes.get(&self.pin, &self.cache, id)?;
+        let lanes = &self.core.lanes;
+        let place = lanes.index.locate(id);
+        // Most events that are asked for are hot and in an array.
+        if let Some(event) = lanes.get_hot(&self.pin, place) {
+            return Ok(if self.keeps(&event) { Some(event) } else { None });
+        }
+        self.try_get_at(id, place)
+    }
+
+    #[inline(never)]
+    fn try_get_at<'g>(&'g self, id: u64, place: Place<'g>) -> Result<Option<EventRef<'g>>> {
+        let found = self.core.lanes.get_at(&self.pin, &self.cache, id, place)?;
         Ok(found.map(|(_, event)| event).filter(|event| self.keeps(event)))
     }
 
@@ -68,8 +80,11 @@ impl<'s> Guard<'s> {
                 }
             }
             for (id, place) in ids.iter().zip(places) {
-                let found = lanes.get_at(&self.pin, &self.cache, *id, place).ok().flatten();
-                out.push(found.map(|(_, event)| event).filter(|event| self.keeps(event)));
+                out.push(match lanes.get_hot(&self.pin, place) {
+                    Some(event) if self.keeps(&event) => Some(event),
+                    Some(_) => None,
+                    None => self.try_get_at(*id, place).ok().flatten(),
+                });
             }
         }
         out
@@ -95,7 +110,7 @@ impl<'s> Guard<'s> {
     /// Whether retention still keeps an event.
     #[inline]
     pub(crate) fn keeps(&self, event: &EventRef<'_>) -> bool {
-        self.core.is_kept(event.class(), event.timestamp(), self.now_ms)
+        self.core.keeps_all || self.core.is_kept(event.class(), event.timestamp(), self.now_ms)
     }
 }
 
