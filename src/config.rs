@@ -575,11 +575,11 @@ fn system_region(
     partitions: usize,
 ) -> RegionConfig {
     const PAGE: u64 = 4 * KIB;
-    let table = (logical_pages(hot, warm) + 1) * PAGE_TABLE_ENTRY;
+    let table = (logical_pages(hot, warm) + 1) * (PAGE_TABLE_ENTRY + 8);
     let id_directory = directory_slots(index) * 4;
     let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
     let chunks = chunk_table_words(index) * 8;
-    let directories = (2 + partitions as u64) * PAGE;
+    let directories = (3 + partitions as u64) * PAGE;
     let max = (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
     RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }
 }
@@ -592,7 +592,7 @@ pub(crate) fn directory_slots(index: &RegionConfig) -> u64 {
 
 /// Words of the table of chunks: two for each slot, and two slots for each page that the index region can have.
 pub(crate) fn chunk_table_words(index: &RegionConfig) -> u64 {
-    (index.max / index.page_size * 2).next_power_of_two().max(2) * 2
+    (index.max / index.page_size * 2).next_power_of_two().max(4) * 2
 }
 
 /// Entries of one partition's stream directory.

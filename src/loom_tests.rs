@@ -187,8 +187,8 @@ mod free_list {
 
 mod page_table {
     use super::*;
-    use crate::ids::{Addr, LaneId, LogicalPage};
-    use crate::pages::table::{PageMeta, Place, Tier, Zone, resolve};
+    use crate::ids::{LaneId, LogicalPage};
+    use crate::pages::table::{PageMeta, Place, Tier, Whereabouts, Zone};
 
     fn commit(meta: &PageMeta, end: u32, timestamp: i64, kind: u8, arrival: i64) {
         let mut zone = Zone::NOTHING;
@@ -197,24 +197,37 @@ mod page_table {
         meta.commit(end);
     }
 
-    fn open(meta: &PageMeta, frame: u32, seq: u64) {
-        meta.open(frame, 1, LaneId(0), seq, LogicalPage::NONE, i64::MIN);
+    /// A page of the table.
+    struct Page {
+        place: Whereabouts,
+        meta: PageMeta,
+    }
+
+    impl Page {
+        fn free() -> Self {
+            Self { place: Whereabouts::zeroed(), meta: PageMeta::zeroed() }
+        }
+
+        fn open(&self, frame: u32, seq: u64) {
+            self.meta.begin(1, LaneId(0), seq, LogicalPage::NONE, i64::MIN);
+            self.place.set(Place::new(Tier::Hot, self.place.place().generation(), frame));
+        }
     }
 
     #[test]
     fn a_committed_record_is_complete_and_its_zone_map_covers_it() {
         model(|order| {
-            let shared = Arc::new((PageMeta::zeroed(), cells::<2>(0)));
-            open(&shared.0, 0, 1);
+            let shared = Arc::new((Page::free(), cells::<2>(0)));
+            shared.0.open(0, 1);
             order.race(
                 &shared,
-                |(meta, bytes)| {
+                |(Page { meta, .. }, bytes)| {
                     bytes[0].store(1, Relaxed);
-                    commit(&meta, 8, 50, 3, 100);
+                    commit(meta, 8, 50, 3, 100);
                     bytes[1].store(1, Relaxed);
-                    commit(&meta, 16, 40, 130, 101);
+                    commit(meta, 16, 40, 130, 101);
                 },
-                |(meta, bytes)| {
+                |(Page { meta, .. }, bytes)| {
                     let records = (meta.committed() / 8) as usize;
                     assert!(bytes[..records].iter().all(|byte| byte.load(Relaxed) == 1));
                     assert!(meta.count() as usize >= records);
@@ -235,18 +248,18 @@ mod page_table {
     #[test]
     fn a_page_opened_again_shows_nothing_of_its_earlier_life() {
         model(|order| {
-            let meta = Arc::new(PageMeta::zeroed());
-            open(&meta, 0, 1);
-            commit(&meta, 64, 10, 0, 10);
-            meta.set_place(Place::new(Tier::Free, 1, 0));
+            let page = Arc::new(Page::free());
+            page.open(0, 1);
+            commit(&page.meta, 64, 10, 0, 10);
+            page.place.set(Place::new(Tier::Free, 1, 0));
             order.race(
-                &meta,
-                |meta| {
-                    open(meta, 1, 2);
-                    commit(&meta, 8, 90, 1, 90);
+                &page,
+                |page| {
+                    page.open(1, 2);
+                    commit(&page.meta, 8, 90, 1, 90);
                 },
-                |meta| {
-                    let place = meta.place();
+                |Page { place, meta }| {
+                    let place = place.place();
                     if place.tier() == Tier::Hot {
                         assert_eq!((place.generation(), place.frame(), meta.seq()), (1, 1, 2));
                         let committed = meta.committed();
@@ -262,25 +275,25 @@ mod page_table {
     #[test]
     fn a_reader_of_a_page_that_moves_finds_its_bytes_in_either_place() {
         model(|order| {
-            let shared = Arc::new((PageMeta::zeroed(), cells::<2>(0), Pins::new()));
-            open(&shared.0, 0, 1);
+            let shared = Arc::new((Page::free(), cells::<2>(0), Pins::new()));
+            shared.0.open(0, 1);
             shared.1[0].store(7, Relaxed);
-            commit(&shared.0, 8, 50, 3, 100);
+            commit(&shared.0.meta, 8, 50, 3, 100);
             order.race(
                 &shared,
-                |(meta, frames, pins)| {
+                |(page, frames, pins)| {
                     frames[1].store(frames[0].load(Relaxed), Relaxed);
-                    meta.set_size(1, 9);
-                    meta.set_place(Place::new(Tier::Warm, 0, 1));
+                    page.meta.set_size(1, 9);
+                    page.place.swing(Place::new(Tier::Warm, 0, 1));
                     if pins.none() {
                         frames[0].store(u64::MAX, Relaxed);
                     }
                 },
-                |(meta, frames, pins)| {
+                |(page, frames, pins)| {
                     pins.pinned(|| {
-                        let place = meta.place();
+                        let place = page.place.place();
                         assert_eq!(frames[place.frame() as usize].load(Relaxed), 7, "read at {place:?}");
-                        assert!(place.tier() == Tier::Hot || meta.image_len() == 9);
+                        assert!(place.tier() == Tier::Hot || page.meta.image_len() == 9);
                     });
                 },
             );
@@ -288,27 +301,44 @@ mod page_table {
     }
 
     #[test]
+    fn a_removal_is_seen_though_its_page_moves() {
+        model(|order| {
+            let page = Arc::new(Page::free());
+            page.open(0, 1);
+            order.race(
+                &page,
+                |page| page.place.swing(Place::new(Tier::Warm, 0, 1)),
+                |page| {
+                    page.place.mark_dead(0);
+                    assert!(page.place.place().has_dead());
+                },
+            );
+            let place = page.place.place();
+            assert!(place.has_dead() && place.tier() == Tier::Warm && place.frame() == 1);
+        });
+    }
+
+    #[test]
     fn a_stale_link_never_leads_to_the_page_that_came_after() {
         model(|order| {
-            let table = [PageMeta::zeroed(), PageMeta::zeroed()];
-            let shared = Arc::new((table, cells::<1>(0), Pins::new()));
-            open(&shared.0[1], 0, 1);
+            let shared = Arc::new((Page::free(), cells::<1>(0), Pins::new()));
+            shared.0.open(0, 1);
             shared.1[0].store(7, Relaxed);
-            commit(&shared.0[1], 8, 50, 3, 100);
+            commit(&shared.0.meta, 8, 50, 3, 100);
             order.race(
                 &shared,
-                |(table, frames, pins)| {
-                    table[1].set_place(Place::new(Tier::Free, 1, 0));
+                |(page, frames, pins)| {
+                    page.place.set(Place::new(Tier::Free, 1, 0));
                     // Page number and frame are used again once no reader can know of them.
                     if pins.none() {
-                        open(&table[1], 0, 2);
+                        page.open(0, 2);
                         frames[0].store(8, Relaxed);
-                        commit(&table[1], 8, 60, 3, 101);
+                        commit(&page.meta, 8, 60, 3, 101);
                     }
                 },
-                |(table, frames, pins)| {
+                |(Page { place, meta }, frames, pins)| {
                     pins.pinned(|| {
-                        if let Some((meta, place)) = resolve(table, Addr::new(LogicalPage(1), 0, 0)) {
+                        if let Some(place) = place.resolve(0) {
                             assert_eq!((meta.seq(), meta.committed(), meta.max_time()), (1, 8, 50));
                             assert_eq!(frames[place.frame() as usize].load(Relaxed), 7);
                         }

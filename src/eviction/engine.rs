@@ -16,7 +16,7 @@ use crate::index::streams::{head_hash, stream_hash};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
 use crate::pages::pool::{Pin, reclaim};
-use crate::pages::table::{PageMeta, Tier};
+use crate::pages::table::{PageMeta, Place, Tier};
 
 /// Records whose stream heads are purged under one hold of the partition's lock.
 const PURGE_RUN: usize = 64;
@@ -213,7 +213,7 @@ impl Engine {
             let open = page == lane.head();
             let meta = lanes.pages.meta(page);
             // A page that was sealed empty has nothing to keep; one that is open may get its first event yet.
-            (meta.count() > 0 || !open).then(|| summary(meta, lane, open))
+            (meta.count() > 0 || !open).then(|| summary(lanes.pages.place(page), meta, lane, open))
         };
         let head = lane.head();
         let cursor = &mut self.cursors[number];
@@ -223,7 +223,7 @@ impl Engine {
                 // Hot pages are the newest of a lane: walk back to where they begin.
                 cursor.hot = lane
                     .pages_back(&lanes.pages, pin)
-                    .take_while(|(_, meta)| meta.place().tier() == Tier::Hot)
+                    .take_while(|(page, _)| lanes.pages.place(*page).tier() == Tier::Hot)
                     .last()
                     .map(|(page, _)| page);
                 cursor.none_up_to = cursor.hot.is_none().then_some(newest);
@@ -283,7 +283,7 @@ impl Engine {
         }
         partition.seal_page(id.class(), page);
         // What was seen of it before may be out of date: only now does nothing come to it any more.
-        let summary = summary(lanes.pages.meta(page), lane, false);
+        let summary = summary(lanes.pages.place(page), lanes.pages.meta(page), lane, false);
         let (may_leave, expired) = {
             let view = self.view(config, lanes, false);
             (view.may_leave(id, &summary), view.is_expired(id, &summary))
@@ -318,9 +318,9 @@ impl Engine {
 }
 
 /// What a policy is to see of a page.
-fn summary(meta: &PageMeta, lane: &Lane, open: bool) -> PageSummary {
+fn summary(place: Place, meta: &PageMeta, lane: &Lane, open: bool) -> PageSummary {
     PageSummary {
-        tier: meta.place().tier(),
+        tier: place.tier(),
         newest_ms: meta.newest(),
         arrived_ms: meta.last_arrival(),
         clean: meta.count() == 0 || meta.seq() < lane.clean_seq(),
@@ -340,7 +340,7 @@ struct Leaving {
 /// Removes a page's events from the indexes. `left` is told the timestamp of each that was not removed before.
 fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, mut left: impl FnMut(i64)) -> usize {
     let meta = lanes.pages.meta(page);
-    let (place, committed) = (meta.place(), meta.committed());
+    let (place, committed) = (lanes.pages.place(page), meta.committed());
     let class = meta.lane().class();
     let mut run: Vec<Leaving> = Vec::with_capacity(PURGE_RUN);
     let mut events = 0;

@@ -232,7 +232,8 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     /// An index without chunks. `slots` is zero: two words for each slot, whose number is a power of two and more
     /// than `pages` can ever give.
     pub(crate) fn new(slots: S, pages: P, chunk_len: usize, seed: u64) -> Self {
-        debug_assert!((slots.len() / SLOT_WORDS).is_power_of_two() && chunk_len.is_power_of_two());
+        debug_assert!((slots.len() / SLOT_WORDS).is_power_of_two() && slots.len() >= 4 * SLOT_WORDS);
+        debug_assert!(chunk_len.is_power_of_two());
         let slot_bits = (slots.len() / SLOT_WORDS).ilog2();
         Self {
             slots,
@@ -255,10 +256,13 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         id >> self.chunk_bits
     }
 
+    /// Where the search for a chunk begins. Four neighbours are on one line of the table.
     #[inline]
     fn first_slot(&self, chunk: u64) -> usize {
-        // A table of one slot would shift by 64, so there are two at least.
-        (chunk.wrapping_mul(self.multiplier) >> (64 - self.slot_bits)) as usize
+        let hash = (chunk >> 2).wrapping_mul(self.multiplier);
+        // Two shifts, since of the smallest table no bit of the hash is left.
+        let line = hash >> 1 >> (65 - self.slot_bits);
+        (line << 2 | chunk & 3) as usize
     }
 
     #[inline]

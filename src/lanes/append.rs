@@ -287,7 +287,7 @@ impl Lanes {
 
     /// The id of the event that an index entry names. The caller holds a pin.
     pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, entry: Addr) -> Option<u64> {
-        let place = self.pages.meta(entry.page()).place();
+        let place = self.pages.place(entry.page());
         self.pages.id_at(pin, cache, place, entry.offset())
     }
 
@@ -315,7 +315,7 @@ impl Lanes {
         place: Place<'g>,
     ) -> Result<Option<(Addr, EventRef<'g>)>> {
         let found = self.index.find_at(id, place, |entry| {
-            let place = self.pages.meta(entry.page()).place();
+            let place = self.pages.place(entry.page());
             match self.pages.read(pin, cache, place, entry.offset()) {
                 Ok(event) => event.filter(|event| event.id() == id).map(|event| Ok((entry, event))),
                 // The tag says that it is most likely this event that cannot be read.
@@ -329,13 +329,13 @@ impl Lanes {
     #[inline]
     pub(crate) fn get_hot<'g>(&'g self, pin: &'g Pin, place: Place<'g>) -> Option<EventRef<'g>> {
         let addr = self.index.in_array(place)?;
-        self.pages.read_if_hot(pin, self.pages.meta(addr.page()).place(), addr.offset())
+        self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr.offset())
     }
 
     /// Asks the processor to fetch the beginning of the record at an address whose high bits do not matter.
     #[inline]
     pub(crate) fn prefetch_record(&self, addr: Addr) {
-        self.pages.prefetch_hot(self.pages.meta(addr.page()).place(), addr.offset());
+        self.pages.prefetch_hot(self.pages.place(addr.page()), addr.offset());
     }
 
     /// Whether the record at that place has not been removed. `addr` may have any high bits.

@@ -6,12 +6,12 @@
 
 use crate::error::{Error, Result};
 use crate::event::EventRef;
-use crate::ids::{Addr, Class, LaneId, Stream};
+use crate::ids::{Addr, Class, Stream};
 use crate::index::streams::{STRIPES, head_hash, stream_hash};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::partition_of;
-use crate::pages::pool::{FrameCache, Pin};
-use crate::pages::table::{PageMeta, resolve};
+use crate::pages::pool::{FrameCache, Pages, Pin};
+use crate::pages::table::{PageMeta, Place};
 
 /// Where an event lies in its lane: events of a lane are ordered by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,13 +24,13 @@ pub(crate) struct Position {
 pub(crate) struct Step<'g> {
     pub(crate) event: EventRef<'g>,
     pub(crate) addr: Addr,
-    /// Of its page.
-    pub(crate) meta: &'g PageMeta,
+    /// Of its page, when it was read.
+    pub(crate) place: Place,
 }
 
 impl Step<'_> {
-    pub(crate) fn position(&self) -> Position {
-        Position { seq: self.meta.seq(), offset: self.addr.offset() }
+    pub(crate) fn position(&self, pages: &Pages) -> Position {
+        Position { seq: pages.meta(self.addr.page()).seq(), offset: self.addr.offset() }
     }
 }
 
@@ -44,7 +44,8 @@ pub(crate) struct Turn {
 /// The walk over one stream's events of one class.
 pub(crate) struct Chains<'g> {
     lanes: &'g Lanes,
-    lane: LaneId,
+    stream: Stream,
+    class: Class,
     turn: Turn,
     /// Whether a chain led to a page that has left memory.
     pub(crate) met_gone: bool,
@@ -64,7 +65,7 @@ impl<'g> Chains<'g> {
         let number = partition_of(hash, lanes.partitions.len());
         let head = lanes.partitions[number].streams.find(head_hash(hash, class), stream, class);
         let next = head.map_or([Addr(0); STRIPES], |head| head.newest());
-        let mut chains = Self::resume(lanes, LaneId::new(number, class), Turn { next, at: 0 });
+        let mut chains = Self::resume(lanes, stream, class, Turn { next, at: 0 });
         for addr in next {
             chains.prefetch(addr);
         }
@@ -72,10 +73,10 @@ impl<'g> Chains<'g> {
         chains
     }
 
-    /// Goes on where an earlier walk of the same lane was. Its addresses are links with their generation, so that a
+    /// Goes on where an earlier walk of the same stream and class was. Its addresses are links with their generation, so that a
     /// page that has left meanwhile is noticed.
-    pub(crate) fn resume(lanes: &'g Lanes, lane: LaneId, turn: Turn) -> Self {
-        Self { lanes, lane, turn, met_gone: false, damage: None }
+    pub(crate) fn resume(lanes: &'g Lanes, stream: Stream, class: Class, turn: Turn) -> Self {
+        Self { lanes, stream, class, turn, met_gone: false, damage: None }
     }
 
     /// Where the walk would go on.
@@ -99,16 +100,21 @@ impl<'g> Chains<'g> {
     }
 
     fn position(&self, addr: Addr) -> Option<Position> {
-        let (meta, _) = resolve(self.lanes.pages.table(), addr).filter(|_| addr.0 != 0)?;
-        Some(Position { seq: meta.seq(), offset: addr.offset() })
+        self.lanes.pages.resolve(addr).filter(|_| addr.0 != 0)?;
+        Some(Position { seq: self.lanes.pages.meta(addr.page()).seq(), offset: addr.offset() })
+    }
+
+    /// What is known of the page of an event.
+    pub(crate) fn page_of(&self, step: &Step<'g>) -> &'g PageMeta {
+        self.lanes.pages.meta(step.addr.page())
     }
 
     /// The page of the next event, if there is one.
     pub(crate) fn peek(&mut self) -> Option<&'g PageMeta> {
         for _ in 0..STRIPES {
             let addr = self.turn.next[self.turn.at];
-            match resolve(self.lanes.pages.table(), addr).filter(|_| addr.0 != 0) {
-                Some((meta, _)) => return Some(meta),
+            match self.lanes.pages.resolve(addr).filter(|_| addr.0 != 0) {
+                Some(_) => return Some(self.lanes.pages.meta(addr.page())),
                 None => {
                     self.met_gone |= addr.0 != 0;
                     self.turn.next[self.turn.at] = Addr(0);
@@ -157,20 +163,19 @@ impl<'g> Chains<'g> {
     /// The event that a link names; `None` when its page has left memory.
     #[inline]
     fn read(&self, pin: &'g Pin, cache: &FrameCache, addr: Addr) -> Result<Option<Step<'g>>> {
-        let lanes = self.lanes;
-        let Some((meta, place)) = resolve(lanes.pages.table(), addr) else { return Ok(None) };
-        if meta.lane() != self.lane {
-            return Ok(None);
-        }
-        let event = lanes.pages.read(pin, cache, place, addr.offset())?;
-        Ok(event.map(|event| Step { event, addr, meta }))
+        let pages = &self.lanes.pages;
+        let Some(place) = pages.resolve(addr) else { return Ok(None) };
+        let event = pages.read(pin, cache, place, addr.offset())?;
+        // A page's number can have been used 2^20 times since the link was made.
+        let ours = |event: &EventRef<'_>| event.stream() == self.stream && event.class() == self.class;
+        Ok(event.filter(ours).map(|event| Step { event, addr, place }))
     }
 
     /// Asks the processor to fetch the record that a link names, if it is hot.
     #[inline]
     fn prefetch(&self, addr: Addr) {
         if addr.0 != 0
-            && let Some((_, place)) = resolve(self.lanes.pages.table(), addr)
+            && let Some(place) = self.lanes.pages.resolve(addr)
         {
             self.lanes.pages.prefetch_hot(place, addr.offset());
         }

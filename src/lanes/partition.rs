@@ -119,7 +119,7 @@ impl Lane {
     /// another lane's, or a later one of this lane.
     pub(crate) fn has(&self, pages: &Pages, page: LogicalPage, seq: u64) -> bool {
         let meta = pages.meta(page);
-        meta.place().tier() != Tier::Free && meta.lane() == self.id && meta.seq() == seq
+        pages.place(page).tier() != Tier::Free && meta.lane() == self.id && meta.seq() == seq
     }
 }
 

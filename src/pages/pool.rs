@@ -15,7 +15,7 @@ use crate::event::EventRef;
 use crate::event::record::{HEADER_LEN, RecordHeader, body_len};
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
-use crate::pages::table::{PageMeta, Place, Tier};
+use crate::pages::table::{PageMeta, Place, Tier, Whereabouts};
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
@@ -23,6 +23,8 @@ use crate::sys::memory::{Slab, ZeroInit, prefetch_bytes};
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for PageMeta {}
+// SAFETY: as above.
+unsafe impl ZeroInit for Whereabouts {}
 
 /// Keeps what a reader may know of from being reused.
 pub(crate) struct Pin {
@@ -166,6 +168,7 @@ impl<'g> Iterator for Records<'g> {
 pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
+    places: Slab<Whereabouts>,
     table: Slab<PageMeta>,
     numbers: FreeList,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
@@ -178,12 +181,14 @@ impl Pages {
     pub(crate) fn open(config: &Config, system: &Region) -> Result<Self> {
         let capacity = config.logical_pages() as u32;
         let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
+        let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
         let numbers = FreeList::new(capacity + 1, capacity + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
         Ok(Self {
             hot: Region::open(RegionKind::Hot, config.hot, config.huge_pages)?,
             warm: Region::open(RegionKind::Warm, config.warm, config.huge_pages)?,
+            places,
             table,
             numbers,
             leaving: Default::default(),
@@ -191,8 +196,22 @@ impl Pages {
         })
     }
 
-    pub(crate) fn table(&self) -> &[PageMeta] {
-        &self.table
+    /// Where a page is.
+    #[inline]
+    pub(crate) fn place(&self, page: LogicalPage) -> Place {
+        self.places[page.0 as usize].place()
+    }
+
+    /// Where the page of a link is; `None` when it has left memory since.
+    #[inline]
+    pub(crate) fn resolve(&self, link: Addr) -> Option<Place> {
+        self.places[link.page().0 as usize].resolve(link.high())
+    }
+
+    /// Notes that a record was removed, so that readers of its page look which ones are left.
+    pub(crate) fn mark_dead(&self, addr: Addr, generation: u32, len: u32) {
+        self.meta(addr.page()).add_dead(len);
+        self.places[addr.page().0 as usize].mark_dead(generation);
     }
 
     #[inline]
@@ -247,13 +266,15 @@ impl Pages {
             return Err(RegionKind::System);
         };
         let meta = &self.table[page as usize];
-        meta.open(first, count, lane, seq, prev, so_far);
+        meta.begin(count, lane, seq, prev, so_far);
+        let generation = self.place(LogicalPage(page)).generation();
+        self.places[page as usize].set(Place::new(Tier::Hot, generation, first));
         Ok(OpenPage {
             page: LogicalPage(page),
             frame: first,
             capacity: count * self.hot.page_size(),
             offset: 0,
-            generation: meta.place().generation(),
+            generation,
         })
     }
 
@@ -305,7 +326,11 @@ impl Pages {
     /// The event at that offset, if the page is hot. The same conditions as for [`Self::read`].
     #[inline]
     pub(crate) fn read_if_hot<'g>(&'g self, _pin: &'g Pin, place: Place, offset: u32) -> Option<EventRef<'g>> {
-        (place.tier() == Tier::Hot).then(|| self.read_hot(place, offset))
+        (place.tier() == Tier::Hot).then(|| {
+            // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
+            self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
+            self.read_hot(place, offset)
+        })
     }
 
     #[inline]
@@ -445,8 +470,7 @@ impl Pages {
 
     /// Moves a sealed hot page to the warm region. `false`: the warm region has no room. `scratch` is reused.
     pub(crate) fn demote(self: &Arc<Self>, pin: &Pin, page: LogicalPage, scratch: &mut Vec<u8>) -> bool {
-        let meta = self.meta(page);
-        let place = meta.place();
+        let (meta, place) = (self.meta(page), self.place(page));
         if place.tier() != Tier::Hot {
             return true;
         }
@@ -461,17 +485,16 @@ impl Pages {
         unsafe { self.warm.bytes_mut(frames.first, 0, scratch.len()) }.copy_from_slice(scratch);
         let old = Frames { first: place.frame(), count: meta.frames() };
         meta.set_size(frames.count, scratch.len() as u32);
-        meta.set_place(Place::new(Tier::Warm, place.generation(), frames.first));
+        self.places[page.0 as usize].swing(Place::new(Tier::Warm, place.generation(), frames.first));
         self.release_later(pin, Tier::Hot, old, None);
         true
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
     pub(crate) fn retire(self: &Arc<Self>, pin: &Pin, page: LogicalPage) {
-        let meta = self.meta(page);
-        let place = meta.place();
+        let (meta, place) = (self.meta(page), self.place(page));
         debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
-        meta.set_place(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
+        self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
         let frames = Frames { first: place.frame(), count: meta.frames() };
         self.release_later(pin, place.tier(), frames, Some(page));
     }

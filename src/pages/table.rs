@@ -1,22 +1,25 @@
-//! The page table: one entry of 128 bytes for each logical page.
+//! The page table: for each logical page one word that says where it is, and 128 bytes of what is known of it.
+//!
+//! The words lie together, eight to a line, because every point read and every step of a history asks for one:
 //!
 //! ```text
-//! line 0   place │ committed │ count │ dead │ dead bytes │ seq │ lane │ next │ prev │ image bytes
+//!  63   55 54 53 52   51              32 31                 0
+//! ┌───────┬─────┬────┬──────────────────┬────────────────────┐
+//! │ zero  │state│dead│ generation, 20   │ first frame, 32    │
+//! └───────┴─────┴────┴──────────────────┴────────────────────┘
+//! ```
+//!
+//! A move is one store to that word. States go Free → Hot → Warm → Free or Hot → Free (and, later, Warm → Hot). Each
+//! return to Free makes the generation one higher. *Dead* says that a record of the page was removed, so that whoever
+//! reads it must ask the id index.
+//!
+//! ```text
+//! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames
 //! line 1   min time │ max time │ max time of this and all older pages │ last arrival │ kinds (256 bits)
 //! ```
 //!
-//! `place` says where the page's bytes are now, and its generation, in one word, so that a move is one store:
-//!
-//! ```text
-//!  63   55 54 53 52 51              32 31                 0
-//! ┌───────┬─────┬──┬──────────────────┬────────────────────┐
-//! │ zero  │state│ 0│ generation, 20   │ first frame, 32    │
-//! └───────┴─────┴──┴──────────────────┴────────────────────┘
-//! ```
-//!
-//! States go Free → Hot → Warm → Free or Hot → Free (and, later, Warm → Hot). Each return to Free
-//! makes the generation one higher. Line 1 is the page's *zone map*: scans and eviction choose by it. It is
-//! written before `committed`, so whoever sees a record committed sees a zone map that covers it.
+//! Line 1 is the page's *zone map*: scans and eviction choose by it. It is written before `committed`, so whoever sees a
+//! record committed sees a zone map that covers it.
 
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -35,6 +38,7 @@ pub(crate) struct Place(u64);
 
 impl Place {
     const STATE: u32 = 53;
+    const DEAD: u64 = 1 << 52;
 
     pub(crate) fn new(tier: Tier, generation: u32, frame: u32) -> Self {
         let state = match tier {
@@ -45,38 +49,86 @@ impl Place {
         Self(state << Self::STATE | u64::from(generation & Addr::HIGH_MASK) << 32 | u64::from(frame))
     }
 
+    #[inline]
     pub(crate) fn tier(self) -> Tier {
-        match self.0 >> Self::STATE {
+        match self.0 >> Self::STATE & 3 {
             1 => Tier::Hot,
             2 => Tier::Warm,
             _ => Tier::Free,
         }
     }
 
+    #[inline]
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> 32) as u32 & Addr::HIGH_MASK
     }
 
+    #[inline]
     pub(crate) fn frame(self) -> u32 {
         self.0 as u32
+    }
+
+    /// Whether a record of the page was removed.
+    #[inline]
+    pub(crate) fn has_dead(self) -> bool {
+        self.0 & Self::DEAD != 0
+    }
+}
+
+/// The word that says where a page is.
+pub(crate) struct Whereabouts(AtomicU64);
+
+impl Whereabouts {
+    #[cfg(any(test, loom))]
+    pub(crate) fn zeroed() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        Place(self.0.load(Ordering::Acquire))
+    }
+
+    /// Sets where a page is that nobody else changes: everything that the place holds must be written before.
+    pub(crate) fn set(&self, place: Place) {
+        self.0.store(place.0, Ordering::Release);
+    }
+
+    /// Moves a page that is in use, of which records may be removed meanwhile.
+    pub(crate) fn swing(&self, place: Place) {
+        let keep_dead = |now: u64| Some(place.0 | now & Place::DEAD);
+        // The closure always gives a value, so the update cannot fail.
+        let _ = self.0.fetch_update(Ordering::Release, Ordering::Relaxed, keep_dead);
+    }
+
+    /// Notes that a record was removed from the page, if it is still the one of that generation.
+    pub(crate) fn mark_dead(&self, generation: u32) {
+        let mark = |now: u64| (Place(now).generation() == generation).then_some(now | Place::DEAD);
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, mark);
+    }
+
+    /// Where the page is that a link of that generation leads to; `None` when it has left memory since.
+    #[inline]
+    pub(crate) fn resolve(&self, generation: u32) -> Option<Place> {
+        let place = self.place();
+        (place.tier() != Tier::Free && place.generation() == generation).then_some(place)
     }
 }
 
 /// What the store knows of one logical page.
 #[repr(C, align(128))]
 pub(crate) struct PageMeta {
-    place: AtomicU64,
+    seq: AtomicU64,
     committed: AtomicU32,
     count: AtomicU32,
     dead: AtomicU32,
     dead_bytes: AtomicU32,
-    seq: AtomicU64,
     lane: AtomicU32,
     next: AtomicU32,
     prev: AtomicU32,
     image_len: AtomicU32,
     frames: AtomicU32,
-    _unused: [u32; 3],
+    _unused: [u32; 5],
     min_time: AtomicI64,
     max_time: AtomicI64,
     max_time_so_far: AtomicI64,
@@ -119,7 +171,6 @@ impl PageMeta {
     #[cfg(any(test, loom))]
     pub(crate) fn zeroed() -> Self {
         Self {
-            place: AtomicU64::new(0),
             committed: AtomicU32::new(0),
             count: AtomicU32::new(0),
             dead: AtomicU32::new(0),
@@ -130,7 +181,7 @@ impl PageMeta {
             prev: AtomicU32::new(0),
             image_len: AtomicU32::new(0),
             frames: AtomicU32::new(0),
-            _unused: [0; 3],
+            _unused: [0; 5],
             min_time: AtomicI64::new(0),
             max_time: AtomicI64::new(0),
             max_time_so_far: AtomicI64::new(0),
@@ -139,26 +190,16 @@ impl PageMeta {
         }
     }
 
-    pub(crate) fn place(&self) -> Place {
-        Place(self.place.load(Ordering::Acquire))
-    }
-
-    /// Swings the page to another place: everything that the new place holds must be written before.
-    pub(crate) fn set_place(&self, place: Place) {
-        self.place.store(place.0, Ordering::Release);
-    }
-
-    /// Opens a free page as the newest of a lane. `max_time_so_far` is the lane's until now.
-    pub(crate) fn open(
+    /// Begins a page that will be the newest of a lane, before anybody can find it. `so_far` is the lane's largest
+    /// timestamp until now.
+    pub(crate) fn begin(
         &self,
-        frame: u32,
         frames: u32,
         lane: LaneId,
         seq: u64,
         prev: LogicalPage,
         so_far: i64,
     ) {
-        debug_assert_eq!(self.place().tier(), Tier::Free);
         self.committed.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
         self.dead.store(0, Ordering::Relaxed);
@@ -176,7 +217,6 @@ impl PageMeta {
         for word in &self.kinds {
             word.store(0, Ordering::Relaxed);
         }
-        self.set_place(Place::new(Tier::Hot, self.place().generation(), frame));
     }
 
     /// Asks the processor to fetch both lines, to change them.
@@ -184,7 +224,7 @@ impl PageMeta {
     pub(crate) fn prefetch(&self) {
         #[cfg(not(loom))]
         {
-            crate::sys::memory::prefetch_write(&self.place);
+            crate::sys::memory::prefetch_write(&self.seq);
             crate::sys::memory::prefetch_write(&self.min_time);
         }
     }
@@ -307,14 +347,6 @@ impl PageMeta {
     }
 }
 
-/// Looks up an address whose high bits are a generation. `None`: the page has left memory since.
-#[inline]
-pub(crate) fn resolve(table: &[PageMeta], addr: Addr) -> Option<(&PageMeta, Place)> {
-    let meta = table.get(addr.page().0 as usize)?;
-    let place = meta.place();
-    (place.tier() != Tier::Free && place.generation() == addr.high()).then_some((meta, place))
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -331,14 +363,25 @@ mod tests {
 
     #[test]
     fn a_stale_link_is_recognised() {
-        let table = [PageMeta::zeroed(), PageMeta::zeroed()];
-        table[1].open(3, 1, LaneId(0), 1, LogicalPage::NONE, i64::MIN);
-        let link = Addr::new(LogicalPage(1), 0, 0);
-        assert!(resolve(&table, link).is_some());
-        table[1].set_place(Place::new(Tier::Free, 1, 0));
-        assert!(resolve(&table, link).is_none());
-        table[1].open(4, 1, LaneId(2), 1, LogicalPage::NONE, i64::MIN);
-        assert!(resolve(&table, link).is_none());
-        assert!(resolve(&table, link.with_high(1)).is_some());
+        let page = Whereabouts::zeroed();
+        page.set(Place::new(Tier::Hot, 0, 3));
+        assert!(page.resolve(0).is_some());
+        page.set(Place::new(Tier::Free, 1, 0));
+        assert!(page.resolve(0).is_none() && page.resolve(1).is_none());
+        page.set(Place::new(Tier::Hot, 1, 4));
+        assert!(page.resolve(0).is_none() && page.resolve(1).is_some());
+    }
+
+    #[test]
+    fn a_mark_stays_through_a_move_and_ends_with_the_page() {
+        let page = Whereabouts::zeroed();
+        page.set(Place::new(Tier::Hot, 7, 3));
+        page.mark_dead(6);
+        assert!(!page.place().has_dead(), "that was another page");
+        page.mark_dead(7);
+        page.swing(Place::new(Tier::Warm, 7, 4));
+        assert!(page.place().has_dead() && page.place().tier() == Tier::Warm && page.place().frame() == 4);
+        page.set(Place::new(Tier::Free, 8, 0));
+        assert!(!page.place().has_dead());
     }
 }

@@ -81,7 +81,7 @@ impl StoreBuilder {
         };
         let names = Names::new(seed, shares.names);
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares)).transpose()?;
-        let system = Region::open(RegionKind::System, config.system, false)?;
+        let system = Region::open(RegionKind::System, config.system, config.huge_pages)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let end_seq = |lane| {
             let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));

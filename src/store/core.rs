@@ -285,6 +285,7 @@ impl Core {
         let len = event.record().record_len();
         let meta = self.lanes.pages.meta(addr.page());
         let (lane, seq) = (meta.lane(), meta.seq());
+        let generation = self.lanes.pages.place(addr.page()).generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
         // What the cold tier may have is noted there first: if that fails, nothing has changed.
@@ -294,7 +295,7 @@ impl Core {
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
             return Ok(noted == Some(true));
         }
-        meta.add_dead(len);
+        self.lanes.pages.mark_dead(addr, generation, len);
         self.lanes.left.fetch_add(1, Ordering::Relaxed);
         // A spill may have begun since: it has read the event before it was removed.
         let first = match (noted, spilled()) {

@@ -116,7 +116,7 @@ impl<'s> FetchHistory<'s> {
         let (lanes, pin, cache) = (&self.core.lanes, &guard.pin, &guard.cache);
         let lane = lanes.partitions[walk.lane.partition()].lane(walk.lane.class());
         let mut chains = match &walk.stage {
-            Stage::Memory(turn) => Chains::resume(lanes, walk.lane, *turn),
+            Stage::Memory(turn) => Chains::resume(lanes, self.stream, walk.lane.class(), *turn),
             _ => Chains::new(lanes, pin, cache, self.stream, walk.lane.class()),
         };
         let mut over = true;
@@ -131,11 +131,12 @@ impl<'s> FetchHistory<'s> {
                 break;
             }
             let Some(step) = chains.next(pin, cache) else { break };
-            if step.meta.max_time_so_far() < range.0 && self.core.cold.is_none() {
+            let meta = chains.page_of(&step);
+            if meta.max_time_so_far() < range.0 && self.core.cold.is_none() {
                 break;
             }
             let kept = fits(&guard, &step, range);
-            run.push((step.meta.seq(), step.event, kept));
+            run.push((meta.seq(), step.event, kept));
         }
         // A page that is being purged makes its events look removed: leave it to the cold part. What was not taken
         // for removed was read rightly.

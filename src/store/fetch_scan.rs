@@ -161,7 +161,7 @@ impl<'s> FetchScan<'s> {
         let (lanes, pin) = (&core.lanes, Pin::new());
         let (lane, meta) =
             (lanes.partitions[lane_id.partition()].lane(lane_id.class()), lanes.pages.meta(page));
-        let place = meta.place();
+        let place = lanes.pages.place(page);
         if lane.has(&lanes.pages, page, seq) {
             let filter = &mut self.filter;
             let mut gone = false;

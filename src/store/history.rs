@@ -70,7 +70,7 @@ impl<'g> Walk<'g> {
     fn advance(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) {
         self.next = None;
         while let Some(step) = self.chains.next(&guard.pin, &guard.cache) {
-            if range.0 > i64::MIN && step.meta.max_time_so_far() < range.0 {
+            if range.0 > i64::MIN && self.chains.page_of(&step).max_time_so_far() < range.0 {
                 // Neither this event nor any older one is as late as the range begins.
                 return;
             }
@@ -89,7 +89,7 @@ pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> boo
     let lanes = &guard.core.lanes;
     (range.0..=range.1).contains(&time)
         && guard.keeps(&step.event)
-        && (step.meta.dead() == 0 || lanes.is_live(step.event.id(), step.addr))
+        && (!step.place.has_dead() || lanes.is_live(step.event.id(), step.addr))
 }
 
 impl<'g> Iterator for History<'g> {

@@ -63,7 +63,7 @@ impl Core {
         for lane in lanes.lanes() {
             let (mut seq, mut last, mut so_far) = (lane.tail_seq(), LogicalPage::NONE, i64::MIN);
             for (page, meta) in lane.pages(pages, pin) {
-                let place = meta.place();
+                let place = pages.place(page);
                 faults.check(seen.insert(page), || format!("{page:?} is in two lists"));
                 faults.check(meta.lane() == lane.id && meta.seq() == seq, || {
                     format!(
@@ -146,7 +146,7 @@ impl Core {
                 let mut chains = Chains::new(&self.lanes, pin, &cache, stream, class);
                 let mut last = None;
                 while let Some(step) = chains.next(pin, &cache) {
-                    let position = step.position();
+                    let position = step.position(&self.lanes.pages);
                     faults.check(last.is_none_or(|last| position < last), || {
                         format!("the history of {stream:?} is not in order at event {}", step.event.id())
                     });

@@ -188,7 +188,7 @@ impl Spiller {
             }
             // Hot pages are written when they must leave, unless they leave as they are; until then more may come to be
             // removed or expire.
-            let tier = meta.place().tier();
+            let tier = lanes.pages.place(page).tier();
             let ready = tier == Tier::Warm || (urgent || !class.compress) && tier == Tier::Hot;
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
                 break;
@@ -237,7 +237,7 @@ impl Spiller {
         for (page, meta) in pages {
             writer.begin_page();
             let mut seen = 0;
-            let outcome = lanes.pages.walk(pin, meta.place(), meta.committed(), |offset, event| {
+            let outcome = lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
                 seen += 1;
                 let expired = ends.is_some_and(|end| event.timestamp() <= end);
                 let addr = Addr::new(*page, offset, 0);
