@@ -12,14 +12,18 @@
 //! `raw len`). Every length is checked before it is used, because the fuzzers, and one day a restored file,
 //! bring bytes that no encoder wrote.
 
+use lz4_flex::block::{CompressTable, compress_into_with_table};
+
 use crate::error::{Error, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader};
 
 const MAGIC: &[u8; 4] = b"EWI1";
 pub(crate) const IMAGE_HEADER: usize = 16;
 const ENTRY: usize = 20;
-/// Uncompressed bytes that a frame is filled to.
-pub(crate) const FRAME_BYTES: usize = 16 << 10;
+/// Uncompressed bytes that a frame is filled to: a point read unpacks one. 16 KiB take 1.8 times as long to read, and
+/// 2 % less room for 256 B events that are half text, 5 % less for the 100 B events of the flights example; 4 KiB take
+/// 0.6 of the time, and 2 and 12 % more room.
+pub(crate) const FRAME_BYTES: usize = 8 << 10;
 /// The most that a frame may claim to unpack to: an event of 16 MiB with its header.
 const FRAME_MAX: usize = (16 << 20) + 4096;
 
@@ -28,6 +32,7 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let cuts = cuts(raw);
     let table = IMAGE_HEADER + ENTRY * cuts.len();
+    let mut seen = CompressTable::default();
     out.resize(table, 0);
     for (number, window) in cuts.iter().enumerate() {
         let (from, to) = *window;
@@ -35,7 +40,7 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
         let at = out.len();
         out.resize(at + lz4_flex::block::get_maximum_output_size(input.len()), 0);
         // The output has the size that LZ4 asks for, so packing cannot fail; were it to, the frame is stored.
-        let packed = lz4_flex::block::compress_into(input, &mut out[at..]).unwrap_or(usize::MAX);
+        let packed = compress_into_with_table(input, &mut out[at..], &mut seen).unwrap_or(usize::MAX);
         if packed < input.len() {
             out.truncate(at + packed);
         } else {
