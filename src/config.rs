@@ -259,8 +259,10 @@ impl ConfigBuilder {
         self
     }
 
-    /// How many partitions share the streams (a power of two; default: twice the processors, fewer in a small
-    /// store). It belongs to the data directory: the number of the first opening stays.
+    /// How many partitions share the streams (a power of two; default: one for each processor, at least four, fewer in
+    /// a small store). More partitions let more writers in at a time; but a batch takes the lock of each partition that
+    /// its events are of, so with few events for each it costs more. It belongs to the data directory: the number of
+    /// the first opening stays.
     pub fn partitions(mut self, count: usize) -> Self {
         self.partitions = Some(count);
         self
@@ -459,7 +461,7 @@ impl ConfigBuilder {
         let partitions = self.partitions.unwrap_or_else(|| {
             let cpus = std::thread::available_parallelism().map_or(1, usize::from);
             let room = (hot.max / hot.page_size) as usize / (8 * self.classes.len().max(1));
-            (2 * cpus).next_power_of_two().min(floor_power(room.max(1) as u64) as usize).min(256)
+            cpus.next_power_of_two().clamp(4, 256).min(floor_power(room.max(1) as u64) as usize)
         });
         // What is at fault already must not make the sums below overflow.
         let partitions = partitions.clamp(1, PARTITIONS_MAX);

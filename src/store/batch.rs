@@ -153,7 +153,9 @@ impl Core {
         let (pin, cache) = (Pin::new(), FrameCache::default());
         let mut runner = Runner::new(&self.lanes, &pin, &cache);
         let now_ms = self.lanes.clock.coarse_ms();
-        let (mut next, mut busy, mut progressed) = (0, 0, false);
+        // Writers that come at a time begin at different partitions, as their ids differ.
+        let first = checked.first().map_or(0, |checked| checked.event.id as usize / groups.order.len().max(1));
+        let (mut next, mut busy, mut progressed) = (first % groups.left.len().max(1), 0, false);
         while !groups.left.is_empty() {
             if let Some(region) = self.rejecting() {
                 return Ok((progressed, Some(region)));
