@@ -582,7 +582,8 @@ fn system_region(
     let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
     let chunks = chunk_table_words(index) * 8;
     let directories = (3 + partitions as u64) * PAGE;
-    let max = (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
+    let max =
+        (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
     RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }
 }
 

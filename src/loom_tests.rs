@@ -6,6 +6,8 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_tests`.
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod arrays_of_ids;
+
 use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicU64 as Cell, Ordering::Relaxed};
@@ -377,6 +379,12 @@ mod id_index {
         fn retire(&self, _: u32) {}
 
         fn give_back(&self, _: u32) {}
+
+        fn words(&self, _: u32) -> &[Cell] {
+            &[]
+        }
+
+        fn prefetch(&self, _: u32, _: usize) {}
     }
 
     /// An index and the records that its entries lead to. An id is its own hash, so that the lowest bits tell how
@@ -413,7 +421,13 @@ mod id_index {
         }
 
         fn announce(&self, id: u64) -> Announced {
-            self.index.announce(id, Self::addr(id), |entry| self.id_at(entry) == id)
+            let mut turn = 0;
+            loop {
+                match self.index.announce(id, Self::addr(id), |entry| self.id_at(entry) == id) {
+                    Announced::Busy => crate::sync::wait_a_turn(&mut turn),
+                    other => return other,
+                }
+            }
         }
 
         fn publish(&self, id: u64) {

@@ -74,9 +74,10 @@ impl<'g> EventRef<'g> {
     /// The event whose record is `record`: exactly that, a header and the body that it announces.
     #[inline]
     pub(crate) fn in_place(record: &'g [u8]) -> Self {
-        debug_assert!(RecordHeader::read(record).is_some_and(|header| {
-            record.len() == HEADER_LEN + header.body_len as usize
-        }));
+        debug_assert!(
+            RecordHeader::read(record)
+                .is_some_and(|header| { record.len() == HEADER_LEN + header.body_len as usize })
+        );
         Self { bytes: Bytes::InPlace(record) }
     }
 

@@ -338,7 +338,13 @@ struct Leaving {
 }
 
 /// Removes a page's events from the indexes. `left` is told the timestamp of each that was not removed before.
-fn purge(lanes: &Lanes, partition: &Partition, pin: &Pin, page: LogicalPage, mut left: impl FnMut(i64)) -> usize {
+fn purge(
+    lanes: &Lanes,
+    partition: &Partition,
+    pin: &Pin,
+    page: LogicalPage,
+    mut left: impl FnMut(i64),
+) -> usize {
     let meta = lanes.pages.meta(page);
     let (place, committed) = (lanes.pages.place(page), meta.committed());
     let class = meta.lane().class();

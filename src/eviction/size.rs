@@ -25,7 +25,11 @@ impl Policy for SizeThreshold {
                 false => view.may_leave(lane.lane, page),
             };
             let hot = |open: bool| {
-                oldest(view, |lane| lane.oldest_hot, |lane, page| (open || !page.open) && may_move(lane, page))
+                oldest(
+                    view,
+                    |lane| lane.oldest_hot,
+                    |lane, page| (open || !page.open) && may_move(lane, page),
+                )
             };
             // Pages that are still written come last: sealing them leaves room unused.
             if let Some(lane) = hot(false).or_else(|| hot(true)) {

@@ -20,7 +20,9 @@ impl Policy for TimeWindow {
             // While the warm region is short of room, what goes there is a question of pressure, not of age.
             let room = view.warm_fill <= view.config.thresholds.warning && !view.warm_refused;
             let aged = |page: &PageSummary| page.tier == Tier::Hot && view.age(page) >= millis(class.hot_for);
-            lane.oldest_hot.filter(|page| class.compress && room && aged(page)).map(|_| Action::Demote(lane.lane))
+            lane.oldest_hot
+                .filter(|page| class.compress && room && aged(page))
+                .map(|_| Action::Demote(lane.lane))
         })
     }
 }

@@ -390,7 +390,8 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             take(lock);
             for entry in self.entries_of(slot) {
                 let found = entry.load(Ordering::Relaxed);
-                let gone = found > CLOSED && Addr(found).high() & TENTATIVE == 0 && Addr(found).page() == page;
+                let gone =
+                    found > CLOSED && Addr(found).high() & TENTATIVE == 0 && Addr(found).page() == page;
                 if gone {
                     entry.store(0, Ordering::Release);
                     if self.removed(slot) == 0 {

@@ -331,10 +331,7 @@ mod tests {
                             assert!(index.remove(hash, addr(id)));
                         }
                         let earlier = id / 2 / 4 * 4 + thread;
-                        assert_eq!(
-                            holds(index, earlier),
-                            earlier % 3 != 0 && earlier <= id
-                        );
+                        assert_eq!(holds(index, earlier), earlier % 3 != 0 && earlier <= id);
                     }
                 });
             }

@@ -28,7 +28,7 @@ const COUNTERS: usize = if cfg!(loom) { 2 } else { 1 << 14 };
 /// Chunks that are watched for becoming dense.
 const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
 /// The share of a chunk that must have come to the hash table before it gets an array.
-const SHARE: u64 = 8;
+const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
 
 /// Where an id's entry is or would be.
 #[derive(Clone, Copy)]
@@ -215,12 +215,7 @@ where
     }
 
     #[inline(never)]
-    fn announce_sparse(
-        &self,
-        id: u64,
-        addr: Addr,
-        same: &mut impl FnMut(Addr) -> bool,
-    ) -> Outcome<'_> {
+    fn announce_sparse(&self, id: u64, addr: Addr, same: &mut impl FnMut(Addr) -> bool) -> Outcome<'_> {
         let (chunk, hash) = (self.dense.chunk_of(id), self.hash.hash(id));
         let sparse = self.sparse(chunk);
         if self.wants_array(chunk) && self.dense.create(chunk, || sparse.load(Ordering::SeqCst) != 0) {

@@ -78,7 +78,6 @@ impl IndexPages {
         // cannot wait for that.
         pin.flush();
     }
-
 }
 
 impl BucketPages for IndexPages {

@@ -114,8 +114,11 @@ impl Lanes {
 
     /// Events in memory, roughly while others write.
     pub(crate) fn in_memory(&self) -> u64 {
-        let appended: u64 =
-            self.partitions.iter().map(|partition| partition.counters().appended.load(Ordering::Relaxed)).sum();
+        let appended: u64 = self
+            .partitions
+            .iter()
+            .map(|partition| partition.counters().appended.load(Ordering::Relaxed))
+            .sum();
         appended.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
@@ -153,7 +156,14 @@ impl Lanes {
         }
         let hash = stream_hash(event.stream, self.seed);
         let partition = partition_of(hash, self.partitions.len()) as u16;
-        Ok(Checked { event, head_hash: head_hash(hash, class), body_len: body_len as u32, at, partition, class })
+        Ok(Checked {
+            event,
+            head_hash: head_hash(hash, class),
+            body_len: body_len as u32,
+            at,
+            partition,
+            class,
+        })
     }
 
     #[cold]

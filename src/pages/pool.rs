@@ -325,7 +325,12 @@ impl Pages {
 
     /// The event at that offset, if the page is hot. The same conditions as for [`Self::read`].
     #[inline]
-    pub(crate) fn read_if_hot<'g>(&'g self, _pin: &'g Pin, place: Place, offset: u32) -> Option<EventRef<'g>> {
+    pub(crate) fn read_if_hot<'g>(
+        &'g self,
+        _pin: &'g Pin,
+        place: Place,
+        offset: u32,
+    ) -> Option<EventRef<'g>> {
         (place.tier() == Tier::Hot).then(|| {
             // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
             self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
@@ -437,7 +442,9 @@ impl Pages {
         match place.tier() {
             Tier::Free => {}
             Tier::Hot => {
-                for (offset, event) in self.records(pin, place, committed, Ahead::Headers).into_iter().flatten() {
+                for (offset, event) in
+                    self.records(pin, place, committed, Ahead::Headers).into_iter().flatten()
+                {
                     if !visit(offset, event) {
                         break;
                     }

@@ -192,14 +192,7 @@ impl PageMeta {
 
     /// Begins a page that will be the newest of a lane, before anybody can find it. `so_far` is the lane's largest
     /// timestamp until now.
-    pub(crate) fn begin(
-        &self,
-        frames: u32,
-        lane: LaneId,
-        seq: u64,
-        prev: LogicalPage,
-        so_far: i64,
-    ) {
+    pub(crate) fn begin(&self, frames: u32, lane: LaneId, seq: u64, prev: LogicalPage, so_far: i64) {
         self.committed.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
         self.dead.store(0, Ordering::Relaxed);

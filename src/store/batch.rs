@@ -154,7 +154,8 @@ impl Core {
         let mut runner = Runner::new(&self.lanes, &pin, &cache);
         let now_ms = self.lanes.clock.coarse_ms();
         // Writers that come at a time begin at different partitions, as their ids differ.
-        let first = checked.first().map_or(0, |checked| checked.event.id as usize / groups.order.len().max(1));
+        let first =
+            checked.first().map_or(0, |checked| checked.event.id as usize / groups.order.len().max(1));
         let (mut next, mut busy, mut progressed) = (first % groups.left.len().max(1), 0, false);
         while !groups.left.is_empty() {
             if let Some(region) = self.rejecting() {

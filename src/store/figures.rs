@@ -15,8 +15,9 @@ impl Core {
         let pin = Pin::new();
         let mut sums = [0; 4];
         for lane in self.lanes.lanes() {
-            for (_, meta) in
-                lane.pages(&self.lanes.pages, &pin).filter(|(page, _)| self.lanes.pages.place(*page).tier() == tier)
+            for (_, meta) in lane
+                .pages(&self.lanes.pages, &pin)
+                .filter(|(page, _)| self.lanes.pages.place(*page).tier() == tier)
             {
                 sums[0] += u64::from(meta.count().saturating_sub(meta.dead()));
                 sums[1] += u64::from(meta.committed());

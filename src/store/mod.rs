@@ -26,8 +26,8 @@ use crate::pressure::Pressure;
 use crate::store::core::Core;
 use crate::store::worker::Workers;
 
-pub use builder::StoreBuilder;
 pub use batch::Batch;
+pub use builder::StoreBuilder;
 pub use fetch_history::FetchHistory;
 pub use fetch_scan::FetchScan;
 pub use guard::Guard;

@@ -221,7 +221,12 @@ impl<'g> Reader<'g> {
                 // The committed length first: the zone map covers at least what it says.
                 let committed = meta.committed();
                 if committed > 0 && self.filter.may_match(meta.min_time(), meta.max_time(), &meta.kinds()) {
-                    sources.push(Source { page, meta, place: lanes.pages.place(page), min_time: meta.min_time() });
+                    sources.push(Source {
+                        page,
+                        meta,
+                        place: lanes.pages.place(page),
+                        min_time: meta.min_time(),
+                    });
                 }
             }
         }

@@ -237,15 +237,16 @@ impl Spiller {
         for (page, meta) in pages {
             writer.begin_page();
             let mut seen = 0;
-            let outcome = lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
-                seen += 1;
-                let expired = ends.is_some_and(|end| event.timestamp() <= end);
-                let addr = Addr::new(*page, offset, 0);
-                if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
-                    writer.push(&event);
-                }
-                true
-            });
+            let outcome =
+                lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
+                    seen += 1;
+                    let expired = ends.is_some_and(|end| event.timestamp() <= end);
+                    let addr = Addr::new(*page, offset, 0);
+                    if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
+                        writer.push(&event);
+                    }
+                    true
+                });
             if let Err(error) = outcome {
                 let lost = u64::from(meta.count().saturating_sub(seen));
                 self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);

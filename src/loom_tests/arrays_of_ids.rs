@@ -1,0 +1,208 @@
+//! The id index as a whole: arrays, the hash table, and the way between them.
+
+use super::*;
+use crate::ids::{Addr, LogicalPage};
+use crate::index::bucket::Bucket;
+use crate::index::dense::{Cursor, DenseIndex};
+use crate::index::hash::{BucketPages, HashIndex};
+use crate::index::ids::{IdIndex, Outcome};
+use crate::sync::{AtomicU32, wait_a_turn};
+use std::sync::atomic::AtomicUsize;
+
+/// Ids of a chunk; the second one that comes makes its array.
+const CHUNK: usize = 2;
+
+/// Pages that are buckets or words, as they are asked for.
+struct Heap {
+    buckets: Vec<Vec<Bucket>>,
+    words: Vec<Vec<Cell>>,
+    /// Not loom's: taking a page is not what is checked here.
+    next: AtomicUsize,
+}
+
+impl Heap {
+    fn new(pages: usize) -> Self {
+        let buckets = || (0..3).map(|_| Bucket::zeroed()).collect();
+        let words = || (0..CHUNK).map(|_| Cell::new(0)).collect();
+        Self {
+            buckets: (0..pages).map(|_| buckets()).collect(),
+            words: (0..pages).map(|_| words()).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl BucketPages for Heap {
+    fn page(&self, page: u32) -> &[Bucket] {
+        &self.buckets[page as usize]
+    }
+
+    fn claim(&self) -> Option<u32> {
+        let next = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (next < self.words.len()).then_some(next as u32)
+    }
+
+    fn retire(&self, _: u32) {}
+
+    fn give_back(&self, _: u32) {}
+
+    fn words(&self, page: u32) -> &[Cell] {
+        &self.words[page as usize]
+    }
+
+    fn prefetch(&self, _: u32, _: usize) {}
+}
+
+/// An index and the records that its entries lead to.
+struct Index {
+    index: IdIndex<Vec<AtomicU32>, Vec<Cell>, Heap>,
+    records: [Cell; 8],
+}
+
+impl Index {
+    fn with(ids: impl IntoIterator<Item = u64>) -> Arc<Self> {
+        let slots = (0..2).map(|_| AtomicU32::new(0)).collect();
+        let hash = HashIndex::new(slots, Heap::new(1), 0, 1).expect("there is a first page");
+        let chunks = (0..8).map(|_| Cell::new(0)).collect();
+        let dense = DenseIndex::new(chunks, Heap::new(3), CHUNK, 1);
+        let index = Arc::new(Self { index: IdIndex::new(hash, dense), records: cells(0) });
+        for id in ids {
+            assert!(index.insert(id));
+        }
+        index
+    }
+
+    fn addr(id: u64) -> Addr {
+        Addr::new(LogicalPage(id as u32 + 1), 0, 0)
+    }
+
+    /// Reads the record that an entry leads to, as the store does before it believes an entry.
+    fn id_at(&self, addr: Addr) -> u64 {
+        let at = addr.page().0 as usize - 1;
+        assert_eq!(self.records[at].load(Relaxed), 7, "the record of an entry is complete");
+        at as u64
+    }
+
+    /// `false`: it was there.
+    fn insert(&self, id: u64) -> bool {
+        let (mut cursor, mut turn) = (Cursor::new(), 0);
+        let ticket = loop {
+            let same = |entry| self.id_at(entry) == id;
+            match self.index.announce(id, Self::addr(id), &mut cursor, same) {
+                Outcome::New(ticket) => break ticket,
+                Outcome::Duplicate => return false,
+                Outcome::Again => wait_a_turn(&mut turn),
+                Outcome::Full => panic!("there is room"),
+            }
+        };
+        cursor.release();
+        self.records[id as usize].store(7, Relaxed);
+        self.index.publish(ticket, Self::addr(id));
+        true
+    }
+
+    fn holds(&self, id: u64) -> bool {
+        self.index.find(id, |entry| (self.id_at(entry) == id).then_some(())).is_some()
+    }
+
+    fn remove(&self, id: u64) -> bool {
+        self.index.remove(id, Self::addr(id))
+    }
+
+    /// The index holds these ids and nothing else.
+    fn assert_holds(&self, ids: &[u64]) {
+        let mut held: Vec<u64> = self.index.entries().into_iter().map(|entry| self.id_at(entry)).collect();
+        held.sort_unstable();
+        assert_eq!(held, ids);
+        assert!(ids.iter().all(|id| self.holds(*id)));
+    }
+}
+
+#[test]
+fn of_two_writers_of_one_id_one_is_told_that_it_is_a_duplicate() {
+    model(|order| {
+        // The array is there; the id is not.
+        let index = Index::with([0, 1]);
+        assert!(index.remove(1));
+        let outcome = order.race(&index, |index| index.insert(1), |index| index.insert(1));
+        assert!(outcome.0 != outcome.1, "{outcome:?}");
+        index.assert_holds(&[0, 1]);
+    });
+}
+
+#[test]
+fn two_writers_of_one_id_agree_while_its_array_is_made() {
+    model(|order| {
+        let index = Index::with([0]);
+        let outcome = order.race(&index, |index| index.insert(1), |index| index.insert(1));
+        assert!(outcome.0 != outcome.1, "{outcome:?}");
+        index.assert_holds(&[0, 1]);
+    });
+}
+
+#[test]
+fn an_id_in_the_hash_table_is_a_duplicate_and_found_while_its_chunk_gets_an_array() {
+    model(|order| {
+        let index = Index::with([0]);
+        order.race(
+            &index,
+            |index| assert!(index.insert(1)),
+            |index| {
+                assert!(index.holds(0));
+                assert!(!index.insert(0));
+            },
+        );
+        index.assert_holds(&[0, 1]);
+    });
+}
+
+#[test]
+fn readers_see_an_entry_once_its_record_is_complete_and_not_before() {
+    model(|order| {
+        let index = Index::with([0]);
+        order.race(
+            &index,
+            |index| {
+                assert!(index.insert(1));
+                assert!(index.insert(2));
+            },
+            |index| {
+                // The check of the record is in `id_at`. What was written first is seen first.
+                assert!(!index.holds(2) || index.holds(1));
+                assert!(index.holds(0));
+            },
+        );
+        index.assert_holds(&[0, 1, 2]);
+    });
+}
+
+#[test]
+fn a_writer_that_meets_an_array_that_is_being_freed_finds_another_place() {
+    model(|order| {
+        let index = Index::with([2, 3]);
+        assert!(index.remove(2));
+        order.race(
+            &index,
+            |index| {
+                // Nothing is left of the chunk, unless the other one was faster.
+                assert!(index.remove(3));
+                index.index.sweep(4);
+            },
+            |index| {
+                assert!(index.insert(2));
+                assert!(index.holds(2));
+            },
+        );
+        index.assert_holds(&[2]);
+    });
+}
+
+#[test]
+fn of_two_who_remove_an_entry_one_is_told_that_it_was_there() {
+    model(|order| {
+        let index = Index::with([0, 1]);
+        let outcome = order.race(&index, |index| index.remove(1), |index| index.remove(1));
+        assert!(outcome.0 != outcome.1, "{outcome:?}");
+        index.assert_holds(&[0]);
+    });
+}
