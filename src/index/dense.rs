@@ -369,7 +369,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             let count = self.removed(slot) + removed;
             // One is left, so that a sweep looks here.
             let left = if count >= step { 1 } else { count };
-            self.word(slot, 1).store(word & !REMOVED_MASK | left * REMOVED, Ordering::Release);
+            self.word(slot, 1).store((word & !REMOVED_MASK) | (left * REMOVED), Ordering::Release);
             if count >= step {
                 self.free_if_empty(slot);
             }

@@ -168,7 +168,7 @@ impl Zone {
 }
 
 impl PageMeta {
-    #[cfg(any(test, loom))]
+    #[cfg(loom)]
     pub(crate) fn zeroed() -> Self {
         Self {
             committed: AtomicU32::new(0),

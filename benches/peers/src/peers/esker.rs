@@ -15,9 +15,8 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// esker with room for all events in the hot region; the index has its default share of that (3 to 11). Threads,
 /// partitions, page size and thresholds are the default ones.
 ///
-/// With a cap: that much memory in all, one class, which drops its oldest events. Almost no warm region, since what
-/// is compared with it does not squeeze either (in trials with the default share more events had left at the end);
-/// hot and index region have their default shares of the rest.
+/// With a cap: that much memory in all, one class, which keeps its events as they were written and drops the oldest;
+/// hot and index region have their default shares of it.
 pub(crate) struct Esker(Store);
 
 impl Esker {
@@ -37,20 +36,18 @@ impl Esker {
     }
 
     fn bounded(cap: u64) -> ConfigBuilder {
-        let warm = (cap / 64).max(1 << 20);
-        // What is left beside buffers, page table and the warm region, 11 parts hot and 3 parts index, as by default.
-        let rest = cap - cap / 8 - cap / 32 - warm;
+        // Beside buffers and page table, 11 parts hot and 3 parts index, as by default.
+        let rest = cap - cap / 16 - cap / 32;
         let (hot, index) = (rest / 14 * 11 / HUGE_PAGE * HUGE_PAGE, rest / 14 * 3 / HUGE_PAGE * HUGE_PAGE);
         Config::builder()
             .memory(cap)
-            .buffers(cap / 8)
+            .buffers(cap / 16)
             // A wait shows in the latencies; that it ends in a refusal is not what is measured, least of all on a
             // machine that may stop this process for a while.
             .append_timeout(Duration::from_secs(60))
-            .warm(|region| region.max(warm))
             .hot(|region| region.max(hot).initial(hot).prefault(true))
             .index(|region| region.max(index).initial(index).prefault(true))
-            .class(ClassConfig::new("events").on_leave(OnLeave::Drop))
+            .class(ClassConfig::new("events").compress(false).on_leave(OnLeave::Drop))
     }
 
     /// The settings for these needs, for those who want to change one.
