@@ -97,7 +97,9 @@ fn run(round: usize, settings: &Settings, work: &Workload, limits: &mut Limits, 
         }
     }
     if settings.wants("steady") {
-        steady(settings, work, report);
+        for full in FULL {
+            steady(full, settings, work, report);
+        }
     }
     if settings.wants("warm") {
         if settings.wants("limits") {
@@ -142,16 +144,34 @@ fn event<'a>(work: &Workload, payloads: &'a Payloads, at: usize) -> Event<'a> {
 
 /// Appends those events, one by one or in batches.
 fn append(store: &Store, work: &Workload, payloads: &Payloads, events: std::ops::Range<usize>, batch: usize) {
+    append_ids(store, work, payloads, events, batch, |at| at);
+}
+
+/// The same, with an id made of each event's number.
+#[inline]
+fn append_ids(
+    store: &Store,
+    work: &Workload,
+    payloads: &Payloads,
+    events: std::ops::Range<usize>,
+    batch: usize,
+    id: impl Fn(u64) -> u64,
+) {
+    let make = |at: usize| {
+        let mut event = event(work, payloads, at);
+        event.id = id(event.id);
+        event
+    };
     if batch == 1 {
         for at in events {
-            store.append(&event(work, payloads, at)).expect("there is room");
+            store.append(&make(at)).expect("there is room");
         }
         return;
     }
     let mut list = Vec::with_capacity(batch);
     for first in events.clone().step_by(batch) {
         list.clear();
-        list.extend((first..(first + batch).min(events.end)).map(|at| event(work, payloads, at)));
+        list.extend((first..(first + batch).min(events.end)).map(make));
         let done = store.append_batch(&list).expect("the store is open");
         assert_eq!(done.stored, list.len(), "there is room");
     }
@@ -167,11 +187,13 @@ struct Ingest {
     limit: &'static str,
     /// Two producers, with their limits by the wall clock and by processor time.
     two: Option<[&'static str; 2]>,
+    /// Ids all over the 64 bits, instead of a sequence.
+    scattered: bool,
 }
 
 impl Ingest {
     const fn small(group: &'static str, name: &'static str, batch: usize) -> Self {
-        Self { group, name, batch, large: false, limit: limits::APPEND, two: None }
+        Self { group, name, batch, large: false, limit: limits::APPEND, two: None, scattered: false }
     }
 
     fn run(&self, settings: &Settings, work: &Workload, report: &mut Report) {
@@ -192,7 +214,8 @@ impl Ingest {
             report.add(&format!("{}, processor time of the busier", self.name), Some(busy_limit), busiest);
             return;
         }
-        let nanos = time_each(bulk, || append(&store.0, work, payloads, 0..bulk, batch));
+        let ids = if self.scattered { mix } else { |at| at };
+        let nanos = time_each(bulk, || append_ids(&store.0, work, payloads, 0..bulk, batch, ids));
         report.add(self.name, Some(self.limit), nanos);
         if *self == INGESTS[0] {
             let tail = Latencies::of(events - bulk, |at| {
@@ -211,11 +234,13 @@ impl PartialEq for Ingest {
 }
 
 const TWO: Option<[&str; 2]> = Some([limits::APPEND_TWO, limits::APPEND_TWO_BUSY]);
-const INGESTS: [Ingest; 8] = [
+const INGESTS: [Ingest; 10] = [
     Ingest::small("single", "append", 1),
     Ingest::small("batch16", "append_batch of 16", 16),
     Ingest::small("batch64", "append_batch of 64", 64),
     Ingest::small("batch256", "append_batch of 256", 256),
+    Ingest { scattered: true, ..Ingest::small("scattered", "append, scattered ids", 1) },
+    Ingest { scattered: true, ..Ingest::small("scattered", "append_batch of 64, scattered ids", 64) },
     Ingest { two: TWO, ..Ingest::small("two", "append, 2 producers", 1) },
     Ingest { two: TWO, ..Ingest::small("two", "append_batch of 64, 2 producers", 64) },
     Ingest { large: true, limit: limits::APPEND_LARGE, ..Ingest::small("large", "append, 1 KB", 1) },
@@ -344,35 +369,58 @@ fn scan(store: &Store, settings: &Settings, work: &Workload, places: &[usize], r
     assert!(found >= 2 * all && found < 3 * all, "scans find what is in range");
 }
 
-/// Appending to a store that is full, while the oldest events are dropped as fast as new ones come.
-fn steady(settings: &Settings, work: &Workload, report: &mut Report) {
-    let payloads = &work.small;
+/// A way to make room in a full store.
+#[derive(Clone, Copy)]
+struct Full {
+    name: &'static str,
+    large: bool,
+    compress: bool,
+    on_leave: OnLeave,
+}
+
+const FULL: [Full; 4] = [
+    Full { name: "drop as written", large: false, compress: false, on_leave: OnLeave::Drop },
+    Full { name: "1 KB, drop as written", large: true, compress: false, on_leave: OnLeave::Drop },
+    Full { name: "1 KB, squeeze, drop", large: true, compress: true, on_leave: OnLeave::Drop },
+    Full { name: "1 KB, squeeze, spill to disk", large: true, compress: true, on_leave: OnLeave::Spill },
+];
+
+/// Appending to a store that is full, while its oldest events leave as fast as new ones come. By the wall clock: one
+/// thread appends, others make room.
+fn steady(full: Full, settings: &Settings, work: &Workload, report: &mut Report) {
+    let (payloads, events) =
+        if full.large { (&work.large, settings.events / 4) } else { (&work.small, settings.events) };
     // A quarter of what is appended fits.
-    let cap = ((settings.events * payloads.record()) as u64 / 4).next_multiple_of(2 << 20).max(16 << 20);
+    let cap = ((events * payloads.record()) as u64 / 4).next_multiple_of(2 << 20).max(32 << 20);
+    let dir = tempfile::tempdir().expect("there must be room for a directory");
+    let class = ClassConfig::new("window").compress(full.compress).on_leave(full.on_leave);
     let config = Config::builder()
         .memory(cap)
-        .buffers("2MiB")
-        .hot(|region| region.prefault(true).initial(cap / 4 * 3))
-        .hot(|region| region.max(cap / 4 * 3))
+        .hot(|region| region.prefault(true).initial(cap / 2).max(cap / 2))
         .index(|region| region.prefault(true))
-        .class(ClassConfig::new("window").compress(false).on_leave(OnLeave::Drop))
-        .build()
-        .expect("the sizes fit together");
-    let store = Store::open(config).expect("there must be memory for the store");
-    let (full, bulk) = (settings.events / 4, settings.events / 20 * 19);
-    append(&store, work, payloads, 0..full, 64);
+        .append_timeout(Duration::from_secs(60))
+        .class(class);
+    let config = if full.on_leave == OnLeave::Spill { config.data_dir(dir.path()) } else { config };
+    let store = Store::open(config.build().expect("the sizes fit together"));
+    let store = store.expect("there must be memory for the store");
+    let (filled, bulk) = (events / 4, events / 20 * 19);
+    append(&store, work, payloads, 0..filled, 64);
     let begin = now();
-    append(&store, work, payloads, full..bulk, 64);
-    let nanos = begin.elapsed().as_nanos() as f64 / (bulk - full) as f64;
-    report.add("append_batch of 64 to a full store", Some("append_batch of 64"), nanos);
-    let tail = Latencies::of(settings.events - bulk, |at| {
-        append(&store, work, payloads, bulk + at..bulk + at + 1, 1);
-    });
-    report.add_tail("append to a full store", tail.nanos(QUANTILES));
+    append(&store, work, payloads, filled..bulk, 64);
+    let nanos = begin.elapsed().as_nanos() as f64 / (bulk - filled) as f64;
+    let hot = if full.large { "append_batch of 64, 1 KB" } else { "append_batch of 64" };
+    report.add(&format!("append_batch of 64 to a full store: {}", full.name), Some(hot), nanos);
+    if !full.large {
+        let tail = Latencies::of(events - bulk, |at| {
+            append(&store, work, payloads, bulk + at..bulk + at + 1, 1);
+        });
+        report.add_tail("append to a full store", tail.nanos(QUANTILES));
+    }
     let stats = store.stats();
-    assert!(stats.events.dropped as usize > settings.events / 4, "the oldest were dropped");
+    let left = stats.events.dropped + stats.events.released;
+    assert!(left as usize > events / 4, "{left} events have left");
     assert!(stats.memory_bytes <= cap, "{} of {cap}", stats.memory_bytes);
-    report.note("waits for room, of a full store", format!("{}", stats.events.waited));
+    store.abandon();
 }
 
 /// Reads of events that were squeezed into the warm tier.

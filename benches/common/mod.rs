@@ -67,7 +67,7 @@ impl Settings {
 }
 
 const USAGE: &str = "cargo bench -- [--quick] [--events N] [--rounds N] [--reads N] [--only GROUP,…]\n\
-    groups: limits single batch16 batch64 batch256 two large get history scan steady warm";
+    groups: limits single batch16 batch64 batch256 scattered two large get history scan steady warm";
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]

@@ -222,6 +222,8 @@ pub(crate) struct DenseIndex<S, P> {
     multiplier: u64,
     slot_bits: u32,
     chunk_bits: u32,
+    /// How many chunks there are, or are about to be: where ids never come in sequence, nobody searches.
+    chunks: AtomicU32,
     /// Creating and freeing chunks; holds where the next sweep begins. Taken before a chunk's lock.
     writing: Mutex<usize>,
     /// Chunks share them, by their numbers' lowest bits, so that chunks in use at a time mostly do not.
@@ -241,6 +243,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             multiplier: seed | 1,
             slot_bits,
             chunk_bits: chunk_len.ilog2(),
+            chunks: AtomicU32::new(0),
             writing: Mutex::new(0),
             locks: (0..LOCKS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
         }
@@ -277,6 +280,9 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     /// The slot of a chunk and its word.
     #[inline]
     fn find(&self, chunk: u64) -> Option<(usize, u64)> {
+        if self.chunks.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         let mask = (1usize << self.slot_bits) - 1;
         let mut slot = self.first_slot(chunk);
         for _ in 0..=mask {
@@ -333,6 +339,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             slot = (slot + 1) & mask;
         }
         let Some(page) = self.pages.claim() else { return false };
+        self.chunks.fetch_add(1, Ordering::SeqCst);
         self.word(slot, 0).store(chunk, Ordering::Relaxed);
         self.word(slot, 1).store(USED | u64::from(page), Ordering::SeqCst);
         crate::sync::fence(Ordering::SeqCst);
@@ -449,6 +456,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             self.word(last, 1).store(0, Ordering::Release);
             last = last.wrapping_sub(1) & mask;
         }
+        self.chunks.fetch_sub(1, Ordering::Release);
         self.pages.retire(page as u32);
     }
 
