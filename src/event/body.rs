@@ -86,6 +86,7 @@ impl Metadata<'_> {
         }
     }
 
+    #[inline(never)]
     fn write_pairs(&self, payload: &[u8], out: &mut [u8]) {
         // The length of the pairs follows from that of the body: they need not be walked a second time.
         let section = (out.len() - payload.len()) as u64;

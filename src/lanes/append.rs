@@ -147,7 +147,7 @@ impl Lanes {
     ///
     /// # Errors
     /// Events that are too large, and classes that the store does not have.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check<'e, 'a>(&self, at: u32, event: &'e Event<'a>) -> Result<Checked<'e, 'a>> {
         let class = event.class.unwrap_or(Class::DEFAULT);
         let body_len = event.metadata.body_len(event.payload);
@@ -238,7 +238,7 @@ impl Lanes {
     }
 
     /// Writes an announced event, for which there is room and which the zone map covers, and makes it visible.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(
         &self,
         meta: &PageMeta,

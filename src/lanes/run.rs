@@ -36,16 +36,10 @@ pub(crate) struct Progress {
 struct Candidate<'g, 'e, 'a> {
     checked: &'e Checked<'e, 'a>,
     head: &'g Head,
+    /// Where its id is announced, once it is.
+    ticket: Ticket<'g>,
     /// Whether its head was made for it.
     made: bool,
-}
-
-/// An event of a run whose id is announced.
-#[derive(Clone, Copy)]
-struct Announced<'g, 'e, 'a> {
-    checked: &'e Checked<'e, 'a>,
-    head: &'g Head,
-    ticket: Ticket<'g>,
 }
 
 /// Appends runs; what it remembers and allocates serves all of a caller's runs. Holds a pin.
@@ -54,8 +48,8 @@ pub(crate) struct Runner<'g, 'e, 'a> {
     pin: &'g Pin,
     cache: &'g FrameCache,
     cursor: Cursor<'g>,
-    candidates: Vec<Candidate<'g, 'e, 'a>>,
-    announced: Vec<Announced<'g, 'e, 'a>>,
+    /// The events of the run at hand: found, then announced.
+    events: Vec<Candidate<'g, 'e, 'a>>,
     /// Events for which heads were made, but that did not come to be.
     left_out: Vec<&'e Checked<'e, 'a>>,
 }
@@ -67,8 +61,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
             pin,
             cache,
             cursor: Cursor::new(),
-            candidates: Vec::with_capacity(RUN),
-            announced: Vec::with_capacity(RUN),
+            events: Vec::with_capacity(RUN),
             left_out: Vec::new(),
         }
     }
@@ -113,11 +106,11 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         let moves = partition.streams.moves();
         let full = self.find_heads(partition, open, first.class, all, order);
         let (taken, zone, full) = self.announce(open, full, duplicate);
-        let duplicates = taken - self.announced.len();
+        let duplicates = taken - self.events.len();
         if duplicates > 0 {
             PartitionCounters::add(&partition.counters().duplicates, duplicates as u64);
         }
-        if !self.announced.is_empty() {
+        if !self.events.is_empty() {
             self.lanes.pages.meta(open.page).cover(&zone, now_ms);
             self.write(partition, open, moves);
         }
@@ -142,7 +135,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         all: &'e [Checked<'e, 'a>],
         order: &[u32],
     ) -> Option<RegionKind> {
-        self.candidates.clear();
+        self.events.clear();
         let mut bytes = 0;
         for at in order {
             let checked = &all[*at as usize];
@@ -157,7 +150,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
             let head = partition.streams.find_or_insert(checked.head_hash, checked.event.stream, class);
             let Some((head, made)) = head else { return Some(self.lanes.index_is_full()) };
             self.lanes.index.prefetch_claim(checked.event.id, &mut self.cursor);
-            self.candidates.push(Candidate { checked, head, made });
+            self.events.push(Candidate { checked, head, ticket: Ticket::Hash(0), made });
         }
         None
     }
@@ -171,11 +164,9 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         mut full: Option<RegionKind>,
         duplicate: &mut impl FnMut(&Checked<'_, '_>),
     ) -> (usize, Zone, Option<RegionKind>) {
-        let Self { lanes, pin, cache, cursor, candidates, announced, left_out } = self;
-        announced.clear();
-        let (mut zone, mut bytes, mut taken) = (Zone::NOTHING, 0, 0);
-        for candidate in candidates.iter() {
-            let Candidate { checked, head, made } = *candidate;
+        let Self { lanes, pin, cache, cursor, events, left_out } = self;
+        let (mut zone, mut bytes, mut taken, mut kept) = (Zone::NOTHING, 0, 0, 0);
+        while let Some(&Candidate { checked, made, .. }) = events.get(taken) {
             let event = checked.event;
             let addr = open.addr_after(bytes);
             let outcome = match lanes.index.announce_next(event.id, addr, cursor) {
@@ -188,7 +179,11 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
                 Outcome::New(ticket) => {
                     zone.add(event.timestamp, event.kind);
                     bytes += record_len(checked.body_len);
-                    announced.push(Announced { checked, head, ticket });
+                    events[taken].ticket = ticket;
+                    if kept < taken {
+                        events[kept] = events[taken];
+                    }
+                    kept += 1;
                 }
                 Outcome::Duplicate => {
                     duplicate(checked);
@@ -198,13 +193,14 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
                     if let Outcome::Full = outcome {
                         full = Some(lanes.index_is_full());
                     }
-                    let rest = candidates[taken..].iter().filter(|candidate| candidate.made);
-                    left_out.extend(rest.map(|candidate| candidate.checked));
+                    let rest = events[taken..].iter().filter(|event| event.made);
+                    left_out.extend(rest.map(|event| event.checked));
                     break;
                 }
             }
             taken += 1;
         }
+        events.truncate(kept);
         cursor.release();
         (taken, zone, full)
     }
@@ -216,7 +212,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         // Making a head can have moved those that were found before it.
         let moved = partition.streams.moves() != moves;
         let mut bytes = 0;
-        for Announced { checked, mut head, ticket } in self.announced.iter().copied() {
+        for Candidate { checked, mut head, ticket, .. } in self.events.iter().copied() {
             if moved {
                 let now = partition.streams.find(checked.head_hash, checked.event.stream, checked.class);
                 head = now.unwrap_or(head);
@@ -224,7 +220,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
             self.lanes.write(meta, open, checked, head, ticket);
             bytes += u64::from(checked.body_len);
         }
-        PartitionCounters::add(&partition.counters().appended, self.announced.len() as u64);
+        PartitionCounters::add(&partition.counters().appended, self.events.len() as u64);
         PartitionCounters::add(&partition.counters().appended_bytes, bytes);
     }
 }
