@@ -82,7 +82,18 @@ pub mod fuzz_doors;
 #[cfg(not(loom))]
 pub use tiers::block::BlockId;
 #[cfg(not(loom))]
-pub use tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
+pub use tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
+#[cfg(not(loom))]
+pub use tiers::disk::DiskTier;
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::scylla::ScyllaTier;
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::scylla::config::{Consistency, Replication, ScyllaConfig, Server};
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::shield::dead::DeadLetter;
 
 /// The README's example is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) mover_bell: Bell,
     /// Rung when the spiller has something to do.
     pub(crate) spiller_bell: Bell,
+    /// Rung when the thread that keeps the cold tier is to look up.
+    pub(crate) keeper_bell: Bell,
 }
 
 /// Wakes whoever waits, and whoever comes to wait next.
@@ -147,6 +149,7 @@ impl Core {
             room: Bell::default(),
             mover_bell: Bell::default(),
             spiller_bell: Bell::default(),
+            keeper_bell: Bell::default(),
         }
     }
 
@@ -420,6 +423,7 @@ impl Core {
             let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
             let spilled = self.spill(false)?;
             self.expire_cold()?;
+            self.keep_cold()?;
             if progress.pages == 0 && !progress.more && spilled == 0 {
                 self.room.ring();
                 return Ok(());
@@ -444,6 +448,13 @@ impl Core {
     pub(crate) fn spill(&self, drain: bool) -> Result<u64> {
         let Some(cold) = &self.cold else { return Ok(0) };
         self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, drain)
+    }
+
+    /// Lets the tier do what it does unasked, and learns what other stores have put there.
+    pub(crate) fn keep_cold(&self) -> Result<()> {
+        let Some(cold) = &self.cold else { return Ok(()) };
+        cold.tier.maintain()?;
+        cold.learn_news()
     }
 
     /// Deletes blocks of which every event has expired.

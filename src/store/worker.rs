@@ -1,4 +1,5 @@
-//! The store's threads: one moves pages, one writes to the cold tier. The only file that starts threads.
+//! The store's threads: one moves pages, one writes to the cold tier, one keeps that tier. The only file that starts
+//! threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,8 @@ use crate::sys::affinity;
 /// How often the mover looks round when nobody calls it; also how coarse the coarse clock is.
 const MOVER_TICK: Duration = Duration::from_millis(5);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
+/// How often the cold tier is asked to do what it does unasked.
+const KEEPER_TICK: Duration = Duration::from_millis(250);
 /// Waits after failures of the cold tier: doubled from the first to the last.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// How long one look at whether the threads have stopped is apart from the next.
@@ -37,6 +40,7 @@ impl Workers {
             workers.spawn("esker-mover", 0, mover)?;
             if core.cold.is_some() {
                 workers.spawn("esker-spiller", 1, spiller)?;
+                workers.spawn("esker-keeper", 2, keeper)?;
             }
         }
         Ok(workers)
@@ -64,6 +68,7 @@ impl Workers {
         while threads.iter().any(|thread| !thread.is_finished()) && !deadline.has_passed() {
             self.core.mover_bell.ring();
             self.core.spiller_bell.ring();
+            self.core.keeper_bell.ring();
             std::thread::sleep(STOP_TURN);
         }
         let mut all = true;
@@ -122,6 +127,15 @@ fn spiller(core: &Core, stop: &AtomicBool) {
                 pause = (pause * 2).min(BACKOFF[1]);
             }
         }
+    }
+}
+
+/// What the tier does unasked must not wait for a spill that is under way, nor the other way round.
+fn keeper(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        // The tier counts its failures and keeps their texts.
+        let _ = core.keep_cold();
+        core.keeper_bell.wait(KEEPER_TICK);
     }
 }
 
