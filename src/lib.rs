@@ -74,6 +74,9 @@ pub use observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
 pub use pressure::{BackPressure, Pressure, RegionKind};
 #[cfg(not(loom))]
 pub use regions::region::RegionStats;
+#[cfg(all(feature = "async", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Scan, Store, StoreBuilder};
 #[cfg(all(fuzzing, not(loom)))]

@@ -1,5 +1,7 @@
 //! The store: the public door to everything else.
 
+#[cfg(feature = "async")]
+mod async_store;
 mod builder;
 mod core;
 mod fetch_history;
@@ -25,6 +27,8 @@ use crate::pressure::Pressure;
 use crate::store::core::Core;
 use crate::store::worker::Workers;
 
+#[cfg(feature = "async")]
+pub use async_store::AsyncStore;
 pub use builder::StoreBuilder;
 pub use core::Batch;
 pub use fetch_history::FetchHistory;

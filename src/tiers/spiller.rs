@@ -25,7 +25,9 @@ use crate::tiers::directory::BlockInfo;
 use crate::tiers::reader::ColdReader;
 
 /// Blocks that are written in one go.
-const BATCH: usize = 8;
+const BATCH: usize = 64;
+/// The share of the buffers that they take, raw and packed.
+const BATCH_SHARE: u64 = 8;
 
 /// What the spiller has done since the store opened.
 #[derive(Default)]
@@ -64,6 +66,8 @@ struct Job {
     number: usize,
     last: LogicalPage,
     end_seq: u64,
+    /// Whether it would be the same if it were made again.
+    is_full: bool,
     block: Option<(ColdBlock, BlockInfo)>,
 }
 
@@ -106,21 +110,7 @@ impl Spiller {
         drain: bool,
     ) -> Result<u64> {
         let mut turn = self.turn.lock();
-        let count = self.reached.len();
-        let all: Vec<&Lane> = lanes.lanes().collect();
-        let mut jobs = Vec::new();
-        for step in 0..count {
-            let number = (turn.next + step) % count;
-            let urgent = drain || shared.is_wanted(number);
-            let last = turn.last[number];
-            if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent) {
-                jobs.push(job);
-            }
-            if jobs.len() == BATCH || self.buffer_bytes() * 16 >= config.buffers {
-                turn.next = (number + 1) % count;
-                break;
-            }
-        }
+        let mut jobs = self.gather(&mut turn, config, lanes, shared, drain);
         if jobs.is_empty() {
             return Ok(0);
         }
@@ -151,6 +141,44 @@ impl Spiller {
         Ok(pages)
     }
 
+    /// Makes the blocks of a batch, from lane after lane.
+    fn gather(
+        &self,
+        turn: &mut Turn,
+        config: &Config,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        drain: bool,
+    ) -> Vec<Job> {
+        let count = self.reached.len();
+        let all: Vec<&Lane> = lanes.lanes().collect();
+        let mut jobs = Vec::new();
+        for step in 0..count {
+            let number = (turn.next + step) % count;
+            let urgent = drain || shared.is_wanted(number);
+            let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
+            let is_full =
+                |jobs: &[Job]| jobs.len() == BATCH || self.buffer_bytes() * BATCH_SHARE >= config.buffers;
+            while !is_full(&jobs)
+                && let Some(job) = self.collect(config, lanes, all[number], number, last, from, urgent)
+            {
+                (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
+                // One that is not full may be longer when it is tried again: nothing must follow it until it is
+                // written. Full ones are cut in the same places every time.
+                let full = job.is_full;
+                jobs.push(job);
+                if !full {
+                    break;
+                }
+            }
+            if is_full(&jobs) {
+                turn.next = (number + 1) % count;
+                break;
+            }
+        }
+        jobs
+    }
+
     fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
         cold.save_names(names)?;
         if blocks.is_empty() {
@@ -162,7 +190,8 @@ impl Spiller {
         Ok(())
     }
 
-    /// Makes a block of a lane's oldest pages that are not clean, if there are enough of them.
+    /// Makes a block of a lane's oldest pages from number `from` on, if there are enough of them.
+    #[expect(clippy::too_many_arguments, reason = "where to look, and how")]
     fn collect(
         &self,
         config: &Config,
@@ -170,6 +199,7 @@ impl Spiller {
         lane: &Lane,
         number: usize,
         last: (LogicalPage, u64),
+        from: u64,
         urgent: bool,
     ) -> Option<Job> {
         let class = &config.classes[lane.id.class().index()];
@@ -181,9 +211,9 @@ impl Spiller {
         }
         let partition = &lanes.partitions[lane.id.partition()];
         let pin = Pin::new();
-        let (clean, mut raw, mut pages) = (lane.clean_seq(), 0u64, Vec::new());
+        let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
-            if meta.seq() < clean {
+            if meta.seq() < from {
                 continue;
             }
             // Hot pages are written when they must leave; until then more may come to be removed or expire.
@@ -198,7 +228,8 @@ impl Spiller {
         let (last, end_seq) = pages.last().map(|(page, meta)| (*page, meta.seq() + 1))?;
         // Pages before the first one found may have left without being spilled: they had expired.
         let first = pages.first()?.1.seq();
-        if !urgent && raw < config.block_bytes {
+        let is_full = raw >= config.block_bytes;
+        if !urgent && !is_full {
             return None;
         }
         self.reached[number].store(end_seq, Ordering::Relaxed);
@@ -213,7 +244,7 @@ impl Spiller {
             let info = BlockInfo::of(&writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
         });
-        Some(Job { partition: lane.id.partition(), lane: lane.id, number, last, end_seq, block })
+        Some(Job { partition: lane.id.partition(), lane: lane.id, number, last, end_seq, is_full, block })
     }
 
     fn is_open(&self, partition: &Partition, lane: &Lane, page: LogicalPage) -> bool {

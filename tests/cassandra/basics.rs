@@ -124,3 +124,31 @@ fn removed_events_stay_removed_and_blocks_of_all_sizes_come_back() {
     verify(&store.fetch(2_000).unwrap().unwrap());
     store.close(LONG).unwrap();
 }
+
+#[cfg(feature = "async")]
+#[test]
+fn async_code_appends_waits_and_reads_through() {
+    use esker::AsyncStore;
+    let node = Node::shared();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&node.config("async_code", dir.path()).window(Duration::ZERO), 2).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = AsyncStore::new(store, 4);
+        // Several times what memory holds, so that appends have to wait.
+        for id in 0..30_000u64 {
+            let stream = Stream::from((id % 7) as u32);
+            let payload = crate::common::proof(stream, id, 5, 1000);
+            store.append(&Event::new(stream, id, 5, 1).payload(&payload)).await.unwrap();
+        }
+        for id in (0..30_000).step_by(997) {
+            verify(&store.fetch(id).await.unwrap().unwrap());
+        }
+        assert!(store.fetch(30_000).await.unwrap().is_none());
+        let newest = store.fetch_newest(Stream::from(3), 10).await.unwrap();
+        assert_eq!(newest.len(), 10);
+        assert!(newest.windows(2).all(|pair| pair[0].id() > pair[1].id()));
+        assert!(store.store().stats().cold.loads > 0);
+        store.store().close(LONG).unwrap();
+    });
+}

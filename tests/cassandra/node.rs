@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use esker::{Consistency, Replication, ScyllaConfig};
+use scylla::client::session_builder::SessionBuilder;
 
 use crate::common::now;
 
@@ -103,8 +104,7 @@ impl Node {
     pub(crate) fn rows(&self, statement: &str) -> Vec<(String, i32, i32, i64, i64, i32)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let builder = scylla::client::session_builder::SessionBuilder::new().known_node(self.address());
-            let session = builder.build().await.unwrap();
+            let session = SessionBuilder::new().known_node(self.address()).build().await.unwrap();
             let result = session.query_unpaged(statement, ()).await.unwrap().into_rows_result().unwrap();
             result.rows().unwrap().map(Result::unwrap).collect()
         })
@@ -112,10 +112,14 @@ impl Node {
 
     /// Runs statements of a test's own.
     pub(crate) fn cql(&self, statements: &[&str]) {
+        self.cql_with(|builder| builder, statements);
+    }
+
+    /// The same, on a connection as `adapt` wants it.
+    pub(crate) fn cql_with(&self, adapt: impl FnOnce(SessionBuilder) -> SessionBuilder, statements: &[&str]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let builder = scylla::client::session_builder::SessionBuilder::new().known_node(self.address());
-            let session = builder.build().await.unwrap();
+            let session = adapt(SessionBuilder::new().known_node(self.address())).build().await.unwrap();
             for statement in statements {
                 session.query_unpaged(*statement, ()).await.unwrap();
             }
