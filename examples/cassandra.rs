@@ -131,8 +131,8 @@ impl Cold for Cluster {
 
     fn between(&self) -> Result<(), Failure> {
         // What is still in the window goes with the directory, so it must be safe: the node is not killed here.
-        let before = self.dir.replace(self.dir.borrow().with_extension("again"));
-        Ok(std::fs::remove_dir_all(before)?)
+        let again = self.dir.borrow().with_extension("again");
+        Ok(std::fs::remove_dir_all(self.dir.replace(again))?)
     }
 }
 

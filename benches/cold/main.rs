@@ -200,7 +200,8 @@ fn measure(
     let capture = Arc::new(Capture::default());
     let store = Store::builder(config()?).cold(capture.clone()).open()?;
     let sample = (96 << 20) / (len as u64 + 40);
-    spill(&store, &payloads, sample)?;
+    let alone = spill(&store, &payloads, sample)?;
+    add("the store alone: a tier that takes blocks and does nothing", alone, None);
     store.abandon();
     let blocks = capture.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
     let each = sample as f64 / blocks.len() as f64;

@@ -94,7 +94,8 @@ impl StoreBuilder {
         let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
         let count = lanes.lanes().count();
         let engine = Engine::new(&lanes);
-        let spiller = Spiller::new(&lanes, histogram()?);
+        let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
+        let spiller = Spiller::new(&lanes, histogram()?, spillers);
         Store::start(Core::new(
             config,
             system,

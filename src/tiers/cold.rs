@@ -172,6 +172,12 @@ pub trait ColdTier: Send + Sync + 'static {
         Ok(0)
     }
 
+    /// How many calls of `put` the tier handles well at once (default: one). The store makes blocks for others while
+    /// one call waits, with as many threads, up to 8.
+    fn puts_at_once(&self) -> usize {
+        1
+    }
+
     /// As [`get`](Self::get), for a caller who does not wait longer than `limit`.
     ///
     /// # Errors

@@ -21,6 +21,9 @@ use crate::tiers::scylla::config::ScyllaConfig;
 use crate::tiers::shield::dead::DeadLetter;
 use crate::tiers::shield::{Limits, Shield};
 
+/// Batches that are on their way at once: while one waits for the cluster, another is made.
+const PUTS: usize = 3;
+
 /// A cold tier on a cluster of Apache Cassandra or ScyllaDB nodes.
 ///
 /// Give it to [`StoreBuilder::cold`](crate::StoreBuilder::cold), and keep a clone of the `Arc` for
@@ -110,6 +113,10 @@ impl ColdTier for ScyllaTier {
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
         self.shield.get(id)
+    }
+
+    fn puts_at_once(&self) -> usize {
+        PUTS
     }
 
     fn get_within(&self, id: BlockId, limit: Duration) -> Result<Option<Vec<u8>>> {
