@@ -138,12 +138,14 @@ impl<R: Remote> Shield<R> {
         }
         // Synced outside of the lock: reads look into the spool, too.
         let files = self.spool.lock().files_of(&left);
-        if let Err(error) = files.iter().try_for_each(std::fs::File::sync_data) {
+        let synced = files.and_then(|files| {
+            files.iter().try_for_each(std::fs::File::sync_all).map_err(|source| {
+                Error::io("cannot sync the overflow directory; free space there, or replace the disk", source)
+            })
+        });
+        if let Err(error) = synced {
             self.spool.lock().release(&left);
-            return Err(Error::io(
-                "cannot sync the overflow directory; free space there, or replace the disk",
-                error,
-            ));
+            return Err(error);
         }
         self.spool.lock().set_state(&left, State::Waiting);
         Ok(())
@@ -255,7 +257,8 @@ impl<R: Remote> Shield<R> {
             if let Some(limit) = now.checked_sub(self.limits.window) {
                 spool.release_confirmed(limit);
             }
-        } else if before.is_some() {
+        } else {
+            // A node is another process than before; or it was never asked what it is, which says no more.
             self.restarts.fetch_add(1, Ordering::SeqCst);
             let again = spool.unconfirm();
             self.resent.fetch_add(again, Ordering::Relaxed);

@@ -293,13 +293,31 @@ impl Spool {
         }
     }
 
-    /// The files that hold these changes, to be synced without the spool's lock.
-    pub(crate) fn files_of(&self, serials: &[u64]) -> Vec<File> {
+    /// The files that hold these changes, and the directory that holds the files, to be synced without the spool's
+    /// lock.
+    ///
+    /// # Errors
+    /// When there are no handles left.
+    pub(crate) fn files_of(&self, serials: &[u64]) -> Result<Vec<File>> {
         let mut numbers: Vec<u64> =
             serials.iter().filter_map(|serial| Some(self.entries.get(serial)?.file)).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        numbers.iter().filter_map(|number| self.segments.get(number)?.file.try_clone().ok()).collect()
+        let files = numbers.iter().filter_map(|number| self.segments.get(number));
+        let mut handles =
+            files.map(|segment| segment.file.try_clone()).collect::<std::io::Result<Vec<File>>>();
+        if cfg!(unix)
+            && let Ok(all) = &mut handles
+        {
+            // Without it a file that is new may not be there after a power cut, whatever is synced of it.
+            match File::open(&self.dir) {
+                Ok(dir) => all.push(dir),
+                Err(error) => handles = Err(error),
+            }
+        }
+        handles.map_err(|source| {
+            Error::io(format!("cannot sync the overflow directory {}", self.dir.display()), source)
+        })
     }
 
     /// Forgets what was confirmed before a time.

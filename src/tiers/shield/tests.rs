@@ -202,6 +202,15 @@ fn what_was_confirmed_is_sent_again_after_a_restart_and_let_go_after_the_window(
 }
 
 #[test]
+fn what_a_server_confirmed_that_was_never_asked_what_it_is_is_sent_again() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    let shield = Shield::open(server.clone(), dir.path(), limits(Duration::from_secs(60))).unwrap();
+    shield.put(&[block(1, 10)]).unwrap();
+    keep_until(&shield, "sent again", || shield.figures().resent == 1 && shield.figures().overflow == 0);
+    assert_eq!(server.sent.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn blocks_overflow_while_the_server_is_away_and_drain_when_it_is_back() {
     let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
     let shield = open(&server, dir.path(), Duration::ZERO);
