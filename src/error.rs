@@ -28,6 +28,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The cold tier did not do what was asked.
     Cold,
+    /// The cold tier's server refused the user, the password or the certificate.
+    Denied,
     /// Stored bytes failed their check. What they held is not returned; everything else stays readable.
     Corrupt,
     /// Another process, or another store of this process, has the data directory open.

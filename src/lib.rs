@@ -74,6 +74,9 @@ pub use observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
 pub use pressure::{BackPressure, Pressure, RegionKind};
 #[cfg(not(loom))]
 pub use regions::region::RegionStats;
+#[cfg(all(feature = "async", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Scan, Store, StoreBuilder};
 #[cfg(all(fuzzing, not(loom)))]
@@ -82,7 +85,18 @@ pub mod fuzz_doors;
 #[cfg(not(loom))]
 pub use tiers::block::BlockId;
 #[cfg(not(loom))]
-pub use tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
+pub use tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
+#[cfg(not(loom))]
+pub use tiers::disk::DiskTier;
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::scylla::ScyllaTier;
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::scylla::config::{Consistency, Replication, ScyllaConfig, Server};
+#[cfg(all(feature = "scylla", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
+pub use tiers::shield::dead::DeadLetter;
 
 /// The README's example is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -64,17 +64,6 @@ impl DataDir {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The length of the files in it, and the space that they take: less where a file has grown ahead of need.
-    pub(crate) fn size(&self) -> Result<DiskSize, Failure> {
-        let mut size = DiskSize::default();
-        for file in std::fs::read_dir(&self.path)? {
-            let metadata = file?.metadata()?;
-            size.length += metadata.len();
-            size.space += space(&metadata);
-        }
-        Ok(size)
-    }
 }
 
 /// Bytes of files.
@@ -84,6 +73,25 @@ pub(crate) struct DiskSize {
     pub(crate) length: u64,
     /// That the file system has given them.
     pub(crate) space: u64,
+}
+
+impl DiskSize {
+    /// The length of the files in a directory, and the space that they take: less where a file has grown ahead of need.
+    pub(crate) fn of(dir: &Path) -> Result<Self, Failure> {
+        let mut size = Self::default();
+        for file in std::fs::read_dir(dir)? {
+            let file = file?;
+            if file.file_type()?.is_dir() {
+                let inner = Self::of(&file.path())?;
+                size = Self { length: size.length + inner.length, space: size.space + inner.space };
+            } else {
+                let metadata = file.metadata()?;
+                size.length += metadata.len();
+                size.space += space(&metadata);
+            }
+        }
+        Ok(size)
+    }
 }
 
 #[cfg(unix)]

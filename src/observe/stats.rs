@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::RegionStats;
+use crate::tiers::cold::TierFigures;
 
 /// What a store holds and has done since it opened. Plain numbers; see [`Store::stats`](crate::Store::stats).
 #[derive(Clone, Debug)]
@@ -103,6 +104,8 @@ pub struct ColdStats {
     pub spill: LatencyStats,
     /// How long reading and unpacking a block took.
     pub load: LatencyStats,
+    /// What a tier on a cluster says of itself: whether it is away, what waits in the overflow directory.
+    pub tier: TierFigures,
 }
 
 /// Percentiles of a latency.

@@ -14,7 +14,7 @@ use crate::regions::region::Region;
 use crate::store::Store;
 use crate::store::core::Core;
 use crate::tiers::cold::{ColdTier, Namespace};
-use crate::tiers::directory::{BlockInfo, Directory};
+use crate::tiers::directory::{Directory, Learned};
 use crate::tiers::disk::DiskTier;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
@@ -75,22 +75,27 @@ impl StoreBuilder {
             (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
             (None, None) => None,
         };
+        let first_seq = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
         let seed = match &tier {
             Some(tier) => agree(&mut config, tier.as_ref())?,
             None => fresh_seed(),
         };
         let names = Names::new(seed, shares.names);
-        let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares)).transpose()?;
+        let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let system = Region::open(RegionKind::System, config.system, config.huge_pages)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let end_seq = |lane| {
+            if first_seq > 0 {
+                return first_seq;
+            }
             let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
             blocks.max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
         let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
         let count = lanes.lanes().count();
         let engine = Engine::new(&lanes);
-        let spiller = Spiller::new(&lanes, histogram()?);
+        let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
+        let spiller = Spiller::new(&lanes, histogram()?, spillers);
         Store::start(Core::new(
             config,
             system,
@@ -104,20 +109,25 @@ impl StoreBuilder {
     }
 }
 
-fn open_cold(config: &Config, tier: Arc<dyn ColdTier>, names: &Names, shares: &Shares) -> Result<ColdReader> {
+fn open_cold(
+    config: &Config,
+    tier: Arc<dyn ColdTier>,
+    names: &Names,
+    shares: &Shares,
+    first_seq: u64,
+) -> Result<ColdReader> {
     tier.names(&mut |name, stream| names.restore(name, crate::ids::Stream::from_raw(stream)))?;
-    let directory = Directory::new(config.partitions, config.classes.len(), shares.directory);
+    let directory = Directory::new(config.partitions, config.classes.len(), shares.directory, first_seq);
+    let mut damaged = Vec::new();
     tier.list(&mut |id, summary| {
-        // Untrusted: a block of a lane that does not exist would be found by nobody.
-        if id.partition as usize >= config.partitions || usize::from(id.class) >= config.classes.len() {
-            return Err(Error::corrupt(format!(
-                "the cold tier has a block of a lane that does not exist: {id:?}"
-            )));
+        if directory.learn(id, summary)? == Learned::Damaged {
+            damaged.push(id);
         }
-        directory.insert(BlockInfo::decode(id, summary)?);
         Ok(())
     })?;
-    ColdReader::new(tier, directory, shares.blocks, shares.removed, histogram()?)
+    let cold = ColdReader::new(tier, directory, shares.blocks, shares.removed, histogram()?)?;
+    cold.mend(&damaged);
+    Ok(cold)
 }
 
 /// A number that differs from store to store, so that nobody can choose names or ids that collide.
@@ -136,7 +146,11 @@ fn agree(config: &mut Config, tier: &dyn ColdTier) -> Result<u64> {
     let Some(saved) = tier.namespace()? else {
         let seed = fresh_seed();
         tier.set_namespace(&Namespace { partitions: config.partitions as u32, seed, classes })?;
-        return Ok(seed);
+        // Of two stores that begin a shared namespace at once, one is first.
+        return match tier.namespace()? {
+            Some(saved) if saved.seed != seed => agree(config, tier),
+            _ => Ok(seed),
+        };
     };
     let partitions = saved.partitions as usize;
     let incompatible = |text: String| Err(Error::new(ErrorKind::Incompatible, text));

@@ -56,8 +56,10 @@ pub(crate) struct Core {
     room: Bell,
     /// Rung when the mover has something to do.
     pub(crate) mover_bell: Bell,
-    /// Rung when the spiller has something to do.
-    pub(crate) spiller_bell: Bell,
+    /// Rung when the spillers have something to do; each has its own, so that none hears what was meant for another.
+    pub(crate) spiller_bells: Vec<Bell>,
+    /// Rung when the thread that keeps the cold tier is to look up.
+    pub(crate) keeper_bell: Bell,
 }
 
 /// Wakes whoever waits, and whoever comes to wait next.
@@ -96,6 +98,7 @@ impl Core {
         spiller: Spiller,
     ) -> Self {
         let reject_pages = (f64::from(lanes.pages.hot.pages_max()) * config.thresholds.reject).ceil() as u32;
+        let spiller_bells = (0..spiller.count()).map(|_| Bell::default()).collect();
         Self {
             reject_pages,
             keeps_all: config.classes.iter().all(|class| class.retention.is_none()),
@@ -116,7 +119,8 @@ impl Core {
             removing: [const { Mutex::new(()) }; REMOVERS],
             room: Bell::default(),
             mover_bell: Bell::default(),
-            spiller_bell: Bell::default(),
+            spiller_bells,
+            keeper_bell: Bell::default(),
         }
     }
 
@@ -315,6 +319,7 @@ impl Core {
             let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
             let spilled = self.spill(false)?;
             self.expire_cold()?;
+            self.keep_cold()?;
             if progress.pages == 0 && !progress.more && spilled == 0 {
                 self.room.ring();
                 return Ok(());
@@ -327,18 +332,35 @@ impl Core {
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
         if progress.pages > 0 {
             self.room.ring();
-            self.spiller_bell.ring();
+            self.ring_spillers();
         }
         if progress.waits_for_spill {
-            self.spiller_bell.ring();
+            self.ring_spillers();
         }
         progress.more
     }
 
-    /// Writes one batch to the cold tier. How many pages became clean.
+    /// Has the spillers look up.
+    pub(crate) fn ring_spillers(&self) {
+        self.spiller_bells.iter().for_each(Bell::ring);
+    }
+
+    /// Writes one batch of each spiller to the cold tier. How many pages became clean.
     pub(crate) fn spill(&self, drain: bool) -> Result<u64> {
+        (0..self.spiller.count()).map(|spiller| self.spill_of(spiller, drain)).sum()
+    }
+
+    /// Writes one batch of a spiller's lanes. How many pages became clean.
+    pub(crate) fn spill_of(&self, spiller: usize, drain: bool) -> Result<u64> {
         let Some(cold) = &self.cold else { return Ok(0) };
-        self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, drain)
+        self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, spiller, drain)
+    }
+
+    /// Lets the tier do what it does unasked, and learns what other stores have put there.
+    pub(crate) fn keep_cold(&self) -> Result<()> {
+        let Some(cold) = &self.cold else { return Ok(()) };
+        cold.tier.maintain()?;
+        cold.learn_news()
     }
 
     /// Deletes blocks of which every event has expired.

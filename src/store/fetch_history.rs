@@ -19,7 +19,7 @@ use crate::pages::table::PageMeta;
 use crate::store::core::Core;
 use crate::store::guard::{Guard, bounds};
 use crate::store::history::fits;
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::directory::{BlockInfo, writer_of};
 
 /// Events that are taken from memory under one pin.
 const RUN: usize = 64;
@@ -53,7 +53,11 @@ enum Stage {
 
 struct Walk {
     lane: LaneId,
+    /// Which opening's blocks it reads: stores that share a tier write side by side.
+    writer: u64,
     stage: Stage,
+    /// No event that is still to be read from blocks is newer.
+    newest_left: i64,
     ready: VecDeque<Result<EventRef<'static>>>,
     /// The page of the last event that memory gave, and the ids that it gave from that page.
     last_page: u64,
@@ -97,18 +101,55 @@ impl<'s> FetchHistory<'s> {
         self
     }
 
-    /// Gets a walk's next events ready, until there is one or the walk is over.
+    /// The walks through a lane: one through memory and this store's own blocks, and one through those of each other
+    /// store that shares the tier.
+    fn walks(&self, lane: LaneId, range: (i64, i64)) -> Vec<Walk> {
+        let walk = |writer, stage| Walk {
+            lane,
+            writer,
+            stage,
+            newest_left: i64::MAX,
+            ready: VecDeque::new(),
+            last_page: u64::MAX,
+            given: Vec::new(),
+        };
+        let Some(cold) = &self.core.cold else { return vec![walk(0, Stage::Begin)] };
+        let own = cold.directory.own_writer();
+        let mut walks = vec![walk(own, Stage::Begin)];
+        for info in self.blocks(lane, u64::MAX, range) {
+            let writer = writer_of(info.id.first_seq);
+            if writer == own {
+                continue;
+            }
+            // Blocks come in the order of their numbers, so those of one writer follow each other.
+            match walks.last_mut() {
+                Some(Walk { writer: last, stage: Stage::Cold(Some(blocks)), .. }) if *last == writer => {
+                    blocks.push(info);
+                }
+                _ => walks.push(walk(writer, Stage::Cold(Some(vec![info])))),
+            }
+        }
+        walks.iter_mut().for_each(Walk::look_ahead);
+        walks
+    }
+
+    /// Takes a walk's next step, which may get events ready.
     fn fill(&self, walk: &mut Walk, range: (i64, i64)) {
-        while walk.ready.is_empty() {
-            match &mut walk.stage {
-                Stage::Begin | Stage::Memory(_) => self.fill_from_memory(walk, range),
-                Stage::Cold(None) => walk.stage = Stage::Cold(Some(self.blocks(walk, range))),
-                Stage::Cold(Some(blocks)) => {
-                    let Some(info) = blocks.pop() else { return };
+        match &mut walk.stage {
+            Stage::Begin | Stage::Memory(_) => self.fill_from_memory(walk, range),
+            Stage::Cold(None) => {
+                let (own, before) = (walk.writer, walk.last_page.saturating_add(1));
+                let mut blocks = self.blocks(walk.lane, before, range);
+                blocks.retain(|info| writer_of(info.id.first_seq) == own);
+                walk.stage = Stage::Cold(Some(blocks));
+            }
+            Stage::Cold(Some(blocks)) => {
+                if let Some(info) = blocks.pop() {
                     self.fill_from_block(walk, &info, range);
                 }
             }
         }
+        walk.look_ahead();
     }
 
     fn fill_from_memory(&self, walk: &mut Walk, range: (i64, i64)) {
@@ -161,10 +202,10 @@ impl<'s> FetchHistory<'s> {
         walk.stage = if over { Stage::Cold(None) } else { Stage::Memory(chains.turn()) };
     }
 
-    fn blocks(&self, walk: &Walk, range: (i64, i64)) -> Vec<Arc<BlockInfo>> {
+    fn blocks(&self, lane: LaneId, before: u64, range: (i64, i64)) -> Vec<Arc<BlockInfo>> {
         let Some(cold) = &self.core.cold else { return Vec::new() };
         let stream = self.stream.as_u64();
-        cold.directory.blocks(walk.lane, walk.last_page.saturating_add(1), |info| {
+        cold.directory.blocks(lane, before, |info| {
             info.min_time <= range.1 && info.max_time >= range.0 && info.may_hold_stream(stream)
         })
     }
@@ -213,28 +254,45 @@ impl Iterator for FetchHistory<'_> {
             None => {
                 self.deadline = Deadline::after(self.timeout);
                 self.now_ms = self.core.lanes.clock.now_ms();
-                let walk = |lane| Walk {
-                    lane,
-                    stage: Stage::Begin,
-                    ready: VecDeque::new(),
-                    last_page: u64::MAX,
-                    given: Vec::new(),
-                };
-                self.core.lanes_of(self.stream, self.class).into_iter().map(walk).collect()
+                let lanes = self.core.lanes_of(self.stream, self.class);
+                lanes.into_iter().flat_map(|lane| self.walks(lane, range)).collect()
             }
         };
-        for walk in &mut walks {
-            self.fill(walk, range);
-        }
-        // Errors are told as soon as they are met.
-        let time = |walk: &Walk| match walk.ready.front() {
-            Some(Ok(event)) => Some((1, event.timestamp())),
-            Some(Err(_)) => Some((2, 0)),
-            None => None,
+        let next = loop {
+            // Errors are told as soon as they are met.
+            let time = |walk: &Walk| match walk.ready.front() {
+                Some(Ok(event)) => Some((1, event.timestamp())),
+                Some(Err(_)) => Some((2, 0)),
+                None => None,
+            };
+            let best = (0..walks.len())
+                .reduce(|best, at| if time(&walks[at]) > time(&walks[best]) { at } else { best });
+            let best = best.filter(|at| !walks[*at].ready.is_empty());
+            let reached = best.and_then(|at| time(&walks[at])).unwrap_or((0, 0));
+            // A walk is read on only if it may have something that comes first.
+            let behind = walks
+                .iter_mut()
+                .find(|walk| walk.ready.is_empty() && walk.has_more() && (1, walk.newest_left) >= reached);
+            match (behind, best) {
+                (Some(walk), _) => self.fill(walk, range),
+                (None, Some(at)) => break walks[at].ready.pop_front(),
+                (None, None) => break None,
+            }
         };
-        let best = walks.iter_mut().reduce(|best, walk| if time(walk) > time(best) { walk } else { best });
-        let next = best.and_then(|walk| walk.ready.pop_front());
         self.walks = Some(walks);
         next
+    }
+}
+
+impl Walk {
+    fn has_more(&self) -> bool {
+        !matches!(&self.stage, Stage::Cold(Some(blocks)) if blocks.is_empty())
+    }
+
+    /// Notes what may still come.
+    fn look_ahead(&mut self) {
+        if let Stage::Cold(Some(blocks)) = &self.stage {
+            self.newest_left = blocks.iter().map(|info| info.max_time).max().unwrap_or(i64::MIN);
+        }
     }
 }

@@ -115,6 +115,8 @@ impl<'s> FetchScan<'s> {
                 let may_match =
                     |info: &BlockInfo| self.filter.may_match(info.min_time, info.max_time, &info.kinds);
                 for info in cold.directory.blocks(lane.id, before, may_match) {
+                    let foreign = cold.directory.is_foreign(info.id.first_seq);
+                    let before = if foreign { u64::MAX } else { before };
                     sources.push((info.min_time, Source::Block { info, before }));
                 }
             }

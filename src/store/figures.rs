@@ -101,6 +101,7 @@ impl Core {
             expired_blocks: load(&self.expired_blocks),
             spill: LatencyStats::of(&self.spiller.latency.lock()),
             load: LatencyStats::of(&cold.latency.lock()),
+            tier: cold.tier.figures(),
         }
     }
 }

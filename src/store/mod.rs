@@ -1,5 +1,7 @@
 //! The store: the public door to everything else.
 
+#[cfg(feature = "async")]
+mod async_store;
 mod batch;
 mod builder;
 mod core;
@@ -26,6 +28,8 @@ use crate::pressure::Pressure;
 use crate::store::core::Core;
 use crate::store::worker::Workers;
 
+#[cfg(feature = "async")]
+pub use async_store::AsyncStore;
 pub use batch::Batch;
 pub use builder::StoreBuilder;
 pub use fetch_history::FetchHistory;

@@ -1,4 +1,5 @@
-//! The store's threads: one moves pages, one writes to the cold tier. The only file that starts threads.
+//! The store's threads: one moves pages, one writes to the cold tier, one keeps that tier. The only file that starts
+//! threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +11,14 @@ use parking_lot::Mutex;
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
 use crate::store::CloseReport;
-use crate::store::core::Core;
+use crate::store::core::{Bell, Core};
 use crate::sys::affinity;
 
 /// How often the mover looks round when nobody calls it; also how coarse the coarse clock is.
 const MOVER_TICK: Duration = Duration::from_millis(5);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
+/// How often the cold tier is asked to do what it does unasked.
+const KEEPER_TICK: Duration = Duration::from_millis(250);
 /// Waits after failures of the cold tier: doubled from the first to the last.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// How long one look at whether the threads have stopped is apart from the next.
@@ -36,13 +39,23 @@ impl Workers {
             core.lanes.clock.tick(true);
             workers.spawn("esker-mover", 0, mover)?;
             if core.cold.is_some() {
-                workers.spawn("esker-spiller", 1, spiller)?;
+                let spillers = core.spiller.count();
+                for number in 0..spillers {
+                    let work = move |core: &Core, stop: &AtomicBool| spiller(core, stop, number);
+                    workers.spawn("esker-spiller", 1 + number, work)?;
+                }
+                workers.spawn("esker-keeper", 1 + spillers, keeper)?;
             }
         }
         Ok(workers)
     }
 
-    fn spawn(&self, name: &str, number: usize, work: fn(&Core, &AtomicBool)) -> Result<()> {
+    fn spawn(
+        &self,
+        name: &str,
+        number: usize,
+        work: impl FnOnce(&Core, &AtomicBool) + Send + 'static,
+    ) -> Result<()> {
         let (core, stop) = (self.core.clone(), self.stop.clone());
         let cpus = &core.config.worker_cpus;
         let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
@@ -63,7 +76,8 @@ impl Workers {
         let mut threads = self.threads.lock();
         while threads.iter().any(|thread| !thread.is_finished()) && !deadline.has_passed() {
             self.core.mover_bell.ring();
-            self.core.spiller_bell.ring();
+            self.core.ring_spillers();
+            self.core.keeper_bell.ring();
             std::thread::sleep(STOP_TURN);
         }
         let mut all = true;
@@ -103,32 +117,44 @@ fn mover(core: &Core, stop: &AtomicBool) {
     }
 }
 
-fn spiller(core: &Core, stop: &AtomicBool) {
+fn spiller(core: &Core, stop: &AtomicBool, number: usize) {
     let mut pause = BACKOFF[0];
     while !stop.load(Ordering::Acquire) {
-        let outcome = core.spill(false).and_then(|pages| core.expire_cold().map(|()| pages));
+        let outcome = core.spill_of(number, false).and_then(|pages| {
+            // One of them sees to what has expired.
+            if number == 0 { core.expire_cold().map(|()| pages) } else { Ok(pages) }
+        });
         match outcome {
             Ok(pages) => {
                 pause = BACKOFF[0];
                 if pages > 0 {
                     core.mover_bell.ring();
                 } else {
-                    core.spiller_bell.wait(SPILLER_TICK);
+                    core.spiller_bells[number].wait(SPILLER_TICK);
                 }
             }
             Err(_) => {
                 // The failure is counted and its text kept by the spiller.
-                wait_out(core, stop, pause);
+                wait_out(&core.spiller_bells[number], stop, pause);
                 pause = (pause * 2).min(BACKOFF[1]);
             }
         }
     }
 }
 
+/// What the tier does unasked must not wait for a spill that is under way, nor the other way round.
+fn keeper(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        // The tier counts its failures and keeps their texts.
+        let _ = core.keep_cold();
+        core.keeper_bell.wait(KEEPER_TICK);
+    }
+}
+
 /// Waits although the bell may ring, but not longer than until the store stops.
-fn wait_out(core: &Core, stop: &AtomicBool, pause: Duration) {
+fn wait_out(bell: &Bell, stop: &AtomicBool, pause: Duration) {
     let deadline = Deadline::after(pause);
     while !deadline.has_passed() && !stop.load(Ordering::Acquire) {
-        core.spiller_bell.wait(deadline.left(SPILLER_TICK));
+        bell.wait(deadline.left(SPILLER_TICK));
     }
 }

@@ -227,6 +227,8 @@ pub(crate) struct Row {
 /// A block, unpacked and checked.
 pub(crate) struct Block {
     pub(crate) id: BlockId,
+    /// How many pages it holds.
+    pub(crate) pages: u32,
     rows: Vec<Row>,
     bodies: Arc<Vec<u8>>,
 }
@@ -272,7 +274,7 @@ impl Block {
         let bodies = unpack(bodies, u32_at(36) as usize, "the bodies")?;
         let rows = read_columns(&columns, u32_at(24) as usize, u32_at(12) as usize, id, bodies.len())
             .ok_or_else(|| corrupt("has columns that do not fit together"))?;
-        Ok(Self { id, rows, bodies: Arc::new(bodies) })
+        Ok(Self { id, pages: u32_at(24), rows, bodies: Arc::new(bodies) })
     }
 
     pub(crate) fn rows(&self) -> &[Row] {

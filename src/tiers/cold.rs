@@ -1,5 +1,8 @@
 //! What a cold tier must do.
 
+use std::time::Duration;
+
+use crate::config::ClassConfig;
 use crate::error::Result;
 use crate::tiers::block::BlockId;
 
@@ -53,6 +56,34 @@ impl Tombstone {
     pub fn new(id: u64, partition: u32, class: u8, seq: u64) -> Self {
         Self { id, partition, class, seq }
     }
+}
+
+/// What a tier that keeps data somewhere else says of itself. All zero for one that has nothing to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierFigures {
+    /// Whether the tier takes it that its server is away: writes go to the overflow directory.
+    pub away: bool,
+    /// Blocks and other changes in the overflow directory that the server has not confirmed.
+    pub overflow: u64,
+    /// Bytes of those.
+    pub overflow_bytes: u64,
+    /// Changes that the server has confirmed, but that it may still lose: kept to be sent again.
+    pub resendable: u64,
+    /// Bytes of those.
+    pub resendable_bytes: u64,
+    /// Changes sent again because a server had restarted.
+    pub resent: u64,
+    /// Changes from the overflow directory that were written since.
+    pub drained: u64,
+    /// Blocks that can never be written, in the dead-letter directory.
+    pub dead_letters: u64,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// Requests that may be under way at once: it follows the server's latency.
+    pub in_flight_limit: u32,
+    /// What the server said last when it did not do what it was asked.
+    pub last_error: Option<String>,
 }
 
 /// Storage for blocks that have left memory.
@@ -129,6 +160,55 @@ pub trait ColdTier: Send + Sync + 'static {
     /// # Errors
     /// When the tier cannot be read.
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()>;
+
+    /// The store begins to use the tier; called once, before anything else. Gives the first page number that the
+    /// store may use in its lanes. A tier that several stores share gives each opening a range of its own of 2⁴⁰
+    /// numbers, above those of all earlier openings; others say 0.
+    ///
+    /// # Errors
+    /// When the tier cannot be used so: it is out of reach, or its tables do not fit the classes.
+    fn begin(&self, classes: &[ClassConfig]) -> Result<u64> {
+        let _ = classes;
+        Ok(0)
+    }
+
+    /// How many calls of `put` the tier handles well at once (default: one). The store makes blocks for others while
+    /// one call waits, with as many threads, up to 8.
+    fn puts_at_once(&self) -> usize {
+        1
+    }
+
+    /// As [`get`](Self::get), for a caller who does not wait longer than `limit`.
+    ///
+    /// # Errors
+    /// As for `get`, and [`Timeout`](crate::ErrorKind::Timeout).
+    fn get_within(&self, id: BlockId, limit: Duration) -> Result<Option<Vec<u8>>> {
+        let _ = limit;
+        self.get(id)
+    }
+
+    /// Does what is to be done without being asked; the store calls it a few times a second from a thread of its
+    /// own.
+    ///
+    /// # Errors
+    /// What could not be done; the store calls it again.
+    fn maintain(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Shows blocks that other stores have put since `list` or `news` was called last. A block may be shown again.
+    ///
+    /// # Errors
+    /// When the tier cannot be read, and what `visit` returns.
+    fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        let _ = visit;
+        Ok(())
+    }
+
+    /// What the tier says of itself.
+    fn figures(&self) -> TierFigures {
+        TierFigures::default()
+    }
 
     /// The store is closed and makes no more changes: what the tier holds open can be let go. Reads that are under
     /// way when the store closes may still come, and may be refused.

@@ -9,9 +9,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
+use crate::event::record::RecordHeader;
 use crate::ids::LaneId;
-use crate::tiers::block::{BlockId, BlockWriter};
+use crate::tiers::block::{Block, BlockId, BlockWriter};
 use crate::tiers::filter::Filter;
+
+/// Stores that share a tier number their pages in ranges of so many bits.
+pub(crate) const WRITER_SHIFT: u32 = 40;
+
+/// Which opening of a store put a page.
+pub(crate) fn writer_of(seq: u64) -> u64 {
+    seq >> WRITER_SHIFT
+}
 
 /// What is known of one block.
 #[derive(Clone, Debug)]
@@ -36,7 +45,40 @@ const FIXED: usize = 8 * 12 + 4;
 
 impl BlockInfo {
     pub(crate) fn of(writer: &BlockWriter, newest_ms: i64, stored_bytes: usize) -> Self {
-        let rows = writer.rows();
+        let end_seq = writer.id().first_seq + writer.pages();
+        Self::of_rows(writer.id(), end_seq, writer.rows(), newest_ms, writer.raw_bytes() as u64, stored_bytes)
+    }
+
+    /// The entry of a block whose own is damaged. Its newest event stands for its newest page.
+    fn of_block(block: &Block, stored_bytes: usize) -> Self {
+        let rows: Vec<RecordHeader> = block.rows().iter().map(|row| row.header).collect();
+        let newest_ms = rows.iter().map(|row| row.timestamp).max().unwrap_or(i64::MIN);
+        let end_seq = block.id.first_seq.saturating_add(u64::from(block.pages));
+        Self::of_rows(block.id, end_seq, &rows, newest_ms, block.memory() as u64, stored_bytes)
+    }
+
+    /// The entry of a block of which nothing can be read. It may hold anything, so that whoever looks for what it may
+    /// have held is told.
+    fn unknown(id: BlockId) -> Self {
+        Self {
+            min_time: i64::MIN,
+            max_time: i64::MAX,
+            min_id: 0,
+            max_id: u64::MAX,
+            kinds: [u64::MAX; 4],
+            filter: Filter::default(),
+            ..Self::of_rows(id, id.first_seq.saturating_add(1), &[], i64::MAX, 0, 0)
+        }
+    }
+
+    fn of_rows(
+        id: BlockId,
+        end_seq: u64,
+        rows: &[RecordHeader],
+        newest_ms: i64,
+        raw_bytes: u64,
+        stored_bytes: usize,
+    ) -> Self {
         let mut streams: Vec<u64> = rows.iter().map(|row| row.stream).collect();
         streams.sort_unstable();
         streams.dedup();
@@ -47,15 +89,15 @@ impl BlockInfo {
         let times = || rows.iter().map(|row| row.timestamp);
         let ids = || rows.iter().map(|row| row.id);
         Self {
-            id: writer.id(),
-            end_seq: writer.id().first_seq + writer.pages(),
+            id,
+            end_seq,
             events: rows.len() as u32,
             min_time: times().min().unwrap_or(i64::MAX),
             max_time: times().max().unwrap_or(i64::MIN),
             min_id: ids().min().unwrap_or(u64::MAX),
             max_id: ids().max().unwrap_or(0),
             newest_ms,
-            raw_bytes: writer.raw_bytes() as u64,
+            raw_bytes,
             stored_bytes: stored_bytes as u64,
             kinds,
             filter: Filter::new(rows.iter().map(|row| row.id), streams.into_iter()),
@@ -129,6 +171,13 @@ impl BlockInfo {
     }
 }
 
+/// What a block's entry is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Learned {
+    Whole,
+    Damaged,
+}
+
 /// Sums over all blocks.
 #[derive(Default)]
 pub(crate) struct Totals {
@@ -142,6 +191,8 @@ pub(crate) struct Totals {
 pub(crate) struct Directory {
     lanes: Vec<RwLock<Vec<Arc<BlockInfo>>>>,
     classes: usize,
+    /// Page numbers from here on belong to stores that were opened later and share the tier.
+    own_end: u64,
     memory: AtomicUsize,
     /// What the filters take of it.
     filter_bytes: AtomicUsize,
@@ -150,10 +201,11 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(partitions: usize, classes: usize, limit: usize) -> Self {
+    pub(crate) fn new(partitions: usize, classes: usize, limit: usize, first_seq: u64) -> Self {
         Self {
             lanes: (0..partitions * classes).map(|_| RwLock::default()).collect(),
             classes,
+            own_end: writer_of(first_seq).saturating_add(1).saturating_mul(1 << WRITER_SHIFT),
             memory: AtomicUsize::new(0),
             filter_bytes: AtomicUsize::new(0),
             limit,
@@ -164,6 +216,16 @@ impl Directory {
     fn lane(&self, lane: LaneId) -> Option<&RwLock<Vec<Arc<BlockInfo>>>> {
         let class = lane.class().index();
         (class < self.classes).then(|| self.lanes.get(lane.partition() * self.classes + class)).flatten()
+    }
+
+    /// Which opening this store is.
+    pub(crate) fn own_writer(&self) -> u64 {
+        writer_of(self.own_end.saturating_sub(1))
+    }
+
+    /// Whether a page is of a store that was opened after this one and shares the tier.
+    pub(crate) fn is_foreign(&self, seq: u64) -> bool {
+        seq >= self.own_end
     }
 
     /// Bytes that the entries take.
@@ -179,6 +241,32 @@ impl Directory {
     /// The first page number of the blocks of a lane.
     pub(crate) fn first_seq(&self, lane: LaneId) -> Option<u64> {
         self.lane(lane).and_then(|blocks| blocks.read().first().map(|block| block.id.first_seq))
+    }
+
+    /// Notes a block that the tier shows, if what is shown of it is whole.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt): what a tier shows is untrusted, and a block of a lane that does not
+    /// exist would be found by nobody.
+    pub(crate) fn learn(&self, id: BlockId, summary: &[u8]) -> Result<Learned> {
+        if usize::from(id.class) >= self.classes || id.partition as usize >= self.lanes.len() / self.classes {
+            return Err(Error::corrupt(format!(
+                "the cold tier has a block of a lane that does not exist: {id:?}"
+            )));
+        }
+        let Ok(info) = BlockInfo::decode(id, summary) else { return Ok(Learned::Damaged) };
+        self.insert(info);
+        Ok(Learned::Whole)
+    }
+
+    /// Notes a block whose entry is damaged: as its own bytes tell, and if they do not, as one that may hold
+    /// anything.
+    pub(crate) fn learn_from(&self, id: BlockId, bytes: Option<&[u8]>) {
+        let block = bytes.and_then(|bytes| Some((Block::decode(bytes).ok()?, bytes.len())));
+        self.insert(match block.filter(|(block, _)| block.id == id) {
+            Some((block, len)) => BlockInfo::of_block(&block, len),
+            None => BlockInfo::unknown(id),
+        });
     }
 
     /// Notes a block that the tier has confirmed.
@@ -245,7 +333,8 @@ impl Directory {
         }
     }
 
-    /// The blocks of a lane that begin before page `before` and that `choose` takes, oldest first.
+    /// The blocks of a lane that begin before page `before` or were put by stores opened later, and that `choose`
+    /// takes, oldest first. What is in this store's memory says nothing of those.
     pub(crate) fn blocks(
         &self,
         lane: LaneId,
@@ -256,7 +345,7 @@ impl Directory {
         let blocks = blocks.read();
         blocks
             .iter()
-            .take_while(|block| block.id.first_seq < before)
+            .filter(|block| block.id.first_seq < before || self.is_foreign(block.id.first_seq))
             .filter(|block| choose(block))
             .cloned()
             .collect()

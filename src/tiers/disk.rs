@@ -34,19 +34,21 @@ const LEAF_OVERHEAD: usize = 64;
 /// The longest piece: 512 KiB less the overhead.
 const PIECE_PAGES_MAX: usize = 128;
 
-pub(crate) struct DiskTier {
+/// The embedded cold tier: what a store with a data directory uses by itself. Here for whoever wants to put another
+/// tier in front of it.
+pub struct DiskTier {
     /// `None` once the store is closed.
     database: RwLock<Option<Database>>,
     path: PathBuf,
 }
 
 impl DiskTier {
-    /// Opens the file in `dir`, or makes it.
+    /// Opens the file `cold.redb` in `dir`, or makes it. `cache_bytes`: how much of it is kept in memory.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyOpen`], [`ErrorKind::Incompatible`] for a newer layout, [`ErrorKind::Corrupt`] for a
     /// foreign or damaged file, [`ErrorKind::Io`] for a directory that cannot be used.
-    pub(crate) fn open(dir: &Path, cache_bytes: usize) -> Result<Self> {
+    pub fn open(dir: &Path, cache_bytes: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|source| {
             let dir = dir.display();
             Error::io(

@@ -6,4 +6,8 @@ pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod filter;
 pub(crate) mod reader;
+#[cfg(feature = "scylla")]
+pub(crate) mod scylla;
+#[cfg(feature = "scylla")]
+pub(crate) mod shield;
 pub(crate) mod spiller;

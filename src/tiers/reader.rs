@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::{self, Deadline};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,10 +14,15 @@ use crate::ids::LaneId;
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
-use crate::tiers::directory::{BlockInfo, Directory};
+use crate::tiers::directory::{BlockInfo, Directory, Learned};
 
 /// What a tombstone takes in memory, roughly.
 pub(crate) const TOMBSTONE_BYTES: usize = 48;
+
+/// How long a read takes at most when nobody set a limit.
+const READ_LIMIT: Duration = Duration::from_secs(3600);
+/// How long one look at whether a block has been read is apart from the next, at most.
+const FLIGHT_TURN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Cache {
@@ -25,9 +31,75 @@ struct Cache {
     bytes: usize,
 }
 
+/// What came of reading a block: `None` when its events have expired.
+type Loaded = Result<Option<Arc<Block>>>;
+
+/// A block that somebody reads; whoever else wants it waits here.
+#[derive(Default)]
+struct Flight {
+    outcome: Mutex<Option<Loaded>>,
+    landed: Condvar,
+}
+
+impl Flight {
+    fn land(&self, outcome: &Loaded) {
+        *self.outcome.lock() = Some(shared(outcome));
+        self.landed.notify_all();
+    }
+
+    fn wait(&self, deadline: Deadline) -> Loaded {
+        let mut outcome = self.outcome.lock();
+        loop {
+            if let Some(outcome) = &*outcome {
+                return shared(outcome);
+            }
+            if deadline.has_passed() {
+                return Err(too_late());
+            }
+            self.landed.wait_for(&mut outcome, deadline.left(FLIGHT_TURN));
+        }
+    }
+}
+
+/// The outcome for one more who asked.
+fn shared(outcome: &Loaded) -> Loaded {
+    match outcome {
+        Ok(block) => Ok(block.clone()),
+        Err(error) => Err(Error::new(error.kind(), error.to_string())),
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "the deadline passed before the cold tier was read; ask for less, or allow more (fetch_timeout)",
+    )
+}
+
+/// Takes a flight off the list when its reader is done, also when that panics: nobody may wait for it for ever.
+struct Landing<'a> {
+    reader: &'a ColdReader,
+    id: BlockId,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.reader.flights.lock().remove(&self.id);
+        let mut outcome = self.flight.outcome.lock();
+        if outcome.is_none() {
+            *outcome =
+                Some(Err(Error::new(ErrorKind::Cold, "whoever read the block did not finish; try again")));
+            self.flight.landed.notify_all();
+        }
+    }
+}
+
 pub(crate) struct ColdReader {
     pub(crate) tier: Arc<dyn ColdTier>,
     pub(crate) directory: Directory,
+    /// Blocks that are being read: each by one caller, however many want it.
+    flights: Mutex<HashMap<BlockId, Arc<Flight>>>,
     cache: Mutex<Cache>,
     cache_limit: usize,
     /// Removed events: id and lane → page of the removed record. An id that was removed may be used again, also in
@@ -57,6 +129,7 @@ impl ColdReader {
         Ok(Self {
             tier,
             directory,
+            flights: Mutex::default(),
             cache: Mutex::default(),
             cache_limit,
             removed: RwLock::new(removed),
@@ -73,29 +146,62 @@ impl ColdReader {
         self.cache.lock().bytes + self.removed.read().len() * TOMBSTONE_BYTES
     }
 
-    /// A block, from the cache or from the tier. `None`: it was deleted because its events have expired.
+    /// A block, from the cache or from the tier. `None`: it was deleted because its events have expired. Of callers
+    /// who want the same block at once, one reads it.
     ///
     /// # Errors
     /// What the tier says, [`ErrorKind::Corrupt`] for a block that fails its check or is gone, and
     /// [`ErrorKind::Timeout`].
-    pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Result<Option<Arc<Block>>> {
-        {
-            let mut cache = self.cache.lock();
-            if let Some(at) = cache.blocks.iter().position(|block| block.id == id) {
-                let block = cache.blocks.remove(at);
-                cache.blocks.push(block.clone());
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(Some(block));
+    pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Loaded {
+        loop {
+            let flight = {
+                // Looked at under the lock of the flights: who lands keeps the block before the flight is off the
+                // list.
+                let mut flights = self.flights.lock();
+                if let Some(block) = self.cached(id) {
+                    return Ok(Some(block));
+                }
+                match flights.get(&id) {
+                    Some(flight) => Err(flight.clone()),
+                    None => {
+                        let flight = Arc::<Flight>::default();
+                        flights.insert(id, flight.clone());
+                        Ok(flight)
+                    }
+                }
+            };
+            match flight {
+                Ok(flight) => {
+                    let landing = Landing { reader: self, id, flight };
+                    let outcome = self.read(id, deadline);
+                    landing.flight.land(&outcome);
+                    return outcome;
+                }
+                Err(others) => match others.wait(deadline) {
+                    // Whoever read it had less time than is left here.
+                    Err(error) if error.kind() == ErrorKind::Timeout && !deadline.has_passed() => {}
+                    outcome => return outcome,
+                },
             }
         }
+    }
+
+    fn cached(&self, id: BlockId) -> Option<Arc<Block>> {
+        let mut cache = self.cache.lock();
+        let at = cache.blocks.iter().position(|block| block.id == id)?;
+        let block = cache.blocks.remove(at);
+        cache.blocks.push(block.clone());
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(block)
+    }
+
+    /// Reads a block from the tier, and keeps it.
+    fn read(&self, id: BlockId, deadline: Deadline) -> Loaded {
         if deadline.has_passed() {
-            return Err(Error::new(
-                ErrorKind::Timeout,
-                "the deadline passed before the cold tier was read; ask for less, or allow more (fetch_timeout)",
-            ));
+            return Err(too_late());
         }
         let begin = clock::now();
-        let Some(bytes) = self.tier.get(id)? else {
+        let Some(bytes) = self.tier.get_within(id, deadline.left(READ_LIMIT))? else {
             // The directory forgets a block before the tier does.
             return match self.directory.block_of(id.lane(), id.first_seq) {
                 Some(_) => Err(self.count(format!("cold block {id:?} is missing"))),
@@ -113,6 +219,31 @@ impl ColdReader {
         let block = Arc::new(block);
         self.keep(&block);
         Ok(Some(block))
+    }
+
+    /// Learns which blocks other stores have put.
+    ///
+    /// # Errors
+    /// What the tier says.
+    pub(crate) fn learn_news(&self) -> Result<()> {
+        let mut damaged = Vec::new();
+        let outcome = self.tier.news(&mut |id, summary| {
+            if self.directory.learn(id, summary)? == Learned::Damaged {
+                damaged.push(id);
+            }
+            Ok(())
+        });
+        self.mend(&damaged);
+        outcome
+    }
+
+    /// Makes entries for blocks whose own are damaged.
+    pub(crate) fn mend(&self, damaged: &[BlockId]) {
+        for id in damaged {
+            let bytes = self.tier.get(*id).ok().flatten();
+            self.directory.learn_from(*id, bytes.as_deref());
+            self.corrupt.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn count(&self, message: String) -> Error {

@@ -25,7 +25,9 @@ use crate::tiers::directory::BlockInfo;
 use crate::tiers::reader::ColdReader;
 
 /// Blocks that are written in one go.
-const BATCH: usize = 8;
+const BATCH: usize = 64;
+/// The share of the buffers that they take, raw and packed.
+const BATCH_SHARE: u64 = 8;
 
 /// What the spiller has done since the store opened.
 #[derive(Default)]
@@ -45,11 +47,13 @@ pub(crate) struct Spiller {
     pub(crate) counters: SpillCounters,
     /// Microseconds that the tier took for a batch.
     pub(crate) latency: Mutex<Histogram<u64>>,
-    turn: Mutex<Turn>,
+    /// One for each spiller that works beside the others; lane `n` is the affair of spiller `n` modulo their number, so
+    /// that what one waits for the tier to say keeps nobody else from making blocks.
+    turns: Vec<Mutex<Turn>>,
     buffered: AtomicU64,
 }
 
-/// Whoever holds this is the spiller.
+/// Whoever holds this is that spiller.
 struct Turn {
     /// The lane at which the next batch begins.
     next: usize,
@@ -64,16 +68,22 @@ struct Job {
     number: usize,
     last: LogicalPage,
     end_seq: u64,
+    /// Whether it would be the same if it were made again.
+    is_full: bool,
+    /// Bytes that it takes until it is written, raw and packed.
+    bytes: u64,
     block: Option<(ColdBlock, BlockInfo)>,
 }
 
 impl Spiller {
-    pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>) -> Self {
+    pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>, spillers: usize) -> Self {
+        let last = || lanes.lanes().map(|_| (LogicalPage::NONE, 0)).collect();
+        let turns = (0..spillers.max(1)).map(|_| Mutex::new(Turn { next: 0, last: last() })).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
             counters: SpillCounters::default(),
             latency: Mutex::new(latency),
-            turn: Mutex::new(Turn { next: 0, last: lanes.lanes().map(|_| (LogicalPage::NONE, 0)).collect() }),
+            turns,
             buffered: AtomicU64::new(0),
         }
     }
@@ -90,12 +100,18 @@ impl Spiller {
         seq < self.reached[number].load(Ordering::Relaxed)
     }
 
-    /// Writes one batch of blocks. How many pages became clean.
+    /// How many spillers can work beside each other.
+    pub(crate) fn count(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Writes one batch of blocks, of one spiller's lanes. How many pages became clean.
     ///
     /// `drain`: every sealed page, whether or not they fill a block.
     ///
     /// # Errors
     /// What the tier says; the pages stay as they were, and the next call tries them again.
+    #[expect(clippy::too_many_arguments, reason = "what is spilled, whither, and by whom")]
     pub(crate) fn step(
         &self,
         config: &Config,
@@ -103,24 +119,11 @@ impl Spiller {
         shared: &EvictionShared,
         cold: &ColdReader,
         names: &Names,
+        spiller: usize,
         drain: bool,
     ) -> Result<u64> {
-        let mut turn = self.turn.lock();
-        let count = self.reached.len();
-        let all: Vec<&Lane> = lanes.lanes().collect();
-        let mut jobs = Vec::new();
-        for step in 0..count {
-            let number = (turn.next + step) % count;
-            let urgent = drain || shared.is_wanted(number);
-            let last = turn.last[number];
-            if let Some(job) = self.collect(config, lanes, all[number], number, last, urgent) {
-                jobs.push(job);
-            }
-            if jobs.len() == BATCH || self.buffer_bytes() * 16 >= config.buffers {
-                turn.next = (number + 1) % count;
-                break;
-            }
-        }
+        let mut turn = self.turns[spiller].lock();
+        let mut jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
         if jobs.is_empty() {
             return Ok(0);
         }
@@ -129,7 +132,7 @@ impl Spiller {
             .filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)))
             .collect();
         let outcome = self.write(blocks, cold, names);
-        self.buffered.store(0, Ordering::Relaxed);
+        self.buffered.fetch_sub(jobs.iter().map(|job| job.bytes).sum(), Ordering::Relaxed);
         if let Err(error) = outcome {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             *self.counters.last_error.lock() = Some(error.to_string());
@@ -151,6 +154,49 @@ impl Spiller {
         Ok(pages)
     }
 
+    /// Makes the blocks of a batch, from lane after lane.
+    fn gather(
+        &self,
+        turn: &mut Turn,
+        config: &Config,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        spiller: usize,
+        drain: bool,
+    ) -> Vec<Job> {
+        let count = self.reached.len();
+        let all: Vec<&Lane> = lanes.lanes().collect();
+        let (mut jobs, spillers) = (Vec::new(), self.count());
+        let share = config.buffers / (BATCH_SHARE * spillers as u64);
+        let is_full = |jobs: &[Job]| {
+            jobs.len() * spillers >= BATCH || jobs.iter().map(|job| job.bytes).sum::<u64>() >= share
+        };
+        for number in (0..count).map(|step| (turn.next + step) % count) {
+            if number % spillers != spiller {
+                continue;
+            }
+            let urgent = drain || shared.is_wanted(number);
+            let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
+            while !is_full(&jobs)
+                && let Some(job) = self.collect(config, lanes, all[number], number, last, from, urgent)
+            {
+                (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
+                // One that is not full may be longer when it is tried again: nothing must follow it until it is
+                // written. Full ones are cut in the same places every time.
+                let full = job.is_full;
+                jobs.push(job);
+                if !full {
+                    break;
+                }
+            }
+            if is_full(&jobs) {
+                turn.next = (number + 1) % count;
+                break;
+            }
+        }
+        jobs
+    }
+
     fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
         cold.save_names(names)?;
         if blocks.is_empty() {
@@ -162,7 +208,8 @@ impl Spiller {
         Ok(())
     }
 
-    /// Makes a block of a lane's oldest pages that are not clean, if there are enough of them.
+    /// Makes a block of a lane's oldest pages from number `from` on, if there are enough of them.
+    #[expect(clippy::too_many_arguments, reason = "where to look, and how")]
     fn collect(
         &self,
         config: &Config,
@@ -170,6 +217,7 @@ impl Spiller {
         lane: &Lane,
         number: usize,
         last: (LogicalPage, u64),
+        from: u64,
         urgent: bool,
     ) -> Option<Job> {
         let class = &config.classes[lane.id.class().index()];
@@ -181,9 +229,9 @@ impl Spiller {
         }
         let partition = &lanes.partitions[lane.id.partition()];
         let pin = Pin::new();
-        let (clean, mut raw, mut pages) = (lane.clean_seq(), 0u64, Vec::new());
+        let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
-            if meta.seq() < clean {
+            if meta.seq() < from {
                 continue;
             }
             // Hot pages are written when they must leave, unless they leave as they are; until then more may come to be
@@ -199,7 +247,8 @@ impl Spiller {
         let (last, end_seq) = pages.last().map(|(page, meta)| (*page, meta.seq() + 1))?;
         // Pages before the first one found may have left without being spilled: they had expired.
         let first = pages.first()?.1.seq();
-        if !urgent && raw < config.block_bytes {
+        let is_full = raw >= config.block_bytes;
+        if !urgent && !is_full {
             return None;
         }
         self.reached[number].store(end_seq, Ordering::Relaxed);
@@ -208,13 +257,24 @@ impl Spiller {
         let writer = self.encode(config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
         drop(pin);
+        let mut held = 0;
         let block = (!writer.rows().is_empty()).then(|| {
             let bytes = writer.encode();
-            self.buffered.fetch_add((bytes.len() + writer.raw_bytes()) as u64, Ordering::Relaxed);
+            held = (bytes.len() + writer.raw_bytes()) as u64;
+            self.buffered.fetch_add(held, Ordering::Relaxed);
             let info = BlockInfo::of(&writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
         });
-        Some(Job { partition: lane.id.partition(), lane: lane.id, number, last, end_seq, block })
+        Some(Job {
+            partition: lane.id.partition(),
+            lane: lane.id,
+            number,
+            last,
+            end_seq,
+            is_full,
+            bytes: held,
+            block,
+        })
     }
 
     fn is_open(&self, partition: &Partition, lane: &Lane, page: LogicalPage) -> bool {

@@ -8,6 +8,8 @@ mod bad_files;
 mod bad_input;
 mod common;
 mod concurrency;
+#[path = "../contract/mod.rs"]
+mod contract;
 mod corrupt_cold;
 mod moving;
 mod restart;

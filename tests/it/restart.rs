@@ -8,6 +8,7 @@ use esker::{ClassConfig, Clock, ConfigBuilder, ErrorKind, Event, OnLeave, Store,
 use crate::common::{
     all_ids, append_proof, child_argument, in_own_process, manual, small, two_classes, verify, wall_ms,
 };
+use crate::contract;
 use crate::tier::MapTier;
 
 const CLOSE: Duration = Duration::from_secs(20);
@@ -346,4 +347,10 @@ fn dropping_the_last_handle_flushes() {
     drop(other);
     let (store, _clock) = manual(config(dir.path()));
     assert_eq!(all_ids(&store), (0..1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_embedded_tier_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    contract::check(&|| std::sync::Arc::new(esker::DiskTier::open(dir.path(), 1 << 20).unwrap()));
 }

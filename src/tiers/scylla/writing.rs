@@ -1,0 +1,222 @@
+//! What is written to the cluster, and how often it is tried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::config::ClassConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tiers::block::BlockId;
+use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
+use crate::tiers::directory::writer_of;
+use crate::tiers::scylla::cluster::{Cluster, Inner, applied, execute, side_by_side};
+use crate::tiers::scylla::errors::{Failure, Meaning};
+use crate::tiers::scylla::pace::Answer;
+use crate::tiers::scylla::schema::NAME_BUCKETS;
+use crate::tiers::shield::breaker::jitter;
+use crate::tiers::shield::remote::{Change, Op, Remote, ShowBlock, Stamp, Verdict};
+
+/// Bytes of a block that go into one row: cells of megabytes stall servers (scylladb#4649).
+const PIECE: usize = 256 << 10;
+/// The first and the longest pause before a change is tried again.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Changes of one call that are under way at once, at most; the pace decides how many are.
+const SIDE_BY_SIDE: usize = 128;
+
+impl Inner {
+    /// Sends a change until there is a verdict.
+    async fn send(self: Arc<Self>, op: Arc<Op>) -> Verdict {
+        let deadline = Deadline::after(self.config.retry_for);
+        let mut pause = PAUSES[0];
+        let mut fit = false;
+        loop {
+            let turn = self.pace.enter().await;
+            let failure = match self.write(&op).await {
+                Ok(()) => {
+                    turn.end(Answer::Done);
+                    return Verdict::Done;
+                }
+                Err(failure) => failure,
+            };
+            let busy = failure.meaning == Meaning::Busy;
+            turn.end(if busy { Answer::Overload } else { Answer::Other });
+            match failure.meaning {
+                Meaning::Busy if !deadline.has_passed() => {
+                    tokio::time::sleep(jitter(pause)).await;
+                    pause = (pause * 2).min(PAUSES[1]);
+                }
+                // Tables that were missing may have been made since: once more, now that they are right.
+                Meaning::Invalid if !fit && self.tables_fit().await => fit = true,
+                Meaning::Invalid if fit => return Verdict::Never(failure.error),
+                Meaning::Busy | Meaning::Away | Meaning::Unprepared | Meaning::Invalid => {
+                    return Verdict::Later(Some(failure.error));
+                }
+                Meaning::Refused => return Verdict::Never(failure.error),
+            }
+        }
+    }
+
+    async fn write(&self, op: &Op) -> Result<(), Failure> {
+        let connected = self.connected();
+        let statements = Self::statements(&connected)?;
+        let (namespace, micros) = (&self.config.namespace, op.stamp.micros);
+        match &op.change {
+            Change::Block(block) => self.write_block(block, op.stamp).await,
+            Change::Names(names) => {
+                for (name, stream) in names {
+                    let bucket = (u64::from(crc32fast::hash(name.as_bytes())) % NAME_BUCKETS) as i32;
+                    let values = (namespace, bucket, name, *stream as i64, micros);
+                    execute(&connected, &statements.put_name, values).await?;
+                }
+                Ok(())
+            }
+            Change::Tombstone(stone) => {
+                let class = class_of(statements.classes.get(usize::from(stone.class)))?;
+                let values = (namespace, stone.partition as i32, stone.id as i64, stone.seq as i64, micros);
+                execute(&connected, &class.put_removed, values).await
+            }
+            Change::Namespace(saved) => {
+                let values = (namespace, saved.partitions as i32, saved.seed as i64, &saved.classes, micros);
+                execute(&connected, &statements.put_namespace, values).await
+            }
+            Change::Writer(first) => {
+                execute(&connected, &statements.put_writer, (namespace, *first as i64, micros / 1000, micros))
+                    .await
+            }
+        }
+    }
+
+    /// The period first, so that the block is found; the summary last, so that it is found only when it is whole.
+    async fn write_block(&self, block: &ColdBlock, stamp: Stamp) -> Result<(), Failure> {
+        let connected = self.connected();
+        let id = block.id;
+        let class = class_of(Self::statements(&connected)?.classes.get(usize::from(id.class)))?;
+        let (namespace, lane, writer) =
+            (&self.config.namespace, id.partition as i32, writer_of(id.first_seq) as i32);
+        let key = (id.class, id.partition, writer, stamp.period);
+        if !self.periods.lock().contains(&key) {
+            let values = (namespace, lane, writer, stamp.period, stamp.micros);
+            execute(&connected, &class.put_period, values).await?;
+            self.periods.lock().insert(key);
+        }
+        let first = id.first_seq as i64;
+        let pieces = block.bytes.len().div_ceil(PIECE) as i32;
+        for (piece, part) in block.bytes.chunks(PIECE).enumerate() {
+            let values =
+                (namespace, lane, writer, stamp.period, first, piece as i32, pieces, part, stamp.micros);
+            execute(&connected, &class.put_piece, values).await?;
+        }
+        let values = (namespace, lane, writer, stamp.period, first, &block.summary, stamp.micros);
+        execute(&connected, &class.put_summary, values).await?;
+        self.places.note(id, stamp.period);
+        Ok(())
+    }
+}
+
+fn class_of<T>(class: Option<T>) -> Result<T, Failure> {
+    class.ok_or_else(|| Failure {
+        meaning: Meaning::Refused,
+        error: Error::new(ErrorKind::InvalidInput, "the store has no class of that number"),
+    })
+}
+
+impl Remote for Cluster {
+    fn begin(&self, classes: &[ClassConfig], last_seq: u64) -> Result<u64> {
+        let (classes, opened) = (classes.to_vec(), self.micros() / 1000);
+        // Creating tables takes a cluster seconds.
+        self.run(self.patience(60), |inner| async move {
+            inner.begin(classes).await?;
+            inner.take_writer(last_seq, opened).await
+        })
+    }
+
+    fn stamp(&self, change: &Change) -> Stamp {
+        let micros = self.micros();
+        let period = match change {
+            Change::Block(block) => {
+                let times = self.inner.times.read().get(usize::from(block.id.class)).copied();
+                let bucket = times.map_or(0, |times| times.bucket(micros));
+                let len = (block.bytes.len() + block.summary.len()) as u64;
+                self.inner.places.assign(block.id, len, bucket, self.inner.config.partition_bytes)
+            }
+            _ => 0,
+        };
+        Stamp { micros, period }
+    }
+
+    fn send(&self, ops: &[Arc<Op>]) -> Vec<Verdict> {
+        let mut verdicts: Vec<Option<Verdict>> = ops.iter().map(|_| None).collect();
+        let work: Vec<(usize, Arc<Op>)> = ops.iter().cloned().enumerate().collect();
+        // A pace that has slowed down makes a queue of its own.
+        let limit = self.inner.config.retry_for + self.patience(4 + ops.len() as u32 / 4);
+        let outcome = self.run(limit, |inner| async move {
+            let mut found = Vec::with_capacity(work.len());
+            let work = work.into_iter().map(|(at, op)| {
+                let inner = inner.clone();
+                async move { Ok((at, inner.send(op).await)) }
+            });
+            side_by_side(SIDE_BY_SIDE, work, |verdict| found.push(verdict)).await?;
+            Ok(found)
+        });
+        match outcome {
+            Ok(found) => found.into_iter().for_each(|(at, verdict)| verdicts[at] = Some(verdict)),
+            Err(error) => {
+                if let Some(first) = verdicts.first_mut() {
+                    *first = Some(Verdict::Later(Some(error)));
+                }
+            }
+        }
+        verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::Later(None))).collect()
+    }
+
+    fn life(&self) -> Result<Option<u64>> {
+        self.run(self.inner.config.connect_timeout.saturating_mul(6), Inner::life)
+    }
+
+    fn forget(&self) {
+        self.inner.periods.lock().clear();
+    }
+
+    fn namespace(&self) -> Result<Option<Namespace>> {
+        self.read_namespace()
+    }
+
+    fn agree(&self, namespace: &Namespace) -> Result<()> {
+        let namespace = namespace.clone();
+        self.run(self.patience(4), |inner| async move {
+            let connected = inner.connected();
+            let statements = Inner::statements(&connected)?;
+            let Namespace { partitions, seed, classes } = &namespace;
+            let values = (&inner.config.namespace, *partitions as i32, *seed as i64, classes);
+            applied(&connected, &statements.first_namespace, values).await.map(drop)
+        })
+    }
+
+    fn get(&self, id: BlockId, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+        self.read(id, limit)
+    }
+
+    fn list(&self, visit: &mut ShowBlock<'_>) -> Result<()> {
+        self.read_all(visit)
+    }
+
+    fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        self.read_news(visit)
+    }
+
+    fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
+        self.read_names(visit)
+    }
+
+    fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
+        self.read_tombstones(visit)
+    }
+
+    fn in_flight(&self) -> (u32, u32) {
+        self.inner.pace.figures()
+    }
+
+    fn close(&self) {
+        self.shut_down();
+    }
+}

@@ -1,0 +1,445 @@
+//! What keeps changes safe on their way to a server that may be away, slow, or killed.
+//!
+//! Every change is written to the *spool* first: files in a local directory. Then it is sent. What the server has
+//! confirmed stays in the spool for the *window*, because a confirmation is not durability: a server that syncs its
+//! commit log every ten seconds loses the last of them when it is killed. When a server has restarted, all of the
+//! window is sent again. What could not be sent is synced to disk and thereby safe, and waits: the spool's *overflow*,
+//! which drains, oldest first, once the server answers. What can never be written goes to the dead letters.
+//!
+//! ```text
+//!           fresh ──sent──► confirmed ──window passed, no server restarted──► forgotten
+//!             │                 │
+//!             │ not sent,       │ a server restarted
+//!             ▼ synced          ▼
+//!           waiting ◄───────────┘          refused for good ──► dead letter
+//!             └──drained──► confirmed
+//! ```
+
+pub(crate) mod breaker;
+pub(crate) mod dead;
+pub(crate) mod remote;
+pub(crate) mod spool;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::config::ClassConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tiers::block::BlockId;
+use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
+use crate::tiers::shield::breaker::Breaker;
+use crate::tiers::shield::dead::DeadLetters;
+use crate::tiers::shield::remote::{Change, Op, Remote, Verdict};
+use crate::tiers::shield::spool::{Spool, State};
+
+/// How far apart two looks at the servers' lives are, at least, when all is well.
+const LIFE_TICK: Duration = Duration::from_millis(1000);
+/// Bytes that are drained in one go, about.
+const DRAIN_SLICE: u64 = 1 << 20;
+
+/// The numbers that bound a shield.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// How long a confirmed change is kept to be sent again.
+    pub(crate) window: Duration,
+    /// Bytes of the spool at most.
+    pub(crate) spool_bytes: u64,
+    /// Bytes a second that the overflow drains with.
+    pub(crate) drain_rate: u64,
+}
+
+/// A cold tier in front of a server.
+pub(crate) struct Shield<R> {
+    pub(crate) remote: R,
+    limits: Limits,
+    spool: Mutex<Spool>,
+    dead: Arc<DeadLetters>,
+    breaker: Mutex<Breaker>,
+    /// Whoever holds this drains.
+    keeper: Mutex<Keeper>,
+    /// Counts the restarts of servers that were seen.
+    restarts: AtomicU64,
+    resent: AtomicU64,
+    drained: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Keeper {
+    /// What the servers' lives were at the last look.
+    life: Option<u64>,
+    looked: Option<Instant>,
+    /// Bytes that may be drained now.
+    credit: u64,
+    credited: Option<Instant>,
+}
+
+impl<R: Remote> Shield<R> {
+    /// Takes a local directory into use, and with it what an earlier process left there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`] when another store has the directory, [`ErrorKind::Io`] when it cannot be used.
+    pub(crate) fn open(remote: R, dir: &Path, limits: Limits) -> Result<Self> {
+        let dead = Arc::new(DeadLetters::open(&dir.join("dead"))?);
+        let spool = Spool::open(&dir.join("spool"), limits.spool_bytes, &dead)?;
+        Ok(Self {
+            remote,
+            limits,
+            spool: Mutex::new(spool),
+            dead,
+            breaker: Mutex::default(),
+            keeper: Mutex::default(),
+            restarts: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            drained: AtomicU64::new(0),
+            last_error: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn dead_letters(&self) -> &Arc<DeadLetters> {
+        &self.dead
+    }
+
+    /// Puts a dead letter on its way again.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the spool has no room for it.
+    pub(crate) fn replay(&self, name: &str) -> Result<()> {
+        let block = self.dead.read(name)?;
+        self.write(vec![Change::Block(block)])?;
+        // If it was refused once more, another letter has taken its place.
+        if self.dead.has(name) { self.dead.discard(name) } else { Ok(()) }
+    }
+
+    /// The highest page number of the spool's blocks.
+    pub(crate) fn last_seq(&self) -> Option<u64> {
+        let spooled = self.spool.lock().blocks().map(|(id, _)| id.first_seq).max();
+        spooled.max(self.dead.last_seq())
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let stamped = |change| Arc::new(Op { stamp: self.remote.stamp(&change), change });
+        let ops: Vec<Arc<Op>> = changes.into_iter().map(stamped).collect();
+        let restarts = self.restarts.load(Ordering::SeqCst);
+        let serials = self.spool.lock().append(&ops)?;
+        let verdicts = self.send(&ops);
+        let left = self.settle(&serials, &ops, verdicts, restarts)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        // Synced outside of the lock: reads look into the spool, too.
+        let files = self.spool.lock().files_of(&left);
+        let synced = files.and_then(|files| {
+            files.iter().try_for_each(std::fs::File::sync_all).map_err(|source| {
+                Error::io("cannot sync the overflow directory; free space there, or replace the disk", source)
+            })
+        });
+        if let Err(error) = synced {
+            self.spool.lock().release(&left);
+            return Err(error);
+        }
+        self.spool.lock().set_state(&left, State::Waiting);
+        Ok(())
+    }
+
+    /// Sends changes unless the server is known to be away.
+    fn send(&self, ops: &[Arc<Op>]) -> Vec<Verdict> {
+        if self.breaker.lock().is_open() {
+            return ops.iter().map(|_| Verdict::Later(None)).collect();
+        }
+        let verdicts = self.remote.send(ops);
+        let mut failure = None;
+        for verdict in &verdicts {
+            if let Verdict::Later(Some(error)) | Verdict::Never(error) = verdict {
+                self.note(error);
+            }
+            if let Verdict::Later(error) = verdict {
+                failure = Some(error);
+            }
+        }
+        let mut breaker = self.breaker.lock();
+        match failure {
+            Some(_) => breaker.failed(clock::now()),
+            None => breaker.succeeded(),
+        }
+        verdicts
+    }
+
+    fn note(&self, error: &Error) {
+        *self.last_error.lock() = Some(error.to_string());
+    }
+
+    /// Notes what the server said. Gives the changes that it does not have, or may have lost again: `restarts` is
+    /// how many were seen before they were sent.
+    fn settle(
+        &self,
+        serials: &[u64],
+        ops: &[Arc<Op>],
+        verdicts: Vec<Verdict>,
+        restarts: u64,
+    ) -> Result<Vec<u64>> {
+        let now = clock::now();
+        let mut left = Vec::new();
+        let mut outcome = Ok(());
+        for ((serial, op), verdict) in serials.iter().zip(ops).zip(verdicts) {
+            match verdict {
+                Verdict::Done => {
+                    // Under the lock under which a restart is noted.
+                    let mut spool = self.spool.lock();
+                    if self.limits.window.is_zero() {
+                        spool.release(&[*serial]);
+                    } else if self.restarts.load(Ordering::SeqCst) == restarts {
+                        spool.set_state(&[*serial], State::Confirmed(now));
+                    } else {
+                        left.push(*serial);
+                    }
+                }
+                Verdict::Later(_) => left.push(*serial),
+                Verdict::Never(error) => match &op.change {
+                    Change::Block(block) => match self.dead.put(block, &error.to_string()) {
+                        Ok(()) => self.spool.lock().release(&[*serial]),
+                        Err(error) => {
+                            self.spool.lock().release(&[*serial]);
+                            outcome = Err(error);
+                        }
+                    },
+                    // Names and notes are small; what is wrong with them is wrong with the tables, and will be mended.
+                    _ => left.push(*serial),
+                },
+            }
+        }
+        if let Err(error) = outcome {
+            self.spool.lock().release(&left);
+            return Err(error);
+        }
+        Ok(left)
+    }
+
+    /// Looks whether a server has restarted, lets go what is safe, and sends what is not.
+    fn keep(&self) -> Result<()> {
+        let Some(mut keeper) = self.keeper.try_lock() else { return Ok(()) };
+        let now = clock::now();
+        let idle = self.spool.lock().is_empty();
+        let due = keeper.looked.is_none_or(|at| now.saturating_duration_since(at) >= LIFE_TICK);
+        // Only this tries a server that was away; whoever writes meanwhile leaves it to the overflow.
+        let wanted = !idle || self.breaker.lock().is_open();
+        if wanted && due && self.breaker.lock().lets_through(now) {
+            keeper.looked = Some(now);
+            self.look(&mut keeper, now)?;
+        }
+        self.drain(&mut keeper)
+    }
+
+    fn look(&self, keeper: &mut Keeper, now: Instant) -> Result<()> {
+        let life = match self.remote.life() {
+            Ok(Some(life)) => life,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.note(&error);
+                self.breaker.lock().failed(clock::now());
+                return Err(error);
+            }
+        };
+        self.breaker.lock().succeeded();
+        let before = keeper.life.replace(life);
+        let mut spool = self.spool.lock();
+        if before == Some(life) {
+            // Whoever confirmed them has run without a break until after the look began, so it has synced them.
+            if let Some(limit) = now.checked_sub(self.limits.window) {
+                spool.release_confirmed(limit);
+            }
+        } else {
+            // A node is another process than before; or it was never asked what it is, which says no more.
+            self.restarts.fetch_add(1, Ordering::SeqCst);
+            let again = spool.unconfirm();
+            self.resent.fetch_add(again, Ordering::Relaxed);
+            self.remote.forget();
+        }
+        Ok(())
+    }
+
+    fn drain(&self, keeper: &mut Keeper) -> Result<()> {
+        let now = clock::now();
+        let passed =
+            keeper.credited.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let earned = (passed.as_secs_f64().min(1.0) * self.limits.drain_rate as f64) as u64;
+        // A block larger than a second's worth must come through, too.
+        keeper.credit = (keeper.credit + earned).min(self.limits.drain_rate.max(64 << 20));
+        while keeper.credit > 0 {
+            if self.breaker.lock().is_open() {
+                return Ok(());
+            }
+            let slice = self.spool.lock().oldest_waiting(DRAIN_SLICE.min(keeper.credit), &self.dead)?;
+            if slice.is_empty() {
+                return Ok(());
+            }
+            let bytes: u64 = slice.iter().map(|(_, op)| op.len()).sum();
+            keeper.credit = keeper.credit.saturating_sub(bytes);
+            let (serials, ops): (Vec<u64>, Vec<Arc<Op>>) = slice.into_iter().unzip();
+            let restarts = self.restarts.load(Ordering::SeqCst);
+            let verdicts = self.send(&ops);
+            let left = self.settle(&serials, &ops, verdicts, restarts)?;
+            self.spool.lock().set_state(&left, State::Waiting);
+            self.drained.fetch_add((serials.len() - left.len()) as u64, Ordering::Relaxed);
+            if !left.is_empty() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The block as the spool or the dead letters have it.
+    fn local(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
+        if let Some(block) = self.spool.lock().block(id)? {
+            return Ok(Some(block.bytes));
+        }
+        self.dead.find(id)
+    }
+}
+
+impl<R: Remote> ColdTier for Shield<R> {
+    fn begin(&self, classes: &[ClassConfig]) -> Result<u64> {
+        let first = self.remote.begin(classes, self.last_seq().unwrap_or(0))?;
+        // What is confirmed from now on is compared with this.
+        self.keeper.lock().life = self.remote.life()?;
+        self.write(vec![Change::Writer(first)])?;
+        Ok(first)
+    }
+
+    fn namespace(&self) -> Result<Option<Namespace>> {
+        self.remote.namespace()
+    }
+
+    fn set_namespace(&self, namespace: &Namespace) -> Result<()> {
+        self.remote.agree(namespace)?;
+        // Whoever was first has decided; that is what must survive.
+        match self.remote.namespace()? {
+            Some(saved) => self.write(vec![Change::Namespace(saved)]),
+            None => Err(Error::new(ErrorKind::Cold, "the cluster took the namespace and does not have it")),
+        }
+    }
+
+    fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
+        self.write(blocks.iter().cloned().map(Change::Block).collect())
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
+        match self.local(id)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.remote.get(id, None),
+        }
+    }
+
+    fn get_within(&self, id: BlockId, limit: Duration) -> Result<Option<Vec<u8>>> {
+        match self.local(id)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.remote.get(id, Some(limit)),
+        }
+    }
+
+    fn delete(&self, _: &[BlockId]) -> Result<()> {
+        // The tables expire by themselves.
+        Ok(())
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        let mut local: HashMap<BlockId, i64> = self.spool.lock().blocks().collect();
+        self.remote.list(&mut |id, micros, summary| {
+            // The spool may still hold an earlier cut of a block that was written anew since.
+            if local.get(&id).is_some_and(|stamp| *stamp > micros) {
+                return Ok(());
+            }
+            local.remove(&id);
+            visit(id, summary)
+        })?;
+        for id in local.into_keys() {
+            let block = self.spool.lock().block(id)?;
+            if let Some(block) = block {
+                visit(id, &block.summary)?;
+            }
+        }
+        self.dead.each(&mut |block| visit(block.id, &block.summary))
+    }
+
+    fn put_names(&self, names: &[(String, u64)]) -> Result<()> {
+        self.write(vec![Change::Names(names.to_vec())])
+    }
+
+    fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
+        self.remote.names(visit)?;
+        let others = self.spool.lock().others()?;
+        for change in others {
+            if let Change::Names(names) = &change.change {
+                names.iter().for_each(|(name, stream)| visit(name, *stream));
+            }
+        }
+        Ok(())
+    }
+
+    fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
+        self.write(vec![Change::Tombstone(tombstone)])
+    }
+
+    fn delete_tombstones(&self, _: &[Tombstone]) -> Result<()> {
+        Ok(())
+    }
+
+    fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
+        self.remote.tombstones(visit)?;
+        let others = self.spool.lock().others()?;
+        for change in others {
+            if let Change::Tombstone(stone) = &change.change {
+                visit(*stone);
+            }
+        }
+        Ok(())
+    }
+
+    fn maintain(&self) -> Result<()> {
+        self.keep()
+    }
+
+    fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        if self.breaker.lock().is_open() {
+            return Ok(());
+        }
+        self.remote.news(visit)
+    }
+
+    fn figures(&self) -> TierFigures {
+        let (in_flight, in_flight_limit) = self.remote.in_flight();
+        let spool = self.spool.lock();
+        let (waiting, confirmed) = spool.sums();
+        TierFigures {
+            away: self.breaker.lock().is_open(),
+            overflow: waiting.0,
+            overflow_bytes: waiting.1,
+            resendable: confirmed.0,
+            resendable_bytes: confirmed.1,
+            resent: self.resent.load(Ordering::Relaxed),
+            drained: self.drained.load(Ordering::Relaxed),
+            dead_letters: self.dead.len(),
+            in_flight,
+            in_flight_limit,
+            last_error: self.last_error.lock().clone(),
+        }
+    }
+
+    fn close(&self) {
+        // What is in the spool is sent again by whoever opens the directory next.
+        let _ = self.spool.lock().close();
+        self.remote.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

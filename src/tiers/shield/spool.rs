@@ -1,0 +1,575 @@
+//! The spool: changes in local files, in order, until the server has them for good.
+//!
+//! Files are written from front to back and never changed; a file goes when nothing in it is needed any more. A record:
+//!
+//! ```text
+//! ┌──────┬────────┬────────────┬───────────┬───────┬────────┬──────┐
+//! │ ESKS │ CRC-32 │ length u32 │ stamp     │ kind  │ change │  …   │
+//! │      │ of all │ of the     │ micros and│ u8    │        │      │
+//! │      │ behind │ rest       │ period    │       │        │      │
+//! └──────┴────────┴────────────┴───────────┴───────┴────────┴──────┘
+//! ```
+//!
+//! Records are written without a sync: until they are acknowledged on the strength of being here, the server's word
+//! is what counts, and files outlive the process without one. What is found when a directory is opened is sent again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::tiers::block::BlockId;
+use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
+use crate::tiers::shield::dead::DeadLetters;
+use crate::tiers::shield::remote::{Change, Op, Stamp};
+
+const MAGIC: &[u8; 4] = b"ESKS";
+const HEADER: usize = 12;
+/// A file is followed by another when it is so long.
+const FILE_BYTES: u64 = 16 << 20;
+/// The longest record that is believed: the largest block and its summary.
+const RECORD_MAX: usize = 160 << 20;
+
+/// Where a change is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Somebody is sending it.
+    Fresh,
+    /// It waits to be sent.
+    Waiting,
+    /// The server confirmed it then.
+    Confirmed(Instant),
+}
+
+struct Entry {
+    file: u64,
+    offset: u64,
+    len: u64,
+    state: State,
+    block: Option<BlockId>,
+    micros: i64,
+}
+
+struct Segment {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    entries: u64,
+}
+
+pub(crate) struct Spool {
+    dir: PathBuf,
+    /// Held as long as the spool is open.
+    lock: Option<File>,
+    segments: BTreeMap<u64, Segment>,
+    /// By serial number: in the order of writing.
+    entries: BTreeMap<u64, Entry>,
+    /// The latest entry of each block.
+    blocks: HashMap<BlockId, u64>,
+    next: u64,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Spool {
+    /// Opens a directory, or makes it. Records that are damaged go to the dead letters, and what follows a torn one
+    /// in its file with it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`], [`ErrorKind::Io`].
+    pub(crate) fn open(dir: &Path, limit: u64, dead: &DeadLetters) -> Result<Self> {
+        let io = |what: &str, source| {
+            Error::io(format!("cannot {what} the overflow directory {}", dir.display()), source)
+        };
+        std::fs::create_dir_all(dir).map_err(|source| io("make", source))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"));
+        let lock = lock.map_err(|source| io("lock", source))?;
+        if lock.try_lock().is_err() {
+            return Err(Error::new(
+                ErrorKind::AlreadyOpen,
+                format!(
+                    "another store uses the overflow directory {}; give each store its own",
+                    dir.display()
+                ),
+            ));
+        }
+        let mut numbers = Vec::new();
+        for file in std::fs::read_dir(dir).map_err(|source| io("read", source))? {
+            let path = file.map_err(|source| io("read", source))?.path();
+            let number =
+                path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+            if path.extension().is_some_and(|end| end == "spool") {
+                numbers.extend(number.map(|number| (number, path)));
+            }
+        }
+        numbers.sort_unstable();
+        let mut spool = Self {
+            dir: dir.to_path_buf(),
+            lock: Some(lock),
+            segments: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            blocks: HashMap::new(),
+            next: 0,
+            bytes: 0,
+            limit,
+        };
+        for (number, path) in numbers {
+            spool.take_over(number, path, dead)?;
+        }
+        Ok(spool)
+    }
+
+    /// Takes over what an earlier process left in a file.
+    fn take_over(&mut self, number: u64, path: PathBuf, dead: &DeadLetters) -> Result<()> {
+        let shown = path.display().to_string();
+        let io = |source| Error::io(format!("cannot read {shown}"), source);
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        self.segments.insert(number, Segment { file: file.try_clone().map_err(io)?, path, len, entries: 0 });
+        let mut offset = 0;
+        while offset < len {
+            file.seek(SeekFrom::Start(offset)).map_err(io)?;
+            let mut header = [0; HEADER];
+            let room = usize::try_from(len - offset).unwrap_or(usize::MAX);
+            let claim = if room < HEADER {
+                None
+            } else {
+                file.read_exact(&mut header).map_err(io)?;
+                let claim = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+                Some(claim)
+                    .filter(|claim| header.starts_with(MAGIC) && *claim <= RECORD_MAX.min(room - HEADER))
+            };
+            let Some(claim) = claim else {
+                // A write that was cut off by the end of the process was never acknowledged; anything else is damage.
+                let mut rest = vec![0; room.min(RECORD_MAX)];
+                file.seek(SeekFrom::Start(offset)).map_err(io)?;
+                file.read_exact(&mut rest).map_err(io)?;
+                if rest.iter().any(|byte| *byte != 0) && !is_cut_off(&rest) {
+                    dead.put_raw(&rest, &format!("{shown} is damaged from byte {offset} on"))?;
+                }
+                break;
+            };
+            let mut body = vec![0; claim];
+            file.read_exact(&mut body).map_err(io)?;
+            let whole = (HEADER + claim) as u64;
+            match decode(&header, &body) {
+                Some(op) => {
+                    self.note(&op, number, offset, whole, State::Waiting);
+                }
+                None => dead
+                    .put_raw(&body, &format!("the record at byte {offset} of {shown} fails its checksum"))?,
+            }
+            offset += whole;
+        }
+        if self.segments.get(&number).is_some_and(|segment| segment.entries == 0) {
+            self.remove_file(number);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, op: &Op, file: u64, offset: u64, len: u64, state: State) -> u64 {
+        let serial = self.next;
+        self.next += 1;
+        let block = match &op.change {
+            Change::Block(block) => Some(block.id),
+            _ => None,
+        };
+        self.entries.insert(serial, Entry { file, offset, len, state, block, micros: op.stamp.micros });
+        self.bytes += len;
+        if let Some(segment) = self.segments.get_mut(&file) {
+            segment.entries += 1;
+        }
+        // A block that is written anew counts; its earlier record is of no use any more.
+        if let Some(before) = block.and_then(|id| self.blocks.insert(id, serial)) {
+            self.release(&[before]);
+        }
+        serial
+    }
+
+    /// Writes changes, all or none. Gives their serial numbers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cold`] when the spool is full, [`ErrorKind::Io`] when the disk is.
+    pub(crate) fn append(&mut self, ops: &[Arc<Op>]) -> Result<Vec<u64>> {
+        let mut bytes = Vec::new();
+        let mut lens = Vec::new();
+        for op in ops {
+            let before = bytes.len();
+            encode(op, &mut bytes);
+            lens.push((bytes.len() - before) as u64);
+        }
+        if self.bytes + bytes.len() as u64 > self.limit {
+            return Err(Error::new(
+                ErrorKind::Cold,
+                format!(
+                    "the overflow directory {} holds {} bytes, nearly all of the {} that it may; bring the cluster back, \
+                     or allow more (overflow_bytes)",
+                    self.dir.display(),
+                    self.bytes,
+                    self.limit
+                ),
+            ));
+        }
+        let (number, segment) = self.open_segment()?;
+        let mut offset = segment.len;
+        let outcome = segment.file.seek(SeekFrom::Start(offset)).and_then(|_| segment.file.write_all(&bytes));
+        if let Err(source) = outcome {
+            // What was written of it must not be taken for records later.
+            let _ = segment.file.set_len(offset);
+            let text = match source.kind() {
+                IoKind::StorageFull => "the disk of the overflow directory is full; free space there",
+                _ => "cannot write to the overflow directory; check its disk",
+            };
+            return Err(Error::io(format!("{text} ({})", self.dir.display()), source));
+        }
+        segment.len += bytes.len() as u64;
+        let mut serials = Vec::with_capacity(ops.len());
+        for (op, len) in ops.iter().zip(lens) {
+            serials.push(self.note(op, number, offset, len, State::Fresh));
+            offset += len;
+        }
+        Ok(serials)
+    }
+
+    fn open_segment(&mut self) -> Result<(u64, &mut Segment)> {
+        if self.lock.is_none() {
+            return Err(Error::closed());
+        }
+        let last = self.segments.last_key_value().map(|(number, segment)| (*number, segment.len));
+        let number = match last {
+            Some((number, len)) if len < FILE_BYTES => number,
+            last => {
+                let number = last.map_or(0, |(number, _)| number + 1);
+                let path = self.dir.join(format!("{number:016}.spool"));
+                let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+                let file = file.map_err(|source| {
+                    Error::io(format!("cannot make {} in the overflow directory", path.display()), source)
+                })?;
+                self.segments.insert(number, Segment { file, path, len: 0, entries: 0 });
+                number
+            }
+        };
+        match self.segments.get_mut(&number) {
+            Some(segment) => Ok((number, segment)),
+            None => Err(Error::closed()),
+        }
+    }
+
+    fn remove_file(&mut self, number: u64) {
+        if let Some(segment) = self.segments.remove(&number) {
+            drop(segment.file);
+            // A file that stays is read once more at the next opening, which changes nothing.
+            let _ = std::fs::remove_file(segment.path);
+        }
+    }
+
+    /// Forgets changes. A file of which nothing is needed any more goes.
+    pub(crate) fn release(&mut self, serials: &[u64]) {
+        for serial in serials {
+            let Some(entry) = self.entries.remove(serial) else { continue };
+            self.bytes -= entry.len;
+            if let Some(id) = entry.block
+                && self.blocks.get(&id) == Some(serial)
+            {
+                self.blocks.remove(&id);
+            }
+            if let Some(segment) = self.segments.get_mut(&entry.file) {
+                segment.entries -= 1;
+                if segment.entries == 0 {
+                    self.remove_file(entry.file);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn set_state(&mut self, serials: &[u64], state: State) {
+        for serial in serials {
+            if let Some(entry) = self.entries.get_mut(serial) {
+                entry.state = state;
+            }
+        }
+    }
+
+    /// The files that hold these changes, and the directory that holds the files, to be synced without the spool's
+    /// lock.
+    ///
+    /// # Errors
+    /// When there are no handles left.
+    pub(crate) fn files_of(&self, serials: &[u64]) -> Result<Vec<File>> {
+        let mut numbers: Vec<u64> =
+            serials.iter().filter_map(|serial| Some(self.entries.get(serial)?.file)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let files = numbers.iter().filter_map(|number| self.segments.get(number));
+        let mut handles =
+            files.map(|segment| segment.file.try_clone()).collect::<std::io::Result<Vec<File>>>();
+        if cfg!(unix)
+            && let Ok(all) = &mut handles
+        {
+            // Without it a file that is new may not be there after a power cut, whatever is synced of it.
+            match File::open(&self.dir) {
+                Ok(dir) => all.push(dir),
+                Err(error) => handles = Err(error),
+            }
+        }
+        handles.map_err(|source| {
+            Error::io(format!("cannot sync the overflow directory {}", self.dir.display()), source)
+        })
+    }
+
+    /// Forgets what was confirmed before a time.
+    pub(crate) fn release_confirmed(&mut self, limit: Instant) {
+        let over = |entry: &Entry| matches!(entry.state, State::Confirmed(at) if at <= limit);
+        let serials: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| over(entry)).map(|(serial, _)| *serial).collect();
+        self.release(&serials);
+    }
+
+    /// Has everything sent again that was confirmed. How much it was.
+    pub(crate) fn unconfirm(&mut self) -> u64 {
+        let mut count = 0;
+        for entry in self.entries.values_mut().filter(|entry| matches!(entry.state, State::Confirmed(_))) {
+            entry.state = State::Waiting;
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes the oldest changes that wait, of about so many bytes but at least one; they are fresh then. A record
+    /// that has become unreadable goes to the dead letters.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn oldest_waiting(&mut self, bytes: u64, dead: &DeadLetters) -> Result<Vec<(u64, Arc<Op>)>> {
+        let mut sum = 0;
+        let mut serials = Vec::new();
+        for (serial, entry) in self.entries.iter().filter(|(_, entry)| entry.state == State::Waiting) {
+            if sum > 0 && sum + entry.len > bytes {
+                break;
+            }
+            sum += entry.len;
+            serials.push(*serial);
+        }
+        let mut found = Vec::with_capacity(serials.len());
+        for serial in serials {
+            match self.read(serial) {
+                Ok(op) => {
+                    found.push((serial, Arc::new(op)));
+                    self.set_state(&[serial], State::Fresh);
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    dead.put_raw(&self.raw(serial)?, &error.to_string())?;
+                    self.release(&[serial]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(&mut self, serial: u64) -> Result<Op> {
+        let bytes = self.raw(serial)?;
+        let op = bytes.split_at_checked(HEADER).and_then(|(header, body)| decode(header, body));
+        op.ok_or_else(|| {
+            Error::corrupt(format!(
+                "a record of the overflow directory {} fails its checksum",
+                self.dir.display()
+            ))
+        })
+    }
+
+    fn raw(&mut self, serial: u64) -> Result<Vec<u8>> {
+        let gone = || Error::corrupt(format!("change {serial} is not in the overflow directory any more"));
+        let entry = self.entries.get(&serial).ok_or_else(gone)?;
+        let segment = self.segments.get_mut(&entry.file).ok_or_else(gone)?;
+        let mut bytes = vec![0; entry.len as usize];
+        let outcome = segment
+            .file
+            .seek(SeekFrom::Start(entry.offset))
+            .and_then(|_| segment.file.read_exact(&mut bytes));
+        outcome.map_err(|source| Error::io(format!("cannot read {}", segment.path.display()), source))?;
+        Ok(bytes)
+    }
+
+    /// A block that is here.
+    pub(crate) fn block(&mut self, id: BlockId) -> Result<Option<ColdBlock>> {
+        let Some(serial) = self.blocks.get(&id).copied() else { return Ok(None) };
+        match self.read(serial)?.change {
+            Change::Block(block) => Ok(Some(block)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Ids and stamps of the blocks that are here.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (BlockId, i64)> {
+        self.blocks.iter().filter_map(|(id, serial)| Some((*id, self.entries.get(serial)?.micros)))
+    }
+
+    /// Everything that is here and not a block, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn others(&mut self) -> Result<Vec<Op>> {
+        let serials: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.block.is_none())
+            .map(|(serial, _)| *serial)
+            .collect();
+        serials.into_iter().map(|serial| self.read(serial)).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number and bytes of what waits, and of what is confirmed.
+    pub(crate) fn sums(&self) -> ((u64, u64), (u64, u64)) {
+        let (mut waiting, mut confirmed) = ((0, 0), (0, 0));
+        for entry in self.entries.values() {
+            let sum = if matches!(entry.state, State::Confirmed(_)) { &mut confirmed } else { &mut waiting };
+            sum.0 += 1;
+            sum.1 += entry.len;
+        }
+        (waiting, confirmed)
+    }
+
+    /// Syncs everything and lets the directory go.
+    ///
+    /// # Errors
+    /// When it cannot be synced; it is let go all the same.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let outcome = self.segments.values().try_for_each(|segment| segment.file.sync_data());
+        self.lock = None;
+        outcome.map_err(|source| Error::io(format!("cannot sync {}", self.dir.display()), source))
+    }
+}
+
+/// Whether the bytes are the beginning of a record.
+fn is_cut_off(bytes: &[u8]) -> bool {
+    let magic = MAGIC.len().min(bytes.len());
+    bytes[..magic] == MAGIC[..magic]
+}
+
+pub(crate) fn encode(op: &Op, out: &mut Vec<u8>) {
+    let at = out.len();
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&op.stamp.micros.to_le_bytes());
+    out.extend_from_slice(&op.stamp.period.to_le_bytes());
+    match &op.change {
+        Change::Block(block) => {
+            out.push(0);
+            out.extend_from_slice(&block.id.partition.to_le_bytes());
+            out.push(block.id.class);
+            out.extend_from_slice(&block.id.first_seq.to_le_bytes());
+            put_bytes(out, &block.summary);
+            put_bytes(out, &block.bytes);
+        }
+        Change::Names(names) => {
+            out.push(1);
+            for (name, stream) in names {
+                out.extend_from_slice(&stream.to_le_bytes());
+                put_bytes(out, name.as_bytes());
+            }
+        }
+        Change::Tombstone(stone) => {
+            out.push(2);
+            out.extend_from_slice(&stone.id.to_le_bytes());
+            out.extend_from_slice(&stone.partition.to_le_bytes());
+            out.push(stone.class);
+            out.extend_from_slice(&stone.seq.to_le_bytes());
+        }
+        Change::Namespace(namespace) => {
+            out.push(3);
+            out.extend_from_slice(&namespace.partitions.to_le_bytes());
+            out.extend_from_slice(&namespace.seed.to_le_bytes());
+            namespace.classes.iter().for_each(|class| put_bytes(out, class.as_bytes()));
+        }
+        Change::Writer(first) => {
+            out.push(4);
+            out.extend_from_slice(&first.to_le_bytes());
+        }
+    }
+    let len = (out.len() - at - HEADER) as u32;
+    out[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32fast::hash(&out[at + 8..]);
+    out[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// A record's change, if its checksum is right and it is one that this version knows.
+pub(crate) fn decode(header: &[u8], body: &[u8]) -> Option<Op> {
+    let (crc, len) = (header.get(4..8)?, header.get(8..12)?);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(len);
+    hasher.update(body);
+    if hasher.finalize().to_le_bytes() != crc {
+        return None;
+    }
+    let mut rest = Reader(body);
+    let stamp = Stamp { micros: rest.u64()? as i64, period: rest.u64()? as i64 };
+    let change = match rest.u8()? {
+        0 => {
+            let id = BlockId { partition: rest.u32()?, class: rest.u8()?, first_seq: rest.u64()? };
+            let summary = rest.bytes()?.to_vec();
+            Change::Block(ColdBlock { id, summary, bytes: rest.bytes()?.to_vec() })
+        }
+        1 => {
+            let mut names = Vec::new();
+            while !rest.0.is_empty() {
+                let stream = rest.u64()?;
+                names.push((String::from_utf8(rest.bytes()?.to_vec()).ok()?, stream));
+            }
+            Change::Names(names)
+        }
+        2 => Change::Tombstone(Tombstone::new(rest.u64()?, rest.u32()?, rest.u8()?, rest.u64()?)),
+        3 => {
+            let (partitions, seed) = (rest.u32()?, rest.u64()?);
+            let mut classes = Vec::new();
+            while !rest.0.is_empty() {
+                classes.push(String::from_utf8(rest.bytes()?.to_vec()).ok()?);
+            }
+            Change::Namespace(Namespace::new(partitions, seed, classes))
+        }
+        4 => Change::Writer(rest.u64()?),
+        _ => return None,
+    };
+    rest.0.is_empty().then_some(Op { stamp, change })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (word, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*word)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()? as usize;
+        let (bytes, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+}
