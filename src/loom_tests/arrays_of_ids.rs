@@ -56,7 +56,7 @@ impl BucketPages for Heap {
 /// An index and the records that its entries lead to.
 struct Index {
     index: IdIndex<Vec<AtomicU32>, Vec<Cell>, Heap>,
-    records: [Cell; 8],
+    records: [Cell; 10],
 }
 
 impl Index {
@@ -204,5 +204,26 @@ fn of_two_who_remove_an_entry_one_is_told_that_it_was_there() {
         let outcome = order.race(&index, |index| index.remove(1), |index| index.remove(1));
         assert!(outcome.0 != outcome.1, "{outcome:?}");
         index.assert_holds(&[0]);
+    });
+}
+
+/// Chunks 0 and 4 begin at the same slot of the table.
+#[test]
+fn a_slot_that_is_used_again_does_not_lead_to_the_entries_of_the_chunk_before() {
+    model(|order| {
+        let index = Index::with([0]);
+        // Nothing of the chunk is in the hash table when it gets its array, so nobody who misses looks there.
+        assert!(index.remove(0) && index.insert(1));
+        assert!(index.insert(9), "to the hash table");
+        order.race(
+            &index,
+            |index| {
+                assert!(index.remove(1));
+                index.index.sweep(4);
+                assert!(index.insert(8), "to an array in that slot");
+            },
+            |index| assert!(index.holds(9)),
+        );
+        index.assert_holds(&[8, 9]);
     });
 }
