@@ -292,9 +292,10 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         let mut slot = self.first_slot(chunk);
         for _ in 0..=mask {
             let words = &self.slots[slot * SLOT_WORDS..slot * SLOT_WORDS + SLOT_WORDS];
-            // The page first: a slot's chunk is stored before its page is.
+            // The page first: a slot's chunk is stored before its page is. A page of the chunk before is closed, and
+            // whoever sees the number of the chunk after it sees that.
             let page = words[1].load(Ordering::Acquire);
-            if page & USED != 0 && words[0].load(Ordering::Relaxed) == chunk {
+            if page & USED != 0 && words[0].load(Ordering::Acquire) == chunk {
                 return Some((slot, page));
             }
             if page == 0 {
@@ -345,7 +346,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         }
         let Some(page) = self.pages.claim() else { return false };
         self.chunks.fetch_add(1, Ordering::SeqCst);
-        self.word(slot, 0).store(chunk, Ordering::Relaxed);
+        self.word(slot, 0).store(chunk, Ordering::Release);
         self.word(slot, 1).store(USED | u64::from(page), Ordering::SeqCst);
         crate::sync::fence(Ordering::SeqCst);
         if !is_elsewhere() {
