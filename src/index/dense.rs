@@ -347,7 +347,8 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         let Some(page) = self.pages.claim() else { return false };
         self.chunks.fetch_add(1, Ordering::SeqCst);
         self.word(slot, 0).store(chunk, Ordering::Release);
-        self.word(slot, 1).store(USED | u64::from(page), Ordering::SeqCst);
+        // As if one was removed: a chunk that nothing comes to is met by a sweep.
+        self.word(slot, 1).store(USED | REMOVED | u64::from(page), Ordering::SeqCst);
         crate::sync::fence(Ordering::SeqCst);
         if !is_elsewhere() {
             self.word(slot, 1).fetch_or(EXCLUSIVE, Ordering::Release);
