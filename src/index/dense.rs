@@ -27,6 +27,9 @@ use crate::index::hash::BucketPages;
 use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, wait_a_turn};
 
 const SLOT_WORDS: usize = 2;
+/// The most slots that a search looks at: a chunk that finds none of them free gets no array. So what was freed can
+/// never make the search for a chunk that is not there a long one.
+const LONGEST_SEARCH: usize = 64;
 const LOCKS: usize = if cfg!(loom) { 1 } else { 64 };
 const USED: u64 = 1 << 63;
 const EXCLUSIVE: u64 = 1 << 62;
@@ -273,9 +276,9 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         &self.locks[chunk as usize & (LOCKS - 1)]
     }
 
-    /// The most slots that a search looks at.
+    #[inline]
     fn longest_search(&self) -> usize {
-        1 << self.slot_bits
+        LONGEST_SEARCH.min(1 << self.slot_bits)
     }
 
     fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
@@ -290,7 +293,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         }
         let mask = (1usize << self.slot_bits) - 1;
         let mut slot = self.first_slot(chunk);
-        for _ in 0..=mask {
+        for _ in 0..self.longest_search() {
             let words = &self.slots[slot * SLOT_WORDS..slot * SLOT_WORDS + SLOT_WORDS];
             // The page first: a slot's chunk is stored before its page is. A page of the chunk before is closed, and
             // whoever sees the number of the chunk after it sees that.
@@ -333,17 +336,17 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     }
 
     /// Makes a chunk. `is_elsewhere` says, once others can see the chunk, whether the hash half may hold ids of it.
-    /// `false`: there is no page for it.
+    /// `false`: there is no page or no slot for it.
     pub(crate) fn create(&self, chunk: u64, is_elsewhere: impl FnOnce() -> bool) -> bool {
         let _writing = self.writing.lock();
         if self.has(chunk) {
             return true;
         }
         let mask = (1usize << self.slot_bits) - 1;
-        let mut slot = self.first_slot(chunk);
-        while self.word(slot, 1).load(Ordering::Relaxed) & USED != 0 {
-            slot = (slot + 1) & mask;
-        }
+        let first = self.first_slot(chunk);
+        let mut slots = (0..self.longest_search()).map(|step| (first + step) & mask);
+        let free = |slot: &usize| self.word(*slot, 1).load(Ordering::Relaxed) & USED == 0;
+        let Some(slot) = slots.find(free) else { return false };
         let Some(page) = self.pages.claim() else { return false };
         self.chunks.fetch_add(1, Ordering::SeqCst);
         self.word(slot, 0).store(chunk, Ordering::Release);
