@@ -76,12 +76,10 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         now_ms: i64,
         mut duplicate: impl FnMut(&Checked<'_, '_>),
     ) -> Progress {
-        let (mut done, mut turn) = (0, 0);
+        let mut done = 0;
         while done < order.len() {
             let run = &order[done..order.len().min(done + RUN)];
             match self.run(writer, all, run, now_ms, &mut duplicate) {
-                // Somebody is about to publish the id of the next.
-                Ok(0) => wait_a_turn(&mut turn),
                 Ok(more) => done += more,
                 Err(region) => return Progress { done, full: Some(region) },
             }
@@ -169,11 +167,22 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         while let Some(&Candidate { checked, made, .. }) = events.get(taken) {
             let event = checked.event;
             let addr = open.addr_after(bytes);
-            let outcome = match lanes.index.announce_next(event.id, addr, cursor) {
-                Some(ticket) => Outcome::New(ticket),
-                None => lanes.index.announce(event.id, addr, cursor, |entry| {
-                    lanes.id_at(pin, cache, entry) == Some(event.id)
-                }),
+            let mut turn = 0;
+            let outcome = loop {
+                let outcome = match lanes.index.announce_next(event.id, addr, cursor) {
+                    Some(ticket) => Outcome::New(ticket),
+                    None => lanes.index.announce(event.id, addr, cursor, |entry| {
+                        lanes.id_at(pin, cache, entry) == Some(event.id)
+                    }),
+                };
+                // Who holds no announcement can wait for another's here. To begin the run anew would make heads for
+                // all of it, and take them back, each time.
+                let wait = matches!(outcome, Outcome::Again) && announced.is_empty();
+                if !wait {
+                    break outcome;
+                }
+                cursor.release();
+                wait_a_turn(&mut turn);
             };
             match outcome {
                 Outcome::New(ticket) => {
