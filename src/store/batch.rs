@@ -159,6 +159,8 @@ impl Core {
         let (mut next, mut busy, mut progressed) = (first % groups.left.len().max(1), 0, false);
         while !groups.left.is_empty() {
             if let Some(region) = self.rejecting() {
+                // What waits for room is to notice a close, which makes none.
+                self.check_open()?;
                 return Ok((progressed, Some(region)));
             }
             next = if next < groups.left.len() { next } else { 0 };
