@@ -36,11 +36,13 @@ impl Policy for SizeThreshold {
                 return Some(if compress(lane) { Action::Demote(lane) } else { Action::Release(lane) });
             }
         }
-        // Nothing may leave yet: naming the oldest page has it spilled.
-        let as_written = || view.lanes.iter().any(|lane| !view.class(lane.lane).compress);
-        (release || view.warm_refused || view.hot_fill > warning && as_written())
-            .then(|| oldest(view, |lane| lane.oldest, |_, _| true).map(Action::Release))
+        // Nothing may leave yet: naming the oldest page has it spilled. For the hot region's sake that is one which goes
+        // straight from there: warm pages of others would leave in vain.
+        let all = release || view.warm_refused;
+        (all || view.hot_fill > warning)
+            .then(|| oldest(view, |lane| lane.oldest, |lane, _| all || !view.class(lane.lane).compress))
             .flatten()
+            .map(Action::Release)
     }
 }
 
