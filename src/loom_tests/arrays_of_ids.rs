@@ -124,7 +124,12 @@ fn of_two_writers_of_one_id_one_is_told_that_it_is_a_duplicate() {
         // The array is there; the id is not.
         let index = Index::with([0, 1]);
         assert!(index.remove(1));
-        let outcome = order.race(&index, |index| index.insert(1), |index| index.insert(1));
+        let insert = |index: &Index| {
+            let stored = index.insert(1);
+            assert!(index.holds(1), "whoever is told that it is a duplicate finds it");
+            stored
+        };
+        let outcome = order.race(&index, insert, insert);
         assert!(outcome.0 != outcome.1, "{outcome:?}");
         index.assert_holds(&[0, 1]);
     });
@@ -225,5 +230,60 @@ fn a_slot_that_is_used_again_does_not_lead_to_the_entries_of_the_chunk_before() 
             |index| assert!(index.holds(9)),
         );
         index.assert_holds(&[8, 9]);
+    });
+}
+
+/// One is on its way to the hash table when the other makes the array.
+#[test]
+fn two_writers_of_one_id_agree_although_one_of_them_knew_of_no_array() {
+    model(|order| {
+        let index = Index::with([]);
+        let outcome = order.race(
+            &index,
+            |index| index.insert(1),
+            |index| {
+                assert!(index.insert(0));
+                index.insert(1)
+            },
+        );
+        assert!(outcome.0 != outcome.1, "{outcome:?}");
+        index.assert_holds(&[0, 1]);
+    });
+}
+
+/// The same, where a third one has made the array. Three threads: one preemption is what can be afforded, and enough to
+/// see a fence missing.
+#[test]
+fn two_writers_of_one_id_agree_while_another_makes_an_array() {
+    for order in [Order::AsWritten, Order::Swapped] {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(1);
+        builder.max_branches = 20_000;
+        builder.check(move || {
+            let index = Index::with([]);
+            let third = index.clone();
+            let third = thread::spawn(move || assert!(third.insert(0)));
+            let outcome = order.race(&index, |index| index.insert(1), |index| index.insert(1));
+            third.join().unwrap();
+            assert!(outcome.0 != outcome.1, "{outcome:?}");
+            index.assert_holds(&[0, 1]);
+        });
+    }
+}
+
+/// The array is there already: nothing but the entry itself orders the record before the reader's look.
+#[test]
+fn an_entry_of_an_array_shows_a_complete_record() {
+    model(|order| {
+        let index = Index::with([0]);
+        assert!(!index.insert(0), "the second to come makes the array, though it is a duplicate");
+        order.race(
+            &index,
+            |index| assert!(index.insert(1)),
+            |index| {
+                index.holds(1);
+            },
+        );
+        index.assert_holds(&[0, 1]);
     });
 }
