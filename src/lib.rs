@@ -5,14 +5,15 @@
 //! store waits or refuses, and loses nothing.
 //!
 //! ```
-//! use esker::{Config, Event, Store};
+//! use esker::{Clock, Config, Event, Store};
 //!
 //! # fn main() -> Result<(), esker::Error> {
 //! # let dir = tempfile::tempdir().map_err(|error| esker::Error::cold("no directory", error))?;
 //! let store = Store::open(Config::builder().memory("64MiB").data_dir(dir.path()).build()?)?;
 //! let customer = store.stream("customer-42")?;
 //!
-//! store.append(&Event::new(customer, 1, 1_700_000_000_000, 7).metadata(&[("cell", "A7")]).payload(b"attach"))?;
+//! let now_ms = Clock::system().now_ms();
+//! store.append(&Event::new(customer, 1, now_ms, 7).metadata(&[("cell", "A7")]).payload(b"attach"))?;
 //!
 //! let guard = store.pin();
 //! let event = guard.get(1).expect("it was just appended");

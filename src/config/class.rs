@@ -27,7 +27,8 @@ pub struct ClassConfig {
     /// Age at which events leave memory (default 24 h).
     pub warm_for: Duration,
     /// Whether events go through the warm tier (default: yes). Without it they stay as they were written until they
-    /// leave memory: no processor time goes into packing them, and memory holds fewer of them.
+    /// leave memory, and `hot_for` says nothing: no processor time goes into packing them, and memory holds fewer of
+    /// them.
     pub compress: bool,
     /// Age at which events cease to exist, in every tier (default: never).
     pub retention: Option<Duration>,

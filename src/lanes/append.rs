@@ -371,7 +371,6 @@ fn write_record(space: &mut [u8], checked: &Checked<'_, '_>, previous: u64) {
         event.stream.as_u64(),
     );
     header.previous = previous;
-    header.write(space);
     let body = checked.body_len as usize;
     if !body.is_multiple_of(8)
         && let Some(last) = space.last_chunk_mut::<8>()

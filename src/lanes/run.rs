@@ -177,7 +177,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
                 };
                 // Who holds no announcement can wait for another's here. To begin the run anew would make heads for
                 // all of it, and take them back, each time.
-                let wait = matches!(outcome, Outcome::Again) && announced.is_empty();
+                let wait = matches!(outcome, Outcome::Again) && kept == 0;
                 if !wait {
                     break outcome;
                 }

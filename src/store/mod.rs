@@ -163,7 +163,8 @@ impl Store {
     /// finds no room in [`Config::append_timeout`], the events not yet tried are refused with it.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed). Everything else is in the [`Batch`].
+    /// [`Closed`](ErrorKind::Closed); if the store is closed in the middle of the batch, some of it may have been
+    /// stored. Everything else is in the [`Batch`].
     pub fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.core.append_batch(events)
     }

@@ -176,6 +176,7 @@ fn class(rng: &mut Rng, number: usize) -> ClassConfig {
     let warm = hot + rng.pick(&[0, 30, 120, 600, 36_000]);
     let retention = rng.pick(&[None, None, Some(90), Some(900), Some(7200)]);
     let class = ClassConfig::new(format!("class {number}"))
+        .compress(rng.chance(80))
         .hot_for(seconds(hot))
         .warm_for(seconds(warm))
         .retention(retention.map(seconds));
