@@ -200,7 +200,7 @@ fn a_class_that_stays_hot_does_not_drive_others_out_of_the_warm_region() {
 /// Writers, removers and readers of the same ids: each is stored and removed as often as they were told.
 #[test]
 fn ids_are_stored_and_removed_as_often_as_was_told() {
-    let rounds = std::env::var("ROUNDS").map_or(6, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var("ESKER_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
     for round in 0..rounds {
         let config = Config::builder()
             .memory("128MiB")
