@@ -12,8 +12,9 @@
 //!
 //! A writer claims entries under the chunk's lock, which is a word that is held for a few dozen instructions: one locked
 //! instruction serves as many neighbours as it has to announce. Publishing is one store, without the lock; removing
-//! takes the lock. A chunk of which every entry was removed is freed: under its lock
-//! all entries become CLOSED, then the table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table again.
+//! takes the lock. A chunk of which every entry was removed is freed: under its lock all entries become CLOSED, then the
+//! table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table
+//! again.
 //! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
 //! closed entries there.
 //!
@@ -117,7 +118,7 @@ impl<'i> Cursor<'i> {
     #[inline]
     pub(crate) fn claim(&mut self, id: u64, addr: Addr) -> Result<&'i AtomicU64, DenseClaim> {
         self.hold();
-        let entry = &self.entries[id as usize & (self.entries.len() - 1)];
+        let entry = self.entry(id);
         match entry.load(Ordering::Acquire) {
             0 => {
                 entry.store(addr.with_high(TENTATIVE).0, Ordering::Release);
@@ -126,6 +127,12 @@ impl<'i> Cursor<'i> {
             found if found == CLOSED || Addr(found).high() & TENTATIVE != 0 => Err(DenseClaim::Busy),
             _ => Err(DenseClaim::Duplicate),
         }
+    }
+
+    /// The entry of an id of the chunk.
+    #[inline]
+    fn entry(&self, id: u64) -> &'i AtomicU64 {
+        &self.entries[id as usize & (self.entries.len() - 1)]
     }
 
     #[inline]
@@ -142,7 +149,7 @@ impl<'i> Cursor<'i> {
     #[inline]
     fn clear(&mut self, id: u64, addr: Addr) -> bool {
         self.hold();
-        let entry = &self.entries[id as usize & (self.entries.len() - 1)];
+        let entry = self.entry(id);
         let found = entry.load(Ordering::Relaxed) == addr.low();
         if found {
             entry.store(0, Ordering::Release);

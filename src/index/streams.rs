@@ -216,11 +216,7 @@ impl StreamDirectory {
         let number = self.directory.page_for(hash);
         if number != NO_PAGE {
             let page = self.page(number);
-            let first = 1 + page.first(hash);
-            prefetch_write(&page.heads[first]);
-            if let Some(second) = page.heads.get(first + 1) {
-                prefetch_write(second);
-            }
+            prefetch_write(&page.heads[1 + page.first(hash)]);
         }
     }
 

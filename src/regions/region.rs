@@ -13,7 +13,7 @@ use crate::config::RegionConfig;
 use crate::error::Result;
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
-use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch_write};
+use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch, prefetch_write};
 
 /// A run of consecutive frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -258,12 +258,7 @@ impl Region {
     pub(crate) fn prefetch(&self, frame: u32, offset: usize) {
         let start = ((frame as usize) << self.page_shift) + offset;
         if start < self.len {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the address is within the mapping, and a prefetch reads nothing that the program can see.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch(self.base.as_ptr().add(start).cast_const().cast::<i8>(), _MM_HINT_T0);
-            }
+            prefetch(self.base.as_ptr().wrapping_add(start));
         }
     }
 }

@@ -158,33 +158,27 @@ pub(crate) fn prefetch_write<T>(at: *const T) {
     let _ = at;
 }
 
-/// Asks the processor to fetch the lines of some bytes, to read them.
+/// Asks the processor to fetch the line of a value, to read it. Harmless whatever the address is.
 #[inline]
-pub(crate) fn prefetch_bytes(bytes: &[u8]) {
-    let mut from = bytes.as_ptr();
-    let end = bytes.as_ptr_range().end;
-    while from < end {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the address is within the slice, and a prefetch changes nothing that the program can see.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch(from.cast::<i8>(), _MM_HINT_T0);
-        }
-        from = from.wrapping_add(64);
-    }
-}
-
-/// Asks the processor to fetch the line of a value, to read it.
-#[inline]
-pub(crate) fn prefetch<T>(at: &T) {
+pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the address is that of a live value, and a prefetch changes nothing that the program can see.
+    // SAFETY: a prefetch changes nothing that the program can see, and raises no fault, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch(std::ptr::from_ref(at).cast::<i8>(), _MM_HINT_T0);
+        _mm_prefetch(at.cast::<i8>(), _MM_HINT_T0);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// The same for all lines of some bytes.
+#[inline]
+pub(crate) fn prefetch_bytes(bytes: &[u8]) {
+    let std::ops::Range { start: mut from, end } = bytes.as_ptr_range();
+    while from < end {
+        prefetch(from);
+        from = from.wrapping_add(64);
+    }
 }
 
 /// The error of a region that must exist but cannot.
