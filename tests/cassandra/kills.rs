@@ -36,6 +36,16 @@ fn append_on(store: &Store, stop: &AtomicBool, done: &AtomicU64) {
     }
 }
 
+/// Stops the appending however the killing ends: a panic that left the appending alone would never be seen, for the
+/// scope waits for it.
+struct StopsAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopsAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn kill_again_and_again(sync: &str, seed: u64) {
     let kills = std::env::var("ESKER_KILLS").map_or(KILLS, |text| text.parse().unwrap());
     let node = Node::start(&[("CASSANDRA_SYNC", sync)]);
@@ -45,6 +55,7 @@ fn kill_again_and_again(sync: &str, seed: u64) {
     let mut random = Random::new(seed);
     let mut slowest = Duration::ZERO;
     std::thread::scope(|scope| {
+        let _stops = StopsAtEnd(&stop);
         scope.spawn(|| append_on(&store, &stop, &done));
         for kill in 0..kills {
             let blocks = store.stats().cold.blocks;
@@ -56,7 +67,6 @@ fn kill_again_and_again(sync: &str, seed: u64) {
             slowest = slowest.max(took);
             println!("{sync}: kill {kill}, {} events, resumed after {took:?}", done.load(Ordering::SeqCst));
         }
-        stop.store(true, Ordering::SeqCst);
     });
     store.flush(LONG).unwrap();
     wait_until("everything is safe on the server", LONG, || {

@@ -1,0 +1,277 @@
+//! Wishes for a configuration, and what is wrong with them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{
+    ByteSize, ClassConfig, Config, ConfigFault, IntoByteSize, KIB, MIB, PARTITIONS_MAX, RegionBuilder,
+    Thresholds,
+};
+use crate::error::{Error, Result};
+use crate::ids::Class;
+
+/// Collects wishes and turns them into a [`Config`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ConfigBuilder {
+    pub(super) memory: Option<u64>,
+    pub(super) hot: RegionBuilder,
+    pub(super) warm: RegionBuilder,
+    pub(super) index: RegionBuilder,
+    pub(super) buffers: Option<u64>,
+    pub(super) partitions: Option<usize>,
+    pub(super) classes: Vec<ClassConfig>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) max_event: Option<u64>,
+    pub(super) append_timeout: Duration,
+    pub(super) fetch_timeout: Duration,
+    pub(super) thresholds: Thresholds,
+    pub(super) slice_events: usize,
+    pub(super) slice_time: Duration,
+    pub(super) block_bytes: u64,
+    pub(super) background: bool,
+    pub(super) huge_pages: bool,
+    pub(super) worker_cpus: Vec<usize>,
+    pub(super) faults: Vec<ConfigFault>,
+}
+
+impl Default for ConfigBuilder {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            hot: RegionBuilder::default(),
+            warm: RegionBuilder::default(),
+            index: RegionBuilder::default(),
+            buffers: None,
+            partitions: None,
+            classes: Vec::new(),
+            data_dir: None,
+            max_event: None,
+            append_timeout: Duration::from_millis(100),
+            fetch_timeout: Duration::from_secs(10),
+            thresholds: Thresholds::default(),
+            slice_events: 10_000,
+            slice_time: Duration::from_millis(1),
+            block_bytes: 128 * KIB,
+            background: true,
+            huge_pages: true,
+            worker_cpus: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl ConfigBuilder {
+    /// The most memory that the store takes, for events, index and buffers together (default 256 MiB).
+    pub fn memory(mut self, bytes: impl IntoByteSize) -> Self {
+        self.memory = self.take("memory", bytes);
+        self
+    }
+
+    /// Where the cold tier keeps its file. Without a directory nothing leaves memory, and a full store refuses
+    /// events (or drops the oldest of classes that say [`OnLeave::Drop`]).
+    pub fn data_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.data_dir = Some(dir.as_ref().to_path_buf());
+        self
+    }
+
+    /// Adjusts the hot region.
+    pub fn hot(mut self, change: impl FnOnce(RegionBuilder) -> RegionBuilder) -> Self {
+        self.hot = change(self.hot);
+        self
+    }
+
+    /// Adjusts the warm region.
+    pub fn warm(mut self, change: impl FnOnce(RegionBuilder) -> RegionBuilder) -> Self {
+        self.warm = change(self.warm);
+        self
+    }
+
+    /// Adjusts the index region.
+    pub fn index(mut self, change: impl FnOnce(RegionBuilder) -> RegionBuilder) -> Self {
+        self.index = change(self.index);
+        self
+    }
+
+    /// Memory for names, the cold tier's directory and cache, and spill buffers (default: an eighth of the total,
+    /// from 2 MiB to 256 MiB).
+    pub fn buffers(mut self, bytes: impl IntoByteSize) -> Self {
+        self.buffers = self.take("buffers", bytes);
+        self
+    }
+
+    /// How many partitions share the streams (a power of two; default: one for each processor, at least four, fewer in
+    /// a small store). More partitions let more writers in at a time; but a batch takes the lock of each partition that
+    /// its events are of, so with few events for each it costs more. It belongs to the data directory: the number of
+    /// the first opening stays.
+    pub fn partitions(mut self, count: usize) -> Self {
+        self.partitions = Some(count);
+        self
+    }
+
+    /// Adds a class. The first one added is the default class; without any there is one named `default`.
+    pub fn class(mut self, class: ClassConfig) -> Self {
+        self.classes.push(class);
+        self
+    }
+
+    /// The largest event accepted (default: 16 MiB, or an eighth of the hot region or of the buffers where that is
+    /// less). It may be up to half of the hot region and an eighth of the buffers: an event is copied on its way to
+    /// the cold tier.
+    pub fn max_event(mut self, bytes: impl IntoByteSize) -> Self {
+        self.max_event = self.take("max_event", bytes);
+        self
+    }
+
+    /// How long `append` and `append_batch` wait for room (default 100 ms).
+    pub fn append_timeout(mut self, limit: Duration) -> Self {
+        self.append_timeout = limit;
+        self
+    }
+
+    /// How long `fetch` and its relatives wait for the cold tier (default 10 s).
+    pub fn fetch_timeout(mut self, limit: Duration) -> Self {
+        self.fetch_timeout = limit;
+        self
+    }
+
+    /// Shares of a region at which the store reacts.
+    pub fn thresholds(mut self, warning: f64, critical: f64, reject: f64) -> Self {
+        self.thresholds = Thresholds { warning, critical, reject };
+        self
+    }
+
+    /// Events and time that one eviction step takes at most (default 10,000 and 1 ms).
+    pub fn slice(mut self, events: usize, time: Duration) -> Self {
+        self.slice_events = events;
+        self.slice_time = time;
+        self
+    }
+
+    /// Uncompressed bytes that a cold block is filled to (default 128 KiB).
+    pub fn block_bytes(mut self, bytes: impl IntoByteSize) -> Self {
+        if let Some(bytes) = self.take("block_bytes", bytes) {
+            self.block_bytes = bytes;
+        }
+        self
+    }
+
+    /// Whether the store runs its own threads (default: yes). Without them, call
+    /// [`Store::maintain`](crate::Store::maintain).
+    pub fn background(mut self, yes: bool) -> Self {
+        self.background = yes;
+        self
+    }
+
+    /// Whether transparent huge pages are asked for in the data regions (default: yes).
+    pub fn huge_pages(mut self, yes: bool) -> Self {
+        self.huge_pages = yes;
+        self
+    }
+
+    /// Pins the store's threads to these processors, one each in turn (default: not pinned).
+    pub fn worker_cpus(mut self, cpus: impl Into<Vec<usize>>) -> Self {
+        self.worker_cpus = cpus.into();
+        self
+    }
+
+    fn take(&mut self, field: &str, bytes: impl IntoByteSize) -> Option<u64> {
+        match bytes.into_byte_size() {
+            Ok(size) => Some(size.as_u64()),
+            Err(problem) => {
+                self.fault(field, problem);
+                None
+            }
+        }
+    }
+
+    pub(super) fn fault(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.faults.push(ConfigFault { field: field.into(), problem: problem.into() });
+    }
+
+    /// Checks everything and fills in what was left open.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) with every fault at once in
+    /// [`Error::config_faults`].
+    pub fn build(mut self) -> Result<Config> {
+        for (name, region) in [("hot", &self.hot), ("warm", &self.warm), ("index", &self.index)] {
+            for (field, problem) in &region.faults {
+                self.faults.push(ConfigFault { field: format!("{name}.{field}"), problem: problem.clone() });
+            }
+        }
+        self.check_scalars();
+        self.check_classes();
+        let config = self.layout();
+        if self.faults.is_empty() { Ok(config) } else { Err(Error::config(self.faults)) }
+    }
+
+    fn check_scalars(&mut self) {
+        let Thresholds { warning, critical, reject } = self.thresholds;
+        let shares = [("warning", warning), ("critical", critical), ("reject", reject)];
+        for (name, share) in shares {
+            if !(share > 0.0 && share <= 1.0) {
+                self.fault(
+                    format!("thresholds.{name}"),
+                    format!("{share} is not a share above 0 and up to 1"),
+                );
+            }
+        }
+        if !(warning <= critical && critical <= reject) {
+            let problem = format!("{warning}, {critical}, {reject} are not in rising order");
+            self.fault("thresholds", problem);
+        }
+        if self.slice_events == 0 {
+            self.fault("slice.events", "0 would move nothing; the default is 10,000");
+        }
+        if self.slice_time.is_zero() {
+            self.fault("slice.time", "no time would move nothing; the default is 1 ms");
+        }
+        if !(16 * KIB..=8 * MIB).contains(&self.block_bytes) {
+            let problem = format!("{} is not from 16 KiB to 8 MiB", ByteSize::new(self.block_bytes));
+            self.fault("block_bytes", problem);
+        }
+        if let Some(count) = self.partitions
+            && (!count.is_power_of_two() || count > PARTITIONS_MAX)
+        {
+            self.fault("partitions", format!("{count} is not a power of two up to 1024"));
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from).max(1024);
+        if let Some(cpu) = self.worker_cpus.iter().find(|cpu| **cpu >= cpus) {
+            let problem = format!("there is no processor {cpu}");
+            self.fault("worker_cpus", problem);
+        }
+    }
+
+    fn check_classes(&mut self) {
+        if self.classes.is_empty() {
+            self.classes.push(ClassConfig::new("default"));
+        }
+        if self.classes.len() > Class::MAX {
+            let problem = format!("{} classes; at most {} are possible", self.classes.len(), Class::MAX);
+            self.fault("classes", problem);
+        }
+        let mut faults = Vec::new();
+        for (at, class) in self.classes.iter().enumerate() {
+            let mut fault = |field: &str, problem: String| {
+                faults.push(ConfigFault { field: format!("class {:?}{field}", class.name), problem });
+            };
+            if class.name.is_empty() || class.name.len() > 64 || class.name.contains('\0') {
+                fault(".name", "a name has 1 to 64 bytes, none of them zero".into());
+            }
+            if self.classes[..at].iter().any(|other| other.name == class.name) {
+                fault(".name", "there is a class of that name already".into());
+            }
+            if class.hot_for > class.warm_for {
+                fault(
+                    ".warm_for",
+                    "is shorter than hot_for; both are ages, so it must be at least as long".into(),
+                );
+            }
+            if class.retention.is_some_and(|age| age.is_zero()) {
+                fault(".retention", "is zero: no event would ever be kept".into());
+            }
+        }
+        self.faults.append(&mut faults);
+    }
+}

@@ -1,0 +1,187 @@
+//! How memory is divided among regions, and how large the tables are that describe them.
+
+use crate::config::{
+    ByteSize, Config, ConfigBuilder, EVENT_MAX, KIB, MIB, PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY, PAGE_WARM,
+    PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+};
+use crate::ids::LogicalPage;
+use crate::pressure::RegionKind;
+
+impl ConfigBuilder {
+    /// Divides the memory: what was asked for is taken as it is, the rest is shared 11 : 4 : 3 between hot, warm
+    /// and index.
+    pub(super) fn layout(&mut self) -> Config {
+        let memory = self.memory.unwrap_or(256 * MIB);
+        let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
+        // The page table takes about 1/256 of the memory with default pages; the exact size follows below.
+        // Where no class goes through the warm tier, it gets what a region must have.
+        let warm = if self.classes.iter().any(|class| class.compress) { None } else { Some(PAGE_WARM) };
+        let asked = [self.hot.max, self.warm.max.or(warm), self.index.max];
+        let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
+        let open: u64 =
+            asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
+        let rest = memory.saturating_sub(buffers).saturating_sub(memory / 64 + MIB / 2).saturating_sub(fixed);
+        let share =
+            |asked: Option<u64>, share: u64| asked.unwrap_or((rest / open.max(1)).saturating_mul(share));
+        let (hot_max, warm_max, index_max) = (share(asked[0], 11), share(asked[1], 4), share(asked[2], 3));
+
+        let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
+        let index_page = floor_power(index_max / 64).clamp(2 * KIB, 16 * KIB);
+        let (hot, warm, index) = (self.hot.clone(), self.warm.clone(), self.index.clone());
+        let hot = self.region(RegionKind::Hot, &hot, hot_max, hot_page);
+        let warm = self.region(RegionKind::Warm, &warm, warm_max, PAGE_WARM);
+        let index = self.region(RegionKind::Index, &index, index_max, index_page);
+
+        let partitions = self.partitions.unwrap_or_else(|| {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            let room = (hot.max / hot.page_size) as usize / (8 * self.classes.len().max(1));
+            cpus.next_power_of_two().clamp(4, 256).min(floor_power(room.max(1) as u64) as usize)
+        });
+        // What is at fault already must not make the sums below overflow.
+        let partitions = partitions.clamp(1, PARTITIONS_MAX);
+        let lanes = (partitions * self.classes.len()) as u64;
+        if hot.max / hot.page_size < 2 * lanes + 2 {
+            self.fault(
+                "hot.max",
+                format!(
+                    "{} pages of {} are too few for {partitions} partitions of {} classes, which keep one page open \
+                     each; use more memory, smaller pages or fewer partitions",
+                    hot.max / hot.page_size,
+                    ByteSize::new(hot.page_size),
+                    self.classes.len()
+                ),
+            );
+        }
+        if index.max / index.page_size < 2 * partitions as u64 + 4 {
+            let problem = format!("too small for {partitions} partitions; use at least a few pages for each");
+            self.fault("index.max", problem);
+        }
+        let max_event = self.max_event.unwrap_or(EVENT_MAX.min(hot.max / 8).min(buffers / 8));
+        let most = EVENT_MAX.min(hot.max / 2).min(buffers / 8);
+        if max_event > most || max_event < 64 {
+            let problem = format!(
+                "{} is not from 64 bytes to {}, the smallest of 16 MiB, half of the hot region ({}) and an eighth of \
+                 the buffers ({})",
+                ByteSize::new(max_event),
+                ByteSize::new(most),
+                ByteSize::new(hot.max),
+                ByteSize::new(buffers)
+            );
+            self.fault("max_event", problem);
+        }
+        let system = system_region(&hot, &warm, &index, partitions);
+        let total = [system.max, hot.max, warm.max, index.max, buffers]
+            .iter()
+            .fold(0u64, |sum, part| sum.saturating_add(*part));
+        if total > memory {
+            self.fault(
+                "memory",
+                format!(
+                    "{} is less than its parts: system {}, hot {}, warm {}, index {}, buffers {}; raise it to {} or \
+                     shrink a part",
+                    ByteSize::new(memory),
+                    ByteSize::new(system.max),
+                    ByteSize::new(hot.max),
+                    ByteSize::new(warm.max),
+                    ByteSize::new(index.max),
+                    ByteSize::new(buffers),
+                    ByteSize::new(total)
+                ),
+            );
+        }
+        if buffers < MIB {
+            self.fault("buffers", format!("{} is less than 1 MiB", ByteSize::new(buffers)));
+        }
+        Config {
+            memory,
+            system,
+            hot,
+            warm,
+            index,
+            buffers,
+            partitions,
+            partitions_fixed: self.partitions.is_some(),
+            classes: std::mem::take(&mut self.classes),
+            data_dir: self.data_dir.take(),
+            max_event,
+            append_timeout: self.append_timeout,
+            fetch_timeout: self.fetch_timeout,
+            thresholds: self.thresholds,
+            slice_events: self.slice_events,
+            slice_time: self.slice_time,
+            block_bytes: self.block_bytes.min(buffers / 16),
+            background: self.background,
+            huge_pages: self.huge_pages,
+            worker_cpus: std::mem::take(&mut self.worker_cpus),
+        }
+    }
+
+    fn region(&mut self, kind: RegionKind, wish: &RegionBuilder, max: u64, page_size: u64) -> RegionConfig {
+        let name = kind.name();
+        let mut page_size = wish.page_size.unwrap_or(page_size);
+        if !page_size.is_power_of_two() || !(PAGE_MIN..=PAGE_MAX).contains(&page_size) {
+            let problem = format!("{page_size} bytes is not a power of two from 2 KiB to 2 MiB");
+            self.fault(format!("{name}.page_size"), problem);
+            page_size = 64 * KIB;
+        }
+        let pages = max / page_size;
+        if pages == 0 {
+            let problem = format!("{} has no room for a page of {page_size} bytes", ByteSize::new(max));
+            self.fault(format!("{name}.max"), problem);
+        } else if pages > PAGES_MAX {
+            self.fault(format!("{name}.max"), "more than 2^30 pages; use larger pages");
+        }
+        let max = pages.clamp(1, PAGES_MAX) * page_size;
+        let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
+        // In whole pages, as the maximum is.
+        let initial = wish.initial.map_or_else(|| chunk.min(max), |bytes| bytes / page_size * page_size);
+        if initial > max {
+            let problem = format!("{} is more than max, {}", ByteSize::new(initial), ByteSize::new(max));
+            self.fault(format!("{name}.initial"), problem);
+        }
+        RegionConfig { initial: initial.min(max), max, page_size, chunk, prefault: wish.prefault }
+    }
+}
+
+pub(super) fn logical_pages(hot: &RegionConfig, warm: &RegionConfig) -> u64 {
+    let smallest_image = (hot.page_size / 8).max(warm.page_size);
+    (hot.max / hot.page_size + warm.max / smallest_image + 64).min(u64::from(LogicalPage::LIMIT))
+}
+
+/// The page table and the directories of the indexes, sized for the most that the other regions can hold.
+pub(super) fn system_region(
+    hot: &RegionConfig,
+    warm: &RegionConfig,
+    index: &RegionConfig,
+    partitions: usize,
+) -> RegionConfig {
+    const PAGE: u64 = 4 * KIB;
+    let table = (logical_pages(hot, warm) + 1) * (PAGE_TABLE_ENTRY + 8);
+    let id_directory = directory_slots(index) * 4;
+    let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
+    let chunks = chunk_table_words(index) * 8;
+    let directories = (3 + partitions as u64) * PAGE;
+    let max =
+        (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
+    RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }
+}
+
+/// Entries of the id index's directory: four for each page that the index region can have, so that an uneven
+/// hash does not exhaust it.
+pub(crate) fn directory_slots(index: &RegionConfig) -> u64 {
+    (index.max / index.page_size * 4).next_power_of_two()
+}
+
+/// Words of the table of chunks: two for each slot, and two slots for each page that the index region can have.
+pub(crate) fn chunk_table_words(index: &RegionConfig) -> u64 {
+    (index.max / index.page_size * 2).next_power_of_two().max(4) * 2
+}
+
+/// Entries of one partition's stream directory.
+pub(crate) fn stream_directory_slots(index: &RegionConfig, partitions: usize) -> u64 {
+    (directory_slots(index) * 2 / partitions as u64).next_power_of_two().max(16)
+}
+
+fn floor_power(value: u64) -> u64 {
+    if value == 0 { 1 } else { 1 << value.ilog2() }
+}
