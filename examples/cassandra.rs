@@ -91,7 +91,7 @@ impl Cluster {
         if let Some(address) = address {
             return Ok(Self { address, data: None, dir, namespace });
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        let port = script(&["port"])?.trim().to_string();
         println!("Starting Cassandra on port {port} …");
         let data = script(&["start", &port])?;
         script(&["wait", &port])?;

@@ -9,7 +9,7 @@
 mod driver;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,15 +48,19 @@ struct Node {
 
 impl Node {
     fn start() -> Outcome<Self> {
-        let node = Self { port: std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port() };
+        let port = Command::new(Self::script_path()).arg("port").output()?.stdout;
+        let node = Self { port: String::from_utf8(port)?.trim().parse()? };
         node.script("start")?;
         node.script("wait")?;
         Ok(node)
     }
 
+    fn script_path() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cassandra")
+    }
+
     fn script(&self, command: &str) -> Outcome<()> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cassandra");
-        let status = Command::new(script)
+        let status = Command::new(Self::script_path())
             .args([command, &self.port.to_string()])
             .env("CASSANDRA_WITH", std::process::id().to_string())
             .env("CASSANDRA_JIT", "full")

@@ -1,6 +1,5 @@
 //! A real Cassandra node for a test, and a driver session beside the tier's own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
@@ -77,8 +76,7 @@ impl Node {
     }
 
     fn script(&self, arguments: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cassandra");
-        let output = Command::new(script)
+        let output = Command::new(script_path())
             .arg(arguments[0])
             .arg(self.port.to_string())
             .args(&arguments[1..])
@@ -145,11 +143,10 @@ pub(crate) fn config_for(address: &str, keyspace: &str, dir: &Path) -> ScyllaCon
 
 /// A port that is free, as is the next one.
 pub(crate) fn free_port() -> u16 {
-    loop {
-        let Ok(first) = TcpListener::bind(("127.0.0.1", 0)) else { continue };
-        let port = first.local_addr().unwrap().port();
-        if port < 65_000 && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
+    let output = Command::new(script_path()).arg("port").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+fn script_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cassandra")
 }
