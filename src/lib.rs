@@ -72,8 +72,8 @@ pub use ids::{Class, Stream};
 #[cfg(not(loom))]
 pub mod policy {
     pub use crate::eviction::{
-        AllOf, ByClass, ClassView, FirstMatch, LaneView, Move, PageId, PageSummary, Plan, Policy, Refusal,
-        RegionView, SizeThreshold, Tier, TimeWindow, View,
+        AllOf, ByClass, ClassView, FirstMatch, LaneView, Move, PageId, PageSummary, Plan, Policy, PriorityTime,
+        Random2Lru, Refusal, RegionView, Sieve, SizeThreshold, Tier, TimeWindow, View,
     };
 }
 #[cfg(not(loom))]

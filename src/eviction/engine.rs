@@ -171,7 +171,9 @@ impl Engine {
         let (mut reclaimed, mut promoted) = (false, 0);
         loop {
             let mut round = self.round(Who::Policy, config, lanes, shared, &mut slice);
-            if !round.cut && self.policies.needs_safety() && self.is_critical(config, lanes) {
+            // Pages that go up and down make no room, however many they are.
+            let idle = !round.cut && round.moved <= 2 * round.promoted;
+            if idle && self.policies.needs_safety() && self.is_critical(config, lanes) {
                 shared.counters.safety_plans.fetch_add(1, Ordering::Relaxed);
                 let more = self.round(Who::Safety, config, lanes, shared, &mut slice);
                 round.moved += more.moved;
@@ -227,6 +229,7 @@ impl Engine {
         let view = View {
             config,
             store: lanes,
+            shared,
             _pin: &pin,
             lanes: &self.views,
             regions,
@@ -323,7 +326,6 @@ impl Engine {
                 partition: lane.id.partition(),
                 oldest: None,
                 oldest_hot: None,
-                has_warm: false,
                 spill_asked: false,
             });
             self.refresh_lane(config, lanes, shared, lane, number);
@@ -355,8 +357,6 @@ impl Engine {
         let hot = self.cursors[number].oldest_hot(lanes, &pin, lane);
         let view = &mut self.views[number];
         (view.oldest, view.oldest_hot) = (oldest.and_then(of), hot.and_then(of));
-        let passed = |page: &PageSummary| lanes.pages.meta(page.id.page).seq() < shared.passed(number);
-        view.has_warm = view.oldest.as_ref().is_some_and(passed);
         view.spill_asked = shared.is_wanted(number);
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::eviction::{AllOf, Plan, Policy, SizeThreshold, TimeWindow, View};
+use crate::eviction::{Plan, Policy, PriorityTime, SizeThreshold, View};
 
 /// Which policy is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Guarded {
     wants_reads: bool,
     /// The caller's own policy, unless it has panicked.
     own: Option<Box<dyn Policy>>,
-    default: AllOf,
+    default: PriorityTime,
     safety: SizeThreshold,
 }
 
@@ -27,7 +27,7 @@ impl Guarded {
         Self {
             wants_reads: own.as_ref().is_some_and(|own| own.wants_reads()),
             own,
-            default: AllOf::new().and(TimeWindow::new()).and(SizeThreshold::new()),
+            default: PriorityTime::new(),
             safety: SizeThreshold::at_critical(),
         }
     }

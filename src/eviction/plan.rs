@@ -122,6 +122,12 @@ impl Plan {
         self.patient = yes;
     }
 
+    /// Plans a move of a page of which nothing but the name is at hand. What it would free is not counted. `false` as for
+    /// [`Self::demote`].
+    pub fn push(&mut self, what: Move) -> bool {
+        self.add(what, 0)
+    }
+
     /// Plans to squeeze a hot page. `false`: the plan is full or has the page already, or it must wait for the rate.
     pub fn demote(&mut self, page: &PageSummary) -> bool {
         let warm = (u64::from(page.raw_bytes) / 2).div_ceil(self.warm_page.max(1)).max(1);

@@ -120,7 +120,8 @@ impl SizeThreshold {
         if release {
             release_oldest(view, plan, &need, &ranking);
         }
-        if need.has(RegionKind::Hot, plan) {
+        // A full warm region takes nothing; what goes in its stead was chosen among all, and may have made room there.
+        if need.has(RegionKind::Hot, plan) && !view.warm_is_full() {
             squeeze(view, plan, &need);
         }
         if plan.moves().len() == before && (release || hot) {
@@ -146,14 +147,11 @@ fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranki
         any(plan) || need.has(RegionKind::Warm, plan) || stuck && need.has(RegionKind::Hot, plan)
     };
     // If it is only for the warm region, pages of lanes that have none there would leave in vain.
-    let all = any(plan);
-    let helps = |page: &PageSummary| {
-        let warm = |page: &PageSummary| page.tier == Tier::Warm;
-        page.may_leave && (all || warm(page) || view.newer(page).as_ref().is_some_and(warm))
-    };
+    let all = any(plan) || view.warm_is_full() && need.has(RegionKind::Hot, plan);
+    let helps = |page: &PageSummary| page.may_leave && (all || view.has_warm_from(page));
     let pages = merged(
         view,
-        |lane| lane.oldest.filter(|page| page.may_leave && (all || lane.has_warm)),
+        |lane| lane.oldest.filter(helps),
         |page| view.newer(page).filter(helps),
         |page| ranking.of(view, page, false),
     );
@@ -164,22 +162,21 @@ fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranki
     }
 }
 
-/// Squeezes the pages that came first, or lets them leave where their class goes without the warm region. Pages that are
-/// still written come last: closing them leaves room unused.
+/// Squeezes the pages that came first, or lets them leave where their class goes without the warm region.
 pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
     let ranking = Ranking::new(view);
     let compress = |class: Class| view.class_config(class).compress;
     let pages = merged(
         view,
         |lane| match compress(lane.class) {
-            true => lane.oldest_hot.filter(|_| !view.warm_is_full()),
+            true => lane.oldest_hot,
             false => lane.oldest.filter(|page| page.may_leave),
         },
         |page| match compress(page.class) {
             true => view.newer_hot(page),
             false => view.newer(page).filter(|page| page.may_leave),
         },
-        |page| ranking.of(view, page, page.open),
+        |page| ranking.of_hot(view, page),
     );
     for page in pages {
         if !need.has(RegionKind::Hot, plan) {
@@ -218,7 +215,7 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
             i64::from(page.pages) * view.region(region).page_bytes as i64
         };
         let lanes = || view.lanes().iter().filter(|lane| lane.class == class);
-        let rank = |page: &PageSummary| (false, false, 0, page.arrived_ms);
+        let rank = |page: &PageSummary| (false, false, 0, false, page.arrived_ms);
         if compress && !view.warm_is_full() {
             let first = |lane: &crate::eviction::LaneView| {
                 lane.oldest_hot.filter(|page| page.class == class && !page.open)

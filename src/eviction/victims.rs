@@ -8,32 +8,58 @@ use crate::eviction::{LaneView, PageSummary, View};
 use crate::ids::Class;
 
 /// What decides between pages of different lanes; the least goes first.
-pub(super) type Rank = (bool, bool, u8, i64);
+pub(super) type Rank = (bool, bool, u8, bool, i64);
 
-/// Ranks pages: those of classes above their quota first, then those of low priority, then those that came first.
+/// Ranks pages: those of classes above their quota first, then those of low priority, then those that are not written any
+/// more, then those that came first.
 pub(super) struct Ranking {
     above_quota: u32,
+    /// The highest priority of a class whose pages leave memory where others are squeezed.
+    leaving: Option<u8>,
 }
 
 impl Ranking {
     pub(super) fn new(view: &View<'_>) -> Self {
         let classes = (0..view.config().classes.len()).map(Class::new);
         let above = classes.filter(|class| above_quota(view, *class) > 0);
-        Self { above_quota: above.fold(0, |classes, class| classes | 1 << class.index()) }
+        let leaving = view.config().classes.iter().filter(|class| !class.compress).map(|class| class.priority);
+        Self {
+            above_quota: above.fold(0, |classes, class| classes | 1 << class.index()),
+            leaving: leaving.max(),
+        }
+    }
+
+    /// The rank of a hot page that may be squeezed, or leave where its class goes without the warm region. Pages that are
+    /// still written are squeezed last, since closing them leaves room unused; but before one of a higher class leaves.
+    pub(super) fn of_hot(&self, view: &View<'_>, page: &PageSummary) -> Rank {
+        let class = view.class_config(page.class);
+        let spared = page.open && class.compress && self.leaving.is_none_or(|above| above <= class.priority);
+        self.of(view, page, spared)
     }
 
     /// `last`: whether the page comes after all others.
     pub(super) fn of(&self, view: &View<'_>, page: &PageSummary, last: bool) -> Rank {
         let within_quota = self.above_quota >> page.class.index() & 1 == 0;
-        (last, within_quota, view.class_config(page.class).priority, page.arrived_ms)
+        (last, within_quota, view.class_config(page.class).priority, page.open, page.arrived_ms)
     }
 }
 
-/// Bytes that a class takes above its quota.
+/// Whether a hot page of a class of lower priority can be squeezed, which comes before that a page of this one leaves.
+pub(super) fn lower_can_be_squeezed(view: &View<'_>, page: &PageSummary) -> bool {
+    let priority = view.class_config(page.class).priority;
+    let lower = |page: PageSummary| {
+        let class = view.class_config(page.class);
+        class.compress && class.priority < priority
+    };
+    view.lanes().iter().filter_map(|lane| lane.oldest_hot).any(lower)
+}
+
+/// Bytes that a class takes above its quota, open pages not counted.
 pub(super) fn above_quota(view: &View<'_>, class: Class) -> u64 {
-    let held = view.class(class);
-    let quota = view.class_config(class).quota.unwrap_or(u64::MAX);
-    (held.hot_bytes + held.warm_bytes).saturating_sub(quota)
+    let Some(quota) = view.class_config(class).quota else { return 0 };
+    let (held, config) = (view.class(class), view.config());
+    let open = config.partitions as u64 * config.hot.page_size;
+    (held.hot_bytes + held.warm_bytes).saturating_sub(quota.saturating_add(open))
 }
 
 /// The share of a class's quota that is for its hot pages: as the regions are to each other.

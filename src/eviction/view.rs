@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::config::{ClassConfig, Config, OnLeave};
+use crate::eviction::engine::EvictionShared;
 use crate::eviction::millis;
 use crate::ids::{Class, LogicalPage};
 use crate::lanes::append::Lanes;
@@ -81,8 +82,6 @@ pub struct LaneView {
     pub oldest: Option<PageSummary>,
     /// The oldest of its pages that are hot.
     pub oldest_hot: Option<PageSummary>,
-    /// Whether it has warm pages, as far as is known without looking at all of them.
-    pub has_warm: bool,
     /// Whether the spiller was told to write the lane although its pages do not fill a block.
     pub spill_asked: bool,
 }
@@ -120,6 +119,7 @@ pub struct ClassView {
 pub struct View<'a> {
     pub(super) config: &'a Config,
     pub(super) store: &'a Lanes,
+    pub(super) shared: &'a EvictionShared,
     /// Pages that the lists lead to are not reused while it is held.
     pub(super) _pin: &'a Pin,
     pub(super) lanes: &'a [LaneView],
@@ -235,6 +235,20 @@ impl<'a> View<'a> {
     /// Milliseconds since the newest event of a page.
     pub fn age_ms(&self, page: &PageSummary) -> i64 {
         self.now_ms.saturating_sub(page.newest_ms)
+    }
+
+    /// Whether a page is warm, or newer ones of its lane are that it keeps in memory, as far as is known without looking at
+    /// all of them.
+    pub fn has_warm_from(&self, page: &PageSummary) -> bool {
+        let meta = self.store.pages.meta(page.id.page);
+        let lane = meta.lane();
+        let number = lane.partition() * self.config.classes.len() + lane.class().index();
+        page.tier == Tier::Warm || meta.seq() < self.shared.passed(number)
+    }
+
+    /// The partition of a page's lane.
+    pub fn partition_of(&self, page: &PageSummary) -> usize {
+        self.store.pages.meta(page.id.page).lane().partition()
     }
 
     fn shows(&self, class: Class) -> bool {

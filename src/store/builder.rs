@@ -66,7 +66,7 @@ impl StoreBuilder {
     }
 
     /// What decides which pages move and leave memory. The default is
-    /// `AllOf::new().and(TimeWindow::new()).and(SizeThreshold::new())`; see [`crate::policy`].
+    /// [`PriorityTime`](crate::policy::PriorityTime).
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.policy = Some(Box::new(policy));
         self
