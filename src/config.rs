@@ -104,6 +104,8 @@ pub struct Config {
     pub slice_events: usize,
     /// Time that an eviction step takes at most before it looks up.
     pub slice_time: Duration,
+    /// Events a second that age moves at most; `None` for any number.
+    pub move_rate: Option<u64>,
     /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the
     /// buffers, whatever was asked for.
     pub block_bytes: u64,

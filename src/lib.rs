@@ -68,10 +68,18 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
 pub use event::{Event, EventHeader, EventRef, Metadata, MetadataIter};
 pub use ids::{Class, Stream};
+/// What decides which pages move between the tiers, and which leave memory.
+#[cfg(not(loom))]
+pub mod policy {
+    pub use crate::eviction::{
+        AllOf, ByClass, ClassView, FirstMatch, LaneView, Move, PageId, PageSummary, Plan, Policy, PriorityTime,
+        Random2Lru, Refusal, RegionView, Sieve, SizeThreshold, Tier, TimeWindow, View,
+    };
+}
 #[cfg(not(loom))]
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
-pub use observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
+pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
 pub use pressure::{BackPressure, Pressure, RegionKind};
 #[cfg(not(loom))]
 pub use regions::region::RegionStats;

@@ -28,6 +28,7 @@ pub struct ConfigBuilder {
     pub(super) thresholds: Thresholds,
     pub(super) slice_events: usize,
     pub(super) slice_time: Duration,
+    pub(super) move_rate: Option<u64>,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
     pub(super) huge_pages: bool,
@@ -52,6 +53,7 @@ impl Default for ConfigBuilder {
             thresholds: Thresholds::default(),
             slice_events: 10_000,
             slice_time: Duration::from_millis(1),
+            move_rate: None,
             block_bytes: 128 * KIB,
             background: true,
             huge_pages: true,
@@ -148,6 +150,12 @@ impl ConfigBuilder {
         self
     }
 
+    /// How many events a second age moves at most (default: any number). What memory pressure moves is not bound by it.
+    pub fn move_rate(mut self, events_per_second: impl Into<Option<u64>>) -> Self {
+        self.move_rate = events_per_second.into();
+        self
+    }
+
     /// Uncompressed bytes that a cold block is filled to (default 128 KiB).
     pub fn block_bytes(mut self, bytes: impl IntoByteSize) -> Self {
         if let Some(bytes) = self.take("block_bytes", bytes) {
@@ -227,6 +235,9 @@ impl ConfigBuilder {
         if self.slice_time.is_zero() {
             self.fault("slice.time", "no time would move nothing; the default is 1 ms");
         }
+        if self.move_rate == Some(0) {
+            self.fault("move_rate", "0 would move nothing; leave it out for any number");
+        }
         if !(16 * KIB..=8 * MIB).contains(&self.block_bytes) {
             let problem = format!("{} is not from 16 KiB to 8 MiB", ByteSize::new(self.block_bytes));
             self.fault("block_bytes", problem);
@@ -270,6 +281,9 @@ impl ConfigBuilder {
             }
             if class.retention.is_some_and(|age| age.is_zero()) {
                 fault(".retention", "is zero: no event would ever be kept".into());
+            }
+            if class.quota == Some(0) {
+                fault(".quota", "is zero: no event would be kept; leave it out for none".into());
             }
         }
         self.faults.append(&mut faults);

@@ -34,6 +34,11 @@ pub struct ClassConfig {
     pub retention: Option<Duration>,
     /// What becomes of events that leave memory (default: spill).
     pub on_leave: OnLeave,
+    /// Who goes first under pressure: pages of the lowest priority, whatever their age (default: 0 for all).
+    pub priority: u8,
+    /// The most bytes of the hot and the warm region together that the class's pages take, not counting the open ones
+    /// (default: no bound of its own).
+    pub quota: Option<u64>,
 }
 
 impl ClassConfig {
@@ -46,6 +51,8 @@ impl ClassConfig {
             compress: true,
             retention: None,
             on_leave: OnLeave::Spill,
+            priority: 0,
+            quota: None,
         }
     }
 
@@ -89,6 +96,32 @@ impl ClassConfig {
     #[must_use]
     pub fn on_leave(mut self, what: OnLeave) -> Self {
         self.on_leave = what;
+        self
+    }
+
+    /// Who goes first under pressure. While pages of a lower priority can leave memory, none of a higher one does
+    /// because memory is short; ages and retention count for all alike.
+    ///
+    /// ```
+    /// use esker::ClassConfig;
+    ///
+    /// let calls = ClassConfig::new("calls").priority(10);
+    /// // Probes go first, and a storm of them takes 64 MiB at most.
+    /// let probes = ClassConfig::new("probes").quota(64 << 20);
+    /// # assert!(calls.priority > probes.priority);
+    /// ```
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The most bytes of the hot and the warm region together that the class's pages take. Above it, the class's own
+    /// oldest pages go down and out, so that one noisy class does not push out the others. Open pages, one for each
+    /// partition, are not counted, and what the cold tier has not confirmed stays.
+    #[must_use]
+    pub fn quota(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.quota = bytes.into();
         self
     }
 }

@@ -109,6 +109,7 @@ impl ConfigBuilder {
             thresholds: self.thresholds,
             slice_events: self.slice_events,
             slice_time: self.slice_time,
+            move_rate: self.move_rate,
             block_bytes: self.block_bytes.min(buffers / 16),
             background: self.background,
             huge_pages: self.huge_pages,
@@ -156,11 +157,11 @@ pub(super) fn system_region(
     partitions: usize,
 ) -> RegionConfig {
     const PAGE: u64 = 4 * KIB;
-    let table = (logical_pages(hot, warm) + 1) * (PAGE_TABLE_ENTRY + 8);
+    let table = (logical_pages(hot, warm) + 1) * (PAGE_TABLE_ENTRY + 8 + 8);
     let id_directory = directory_slots(index) * 4;
     let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
     let chunks = chunk_table_words(index) * 8;
-    let directories = (3 + partitions as u64) * PAGE;
+    let directories = (4 + partitions as u64) * PAGE;
     let max =
         (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
     RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }

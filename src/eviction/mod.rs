@@ -1,93 +1,97 @@
-//! Which pages move, and when: policies look at summaries of pages and name the next step; the engine takes it.
+//! Which pages move, and when: a policy looks at summaries of pages and plans moves; the engine checks each and makes it.
 
+mod compose;
+mod cursor;
 pub(crate) mod engine;
+mod guarded;
+mod moves;
+mod plan;
+mod priority;
+mod random;
+mod sieve;
 mod size;
 mod time;
+mod victims;
+mod view;
 
-pub(crate) use size::SizeThreshold;
-pub(crate) use time::TimeWindow;
+use std::time::Duration;
 
-use crate::config::{ClassConfig, Config, OnLeave};
-use crate::ids::LaneId;
-use crate::pages::table::Tier;
+pub use compose::{AllOf, ByClass, FirstMatch};
+pub use plan::{Move, Plan, Refusal};
+pub use priority::PriorityTime;
+pub use random::Random2Lru;
+pub use sieve::Sieve;
+pub use size::SizeThreshold;
+pub use time::TimeWindow;
+pub use view::{ClassView, LaneView, PageId, PageSummary, RegionView, Tier, View};
+
+use crate::config::Config;
 use crate::pressure::Pressure;
 
-/// What a policy sees of a page.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PageSummary {
-    pub(crate) tier: Tier,
-    /// The time that the page's age is counted from, in milliseconds since the epoch.
-    pub(crate) newest_ms: i64,
-    /// When its last event came. Pressure moves pages in this order.
-    pub(crate) arrived_ms: i64,
-    /// Whether the cold tier has confirmed it.
-    pub(crate) clean: bool,
-    /// Whether its lane still writes it.
-    pub(crate) open: bool,
-}
+/// Decides which pages move between the tiers, and which leave memory.
+///
+/// The engine asks a policy several times a second, and whenever an append waits for room. The policy looks at the
+/// [`View`] and puts moves into the [`Plan`]. The engine checks every move just before it makes it: what makes no sense
+/// then (a page that is not hot is to be squeezed, one that is not its lane's oldest is to leave, …) is refused and
+/// counted in [`EvictionStats`](crate::EvictionStats). So a policy can waste time, but it cannot lose an event, and it
+/// cannot make memory exceed its bound: from the *critical* threshold on the engine also asks [`SizeThreshold`].
+///
+/// A policy that panics is not asked again. The default policy takes its place, and
+/// [`EvictionStats::policy_panic`](crate::EvictionStats) says why.
+///
+/// Hand one to [`StoreBuilder::policy`](crate::StoreBuilder::policy); see [`crate::testing::policy_contract`] for a test
+/// that each should pass.
+///
+/// ```
+/// use esker::policy::{AllOf, Plan, Policy, SizeThreshold, View};
+/// use esker::{Config, Store};
+///
+/// /// Squeezes what has been hot for a minute and was never read.
+/// struct Unread;
+///
+/// impl Policy for Unread {
+///     fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+///         for page in view.lanes().iter().filter_map(|lane| lane.oldest_hot) {
+///             if view.age_ms(&page) > 60_000 && page.read_ms.is_none() && !page.open {
+///                 plan.demote(&page);
+///             }
+///         }
+///     }
+///
+///     fn wants_reads(&self) -> bool {
+///         true
+///     }
+/// }
+///
+/// let config = Config::builder().memory("16MiB").build()?;
+/// let policy = AllOf::new().and(Unread).and(SizeThreshold::new());
+/// let store = Store::builder(config).policy(policy).open()?;
+/// # Ok::<(), esker::Error>(())
+/// ```
+pub trait Policy: Send {
+    /// Puts into the plan what should move now. It is asked again after the moves were made, until a plan is empty or
+    /// nothing of it could be done.
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan);
 
-/// What a policy sees of a lane.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LaneView {
-    pub(crate) lane: LaneId,
-    /// The oldest page in memory: the only one that may leave (invariant I2).
-    pub(crate) oldest: Option<PageSummary>,
-    /// The oldest page that is still hot.
-    pub(crate) oldest_hot: Option<PageSummary>,
-}
-
-/// What a policy sees of the store.
-pub(crate) struct View<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) now_ms: i64,
-    pub(crate) lanes: &'a [LaneView],
-    /// Shares of each region's maximum in use.
-    pub(crate) hot_fill: f64,
-    pub(crate) warm_fill: f64,
-    pub(crate) index_fill: f64,
-    pub(crate) numbers_fill: f64,
-    /// Whether an attempt to squeeze a page has just failed for lack of warm pages.
-    pub(crate) warm_refused: bool,
-}
-
-impl View<'_> {
-    pub(crate) fn class(&self, lane: LaneId) -> &ClassConfig {
-        &self.config.classes[lane.class().index()]
-    }
-
-    /// Whether a page may leave memory now, whatever the reason.
-    pub(crate) fn may_leave(&self, lane: LaneId, page: &PageSummary) -> bool {
-        page.clean || self.class(lane).on_leave == OnLeave::Drop || self.is_expired(lane, page)
-    }
-
-    /// Whether every event of a page has reached the end of its retention.
-    pub(crate) fn is_expired(&self, lane: LaneId, page: &PageSummary) -> bool {
-        let age = self.age(page);
-        self.class(lane).retention.is_some_and(|retention| age >= millis(retention))
-    }
-
-    /// Milliseconds since the newest event of a page.
-    pub(crate) fn age(&self, page: &PageSummary) -> i64 {
-        self.now_ms.saturating_sub(page.newest_ms)
+    /// Whether the policy looks at the times of reads ([`PageSummary::read_ms`]). They are recorded only if it does:
+    /// point reads and histories then note the second in which they met a page. It is asked once, when the store opens.
+    fn wants_reads(&self) -> bool {
+        false
     }
 }
 
-pub(crate) fn millis(duration: std::time::Duration) -> i64 {
+impl<P: Policy + ?Sized> Policy for Box<P> {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        (**self).plan(view, plan);
+    }
+
+    fn wants_reads(&self) -> bool {
+        (**self).wants_reads()
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A step that a policy asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Action {
-    /// Squeeze the lane's oldest hot page into the warm region.
-    Demote(LaneId),
-    /// Let the lane's oldest page leave memory; if it may not yet, have it spilled.
-    Release(LaneId),
-}
-
-/// A rule for what to do next. It is asked again after each step.
-pub(crate) trait Policy: Send + Sync {
-    fn next(&self, view: &View<'_>) -> Option<Action>;
 }
 
 /// How short of memory the fullest region is.

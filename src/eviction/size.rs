@@ -1,60 +1,277 @@
-//! What memory pressure moves: the pages that arrived first, before their time.
+//! What memory pressure moves: pages before their time, the more of them the shorter memory is.
 
-use crate::eviction::{Action, LaneView, PageSummary, Policy, View};
-use crate::ids::LaneId;
+use crate::config::Thresholds;
+use crate::eviction::victims::{Ranking, above_quota, hot_quota, merged};
+use crate::eviction::{PageSummary, Plan, Policy, Tier, View};
+use crate::ids::Class;
+use crate::pressure::RegionKind;
 
-/// Moves the oldest pages down while a region is fuller than the warning threshold.
-pub(crate) struct SizeThreshold;
+/// The least share of what is too much that a step moves.
+const SHARE_MIN: f64 = 1.0 / 16.0;
+/// Hot pages for which room is made at once in a warm region that is full.
+const ROOM_FOR: i64 = 16;
 
-impl Policy for SizeThreshold {
-    fn next(&self, view: &View<'_>) -> Option<Action> {
-        let warning = view.config.thresholds.warning;
-        let release = view.warm_fill > warning
-            || view.index_fill > warning
-            || view.numbers_fill > warning
-            || view.warm_refused && view.hot_fill > warning;
-        if release
-            && let Some(lane) = oldest(view, |lane| lane.oldest, |lane, page| view.may_leave(lane.lane, page))
-        {
-            return Some(Action::Release(lane));
-        }
-        if view.hot_fill > warning {
-            let compress = |lane: LaneId| view.class(lane).compress;
-            let may_move = |lane: &LaneView, page: &PageSummary| match compress(lane.lane) {
-                true => !view.warm_refused,
-                false => view.may_leave(lane.lane, page),
-            };
-            let hot = |open: bool| {
-                oldest(
-                    view,
-                    |lane| lane.oldest_hot,
-                    |lane, page| (open || !page.open) && may_move(lane, page),
-                )
-            };
-            // Pages that are still written come last: sealing them leaves room unused.
-            if let Some(lane) = hot(false).or_else(|| hot(true)) {
-                return Some(if compress(lane) { Action::Demote(lane) } else { Action::Release(lane) });
-            }
-        }
-        // Nothing may leave yet: naming the oldest page has it spilled. For the hot region's sake that is one which goes
-        // straight from there: warm pages of others would leave in vain.
-        let all = release || view.warm_refused;
-        (all || view.hot_fill > warning)
-            .then(|| oldest(view, |lane| lane.oldest, |lane, _| all || !view.class(lane.lane).compress))
-            .flatten()
-            .map(Action::Release)
+/// Keeps regions below their thresholds and classes below their quotas.
+///
+/// Above the *warning* threshold each step moves a share of what is too much. The share grows with the excess, from a
+/// sixteenth to all of it at the *critical* threshold, so that a store whose load is steady finds its level and does not
+/// move in fits.
+///
+/// What goes first: pages of classes that are above their [quota](crate::ClassConfig::quota), then those of the lowest
+/// [priority](crate::ClassConfig::priority), then those that came first. No page of a higher class leaves memory while
+/// one of a lower class could. A class above its quota is brought down to it, whether or not there is pressure.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct SizeThreshold {
+    /// Thresholds of single regions, instead of the configured ones.
+    own: [Option<(f64, f64)>; 4],
+    /// Whether it stays out of the way until the critical threshold.
+    at_critical: bool,
+    step: u64,
+    /// What is to be in use of each region after the step.
+    goals: [u64; 4],
+}
+
+/// What is too much of each region, the moves of a plan counted.
+pub(super) struct Need {
+    used: [u64; 4],
+    goals: [u64; 4],
+}
+
+impl Need {
+    /// How much is still to go; not above zero when nothing is.
+    pub(super) fn of(&self, region: RegionKind, plan: &Plan) -> i64 {
+        let at = index(region);
+        self.used[at] as i64 - plan.freed(region) - self.goals[at] as i64
+    }
+
+    fn has(&self, region: RegionKind, plan: &Plan) -> bool {
+        self.of(region, plan) > 0
     }
 }
 
-fn oldest(
-    view: &View<'_>,
-    page: impl Fn(&LaneView) -> Option<PageSummary>,
-    choose: impl Fn(&LaneView, &PageSummary) -> bool,
-) -> Option<LaneId> {
-    view.lanes
-        .iter()
-        .filter_map(|lane| Some((lane, page(lane)?)))
-        .filter(|(lane, page)| choose(lane, page))
-        .min_by_key(|(_, page)| page.arrived_ms)
-        .map(|(lane, _)| lane.lane)
+impl SizeThreshold {
+    /// With the thresholds of the store's configuration.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The one that keeps the budget when the store's own policy does not.
+    pub(super) fn at_critical() -> Self {
+        Self { at_critical: true, ..Self::default() }
+    }
+
+    /// Other thresholds for one region, in shares of it. Values outside of 0 to 1, and a warning above critical, are
+    /// brought into line.
+    pub fn region(mut self, region: RegionKind, warning: f64, critical: f64) -> Self {
+        let warning = if warning.is_finite() { warning.clamp(0.0, 1.0) } else { 1.0 };
+        let critical = if critical.is_finite() { critical.clamp(warning, 1.0) } else { 1.0 };
+        self.own[index(region)] = Some((warning, critical));
+        self
+    }
+
+    /// What is to go in this step.
+    pub(super) fn need(&mut self, view: &View<'_>) -> Need {
+        let regions = RegionKind::ALL.map(|kind| view.region(kind));
+        if self.step != view.step() {
+            self.step = view.step();
+            for (at, region) in regions.iter().enumerate() {
+                let Thresholds { warning, critical, .. } = view.config().thresholds;
+                let (warning, critical) = self.own[at].unwrap_or((warning, critical));
+                self.goals[at] = self.goal(region.used, region.max, warning, critical);
+            }
+            let hot = index(RegionKind::Hot);
+            self.goals[hot] = self.goals[hot].min(regions[hot].used.saturating_sub(view.wanted_pages()));
+        }
+        Need { used: regions.map(|region| region.used), goals: self.goals }
+    }
+
+    fn goal(&self, used: u64, max: u64, warning: f64, critical: f64) -> u64 {
+        let below = |share: f64| (max as f64 * share).floor() as u64;
+        if self.at_critical {
+            // Strictly below the threshold, where it is not asked any more.
+            return used.min(((max as f64 * critical).ceil() as u64).min(max).saturating_sub(1));
+        }
+        // One page is always to be free, so that the next can be opened.
+        let excess = used.saturating_sub(below(warning).min(max.saturating_sub(1)));
+        let fill = used as f64 / max.max(1) as f64;
+        let share = if critical > warning { (fill - warning) / (critical - warning) } else { 1.0 };
+        used - ((excess as f64 * share.clamp(SHARE_MIN, 1.0)).ceil() as u64).min(excess)
+    }
+
+    /// Plans everything; `squeeze` plans which hot pages go to the warm region, until nothing is left to go of the hot
+    /// one or nothing is there to be squeezed.
+    pub(super) fn plan_with(
+        &mut self,
+        view: &View<'_>,
+        plan: &mut Plan,
+        squeeze: impl FnOnce(&View<'_>, &mut Plan, &Need),
+    ) {
+        let need = self.need(view);
+        let ranking = Ranking::new(view);
+        keep_quotas(view, plan);
+        let others = |plan: &Plan| {
+            [RegionKind::Warm, RegionKind::Index, RegionKind::System]
+                .into_iter()
+                .any(|region| need.has(region, plan))
+        };
+        let hot = need.has(RegionKind::Hot, plan);
+        let (release, before) = (others(plan) || view.warm_is_full() && hot, plan.moves().len());
+        if release {
+            release_oldest(view, plan, &need, &ranking);
+        }
+        // A full warm region takes nothing; what goes in its stead was chosen among all, and may have made room there.
+        if need.has(RegionKind::Hot, plan) && !view.warm_is_full() {
+            squeeze(view, plan, &need);
+        }
+        if plan.moves().len() == before && (release || hot) {
+            name_spill(view, plan, &ranking, release);
+        }
+    }
+}
+
+impl Policy for SizeThreshold {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        self.plan_with(view, plan, squeeze_oldest);
+    }
+}
+
+/// Lets pages leave for the sake of the warm region, the index and the page table.
+fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranking) {
+    let bytes = |region| view.region(region).page_bytes.max(1);
+    let room = need.of(RegionKind::Hot, plan).clamp(1, ROOM_FOR) as u64 * bytes(RegionKind::Hot) / 2;
+    let room = room.div_ceil(bytes(RegionKind::Warm)) as i64;
+    let any = |plan: &Plan| need.has(RegionKind::Index, plan) || need.has(RegionKind::System, plan);
+    let go_on = |plan: &Plan| {
+        let stuck = view.warm_is_full() && plan.freed(RegionKind::Warm) < room;
+        any(plan) || need.has(RegionKind::Warm, plan) || stuck && need.has(RegionKind::Hot, plan)
+    };
+    // If it is only for the warm region, pages of lanes that have none there would leave in vain.
+    let all = any(plan) || view.warm_is_full() && need.has(RegionKind::Hot, plan);
+    let helps = |page: &PageSummary| page.may_leave && (all || view.has_warm_from(page));
+    let pages = merged(
+        view,
+        |lane| lane.oldest.filter(helps),
+        |page| view.newer(page).filter(helps),
+        |page| ranking.of(view, page, false),
+    );
+    for page in pages {
+        if !go_on(plan) || !plan.release(&page) && !plan.has(&page) {
+            break;
+        }
+    }
+}
+
+/// Squeezes the pages that came first, or lets them leave where their class goes without the warm region.
+pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
+    let ranking = Ranking::new(view);
+    let compress = |class: Class| view.class_config(class).compress;
+    let pages = merged(
+        view,
+        |lane| match compress(lane.class) {
+            true => lane.oldest_hot,
+            false => lane.oldest.filter(|page| page.may_leave),
+        },
+        |page| match compress(page.class) {
+            true => view.newer_hot(page),
+            false => view.newer(page).filter(|page| page.may_leave),
+        },
+        |page| ranking.of_hot(view, page),
+    );
+    for page in pages {
+        if !need.has(RegionKind::Hot, plan) {
+            break;
+        }
+        let planned = if compress(page.class) { plan.demote(&page) } else { plan.release(&page) };
+        if !planned && !plan.has(&page) {
+            break;
+        }
+    }
+}
+
+/// Nothing may leave yet: has the page written that is to go first. For the hot region's sake that is one which goes
+/// straight from there: warm pages of others would leave in vain.
+fn name_spill(view: &View<'_>, plan: &mut Plan, ranking: &Ranking, all: bool) {
+    let wanted = |page: &PageSummary| !page.may_leave && (all || !view.class_config(page.class).compress);
+    let oldest = view.lanes().iter().filter_map(|lane| lane.oldest).filter(wanted);
+    if let Some(page) = oldest.min_by_key(|page| ranking.of(view, page, false)) {
+        // Asking for its release closes it if it is open; otherwise it could not be written.
+        plan.release(&page);
+    }
+}
+
+/// Brings classes down to their quotas: hot pages are squeezed while the class has more than its share of them, and its
+/// oldest leave otherwise.
+fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
+    for class in (0..view.config().classes.len()).map(Class::new) {
+        let mut above = above_quota(view, class) as i64;
+        if above == 0 {
+            continue;
+        }
+        let (held, compress) = (view.class(class), view.class_config(class).compress);
+        let mut hot = held.hot_bytes as i64 - hot_quota(view.config(), class).min(held.hot_bytes) as i64;
+        let bytes = |page: &PageSummary| {
+            let region = if page.tier == Tier::Hot { RegionKind::Hot } else { RegionKind::Warm };
+            i64::from(page.pages) * view.region(region).page_bytes as i64
+        };
+        let lanes = || view.lanes().iter().filter(|lane| lane.class == class);
+        let rank = |page: &PageSummary| (false, false, 0, false, page.arrived_ms);
+        if compress && !view.warm_is_full() {
+            let first = |lane: &crate::eviction::LaneView| {
+                lane.oldest_hot.filter(|page| page.class == class && !page.open)
+            };
+            let next = |page: &PageSummary| view.newer_hot(page).filter(|page| !page.open);
+            for page in merged(view, first, next, rank) {
+                if above <= 0 || hot <= 0 || !plan.demote(&page) {
+                    break;
+                }
+                hot -= bytes(&page);
+                above -= bytes(&page) - i64::from(page.raw_bytes) / 2;
+            }
+        }
+        let first = |lane: &crate::eviction::LaneView| {
+            lane.oldest.filter(|page| page.class == class && page.may_leave && !page.open)
+        };
+        let next = |page: &PageSummary| view.newer(page).filter(|page| page.may_leave && !page.open);
+        for page in merged(view, first, next, rank) {
+            if above <= 0 || !plan.release(&page) {
+                break;
+            }
+            above -= bytes(&page);
+        }
+        if above > 0
+            && let Some(page) = lanes()
+                .filter_map(|lane| lane.oldest)
+                .filter(|page| !page.may_leave && !page.open)
+                .min_by_key(|page| page.arrived_ms)
+        {
+            plan.spill(&page);
+        }
+    }
+}
+
+fn index(region: RegionKind) -> usize {
+    RegionKind::ALL.iter().position(|other| *other == region).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_that_moves_grows_with_the_excess() {
+        let size = SizeThreshold::new();
+        let moved = |used| used - size.goal(used, 1000, 0.8, 0.9);
+        assert_eq!([0, 500, 800].map(moved), [0, 0, 0]);
+        let shares = [801, 820, 840, 860, 880, 900, 950, 1000].map(moved);
+        assert!(shares.is_sorted(), "{shares:?}");
+        assert_eq!((shares[0], shares[5], shares[6], shares[7]), (1, 100, 150, 200));
+        assert!(shares[2] < 40, "not all of it at once below critical: {shares:?}");
+        // However small the region is, one page is left free.
+        assert_eq!(size.goal(4, 4, 1.0, 1.0), 3);
+        assert_eq!(size.goal(3, 4, 1.0, 1.0), 3);
+        assert_eq!(SizeThreshold::at_critical().goal(899, 1000, 0.8, 0.9), 899);
+        assert_eq!(SizeThreshold::at_critical().goal(950, 1000, 0.8, 0.9), 899);
+        assert_eq!(size.goal(7, u64::MAX, 0.8, 0.9), 7);
+    }
 }

@@ -136,6 +136,12 @@ impl Lanes {
         fill
     }
 
+    /// How many events the index has, and how many it has room for, as far as is known: as [`Self::index_fill`].
+    pub(crate) fn index_room(&self) -> (u64, u64) {
+        self.index_fill();
+        (self.in_memory(), self.index_capacity.load(Ordering::Relaxed))
+    }
+
     /// Notes that the index had no room for one more.
     #[cold]
     pub(crate) fn index_is_full(&self) -> RegionKind {

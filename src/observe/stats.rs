@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::eviction::{Move, Refusal};
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::RegionStats;
 use crate::tiers::cold::TierFigures;
@@ -23,6 +24,8 @@ pub struct Stats {
     pub regions: [RegionStats; 4],
     /// Events, by where they are and what became of them.
     pub events: EventStats,
+    /// What moved pages, and what it was not let do.
+    pub eviction: EvictionStats,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
 }
@@ -58,6 +61,8 @@ pub struct EventStats {
     pub warm_packed_bytes: u64,
     /// Squeezed from hot to warm.
     pub demoted: u64,
+    /// Unpacked from warm to hot again.
+    pub promoted: u64,
     /// Left memory after the cold tier had confirmed them.
     pub released: u64,
     /// Left because their retention had ended.
@@ -70,6 +75,29 @@ pub struct EventStats {
     pub corrupt_frames: u64,
     /// Stream names.
     pub names: u64,
+}
+
+/// The moves of pages between the tiers since the store opened. See [`crate::policy`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct EvictionStats {
+    /// Plans that asked for anything.
+    pub plans: u64,
+    /// Pages squeezed.
+    pub demoted_pages: u64,
+    /// Pages unpacked again.
+    pub promoted_pages: u64,
+    /// Pages that left memory.
+    pub released_pages: u64,
+    /// Moves that a policy asked for and that made no sense.
+    pub refused: u64,
+    /// The last of them.
+    pub last_refusal: Option<(Move, Refusal)>,
+    /// How often the store's own policy left memory so short that [`SizeThreshold`](crate::policy::SizeThreshold) was
+    /// asked as well.
+    pub safety_plans: u64,
+    /// What the store's own policy said when it panicked; the default one works in its place since.
+    pub policy_panic: Option<String>,
 }
 
 /// The cold tier.

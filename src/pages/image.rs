@@ -145,6 +145,19 @@ impl<'a> Image<'a> {
         (offset - frame.raw_at < frame.raw_len).then_some(frame)
     }
 
+    /// Unpacks all frames into a page of that many bytes.
+    pub(crate) fn unpack_all(&self, page: &mut [u8]) -> Result<()> {
+        let mut at = 0;
+        for frame in (0..self.frames()).filter_map(|number| self.frame(number)) {
+            let bytes = self.unpack(frame)?;
+            let place = page.get_mut(at..at + bytes.len()).filter(|_| frame.raw_at as usize == at);
+            let place = place.ok_or_else(|| Error::corrupt("the frames of a warm page do not fit it"))?;
+            place.copy_from_slice(&bytes);
+            at += bytes.len();
+        }
+        if at == page.len() { Ok(()) } else { Err(Error::corrupt("a warm page lacks records")) }
+    }
+
     /// Unpacks one frame after checking its bytes.
     pub(crate) fn unpack(&self, frame: Frame) -> Result<Vec<u8>> {
         let (raw_len, len) = (frame.raw_len as usize, frame.len as usize);

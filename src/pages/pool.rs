@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::EventRef;
 use crate::event::record::{HEADER_LEN, RecordHeader, body_len};
-use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
-use crate::pages::table::{PageMeta, Place, Tier, Whereabouts};
+use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
@@ -25,6 +25,8 @@ use crate::sys::memory::{Slab, ZeroInit, prefetch_bytes};
 unsafe impl ZeroInit for PageMeta {}
 // SAFETY: as above.
 unsafe impl ZeroInit for Whereabouts {}
+// SAFETY: as above.
+unsafe impl ZeroInit for Stamps {}
 
 /// Keeps what a reader may know of from being reused.
 pub(crate) struct Pin {
@@ -170,7 +172,10 @@ pub(crate) struct Pages {
     pub(crate) warm: Region,
     places: Slab<Whereabouts>,
     table: Slab<PageMeta>,
+    stamps: Slab<Stamps>,
     numbers: FreeList,
+    /// Hot and warm frames of each class, less those that were let go.
+    held: [[AtomicU32; 2]; Class::MAX],
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
     leaving: [AtomicU32; 3],
     /// Frames whose checksum failed.
@@ -182,6 +187,7 @@ impl Pages {
         let capacity = config.logical_pages() as u32;
         let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
         let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
+        let stamps = system.slab::<Stamps>(capacity as usize + 1, "the times of reads")?;
         let numbers = FreeList::new(capacity + 1, capacity + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
@@ -190,7 +196,9 @@ impl Pages {
             warm: Region::open(RegionKind::Warm, config.warm, config.huge_pages)?,
             places,
             table,
+            stamps,
             numbers,
+            held: Default::default(),
             leaving: Default::default(),
             corrupt: AtomicU64::new(0),
         })
@@ -219,17 +227,44 @@ impl Pages {
         &self.table[page.0 as usize]
     }
 
-    /// The shares of the hot region, the warm region and the page numbers that will be in use once present readers
-    /// are gone. Letting more go while a reader stays makes no room.
-    pub(crate) fn fills_ahead(&self) -> [f64; 3] {
+    /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
+    /// gone, and of how many. Letting more go while a reader stays makes no room.
+    pub(crate) fn used_ahead(&self) -> [(u32, u32); 3] {
         let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
-        let share =
-            |used: u32, leaving: u32, max: u32| f64::from(used.saturating_sub(leaving)) / f64::from(max);
         [
-            share(self.hot.used_pages(), hot, self.hot.pages_max()),
-            share(self.warm.used_pages(), warm, self.warm.pages_max()),
-            share(self.numbers.used(), numbers, self.numbers.limit()),
+            (self.hot.used_pages().saturating_sub(hot), self.hot.pages_max()),
+            (self.warm.used_pages().saturating_sub(warm), self.warm.pages_max()),
+            (self.numbers.used().saturating_sub(numbers), self.numbers.limit()),
         ]
+    }
+
+    /// Hot and warm pages that a class will hold once present readers are gone.
+    pub(crate) fn held_by(&self, class: Class) -> [u32; 2] {
+        self.held[class.index()].each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn hold(&self, class: Class, tier: Tier, frames: u32) {
+        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_add(frames, Ordering::Relaxed);
+    }
+
+    fn let_go(&self, class: Class, tier: Tier, frames: u32) {
+        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_sub(frames, Ordering::Relaxed);
+    }
+
+    /// Notes that a page was read in that second.
+    #[inline]
+    pub(crate) fn touch(&self, page: LogicalPage, second: u32) {
+        self.stamps[page.0 as usize].touch(second);
+    }
+
+    /// When a page was last read, and when before that.
+    pub(crate) fn stamps(&self, page: LogicalPage) -> [u32; 2] {
+        self.stamps[page.0 as usize].get()
+    }
+
+    /// Page numbers are below this.
+    pub(crate) fn numbers_end(&self) -> u32 {
+        self.numbers.limit()
     }
 
     /// Whether anything waits for readers to go.
@@ -267,6 +302,8 @@ impl Pages {
         };
         let meta = &self.table[page as usize];
         meta.begin(count, lane, seq, prev, so_far);
+        self.stamps[page as usize].clear();
+        self.hold(lane.class(), Tier::Hot, count);
         let generation = self.place(LogicalPage(page)).generation();
         self.places[page as usize].set(Place::new(Tier::Hot, generation, first));
         Ok(OpenPage {
@@ -493,8 +530,37 @@ impl Pages {
         let old = Frames { first: place.frame(), count: meta.frames() };
         meta.set_size(frames.count, scratch.len() as u32);
         self.places[page.0 as usize].swing(Place::new(Tier::Warm, place.generation(), frames.first));
+        self.hold(meta.lane().class(), Tier::Warm, frames.count);
+        self.let_go(meta.lane().class(), Tier::Hot, old.count);
         self.release_later(pin, Tier::Hot, old, None);
         true
+    }
+
+    /// Moves a warm page back to the hot region. `false`: the hot region has no room.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when a frame fails its check; the page stays where it is.
+    pub(crate) fn promote(self: &Arc<Self>, pin: &Pin, page: LogicalPage) -> Result<bool> {
+        let (meta, place) = (self.meta(page), self.place(page));
+        let (committed, image) = (meta.committed(), self.image(place)?);
+        let Some(frames) = self.hot.claim(committed.div_ceil(self.hot.page_size()).max(1)) else {
+            return Ok(false);
+        };
+        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
+        let raw = unsafe { self.hot.bytes_mut(frames.first, 0, committed as usize) };
+        if let Err(error) = image.unpack_all(raw) {
+            self.count_corrupt();
+            // SAFETY: claimed just now and known to nobody.
+            unsafe { self.hot.release(frames) };
+            return Err(error);
+        }
+        let old = Frames { first: place.frame(), count: meta.frames() };
+        meta.set_size(frames.count, 0);
+        self.places[page.0 as usize].swing(Place::new(Tier::Hot, place.generation(), frames.first));
+        self.hold(meta.lane().class(), Tier::Hot, frames.count);
+        self.let_go(meta.lane().class(), Tier::Warm, old.count);
+        self.release_later(pin, Tier::Warm, old, None);
+        Ok(true)
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
@@ -503,6 +569,7 @@ impl Pages {
         debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
         self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
         let frames = Frames { first: place.frame(), count: meta.frames() };
+        self.let_go(meta.lane().class(), place.tier(), frames.count);
         self.release_later(pin, place.tier(), frames, Some(page));
     }
 
@@ -514,7 +581,7 @@ impl Pages {
         let free = move || {
             let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
-            // did is gone. Each page is demoted once and retired once, so they are released once.
+            // did is gone. A page is moved and retired by the mover alone, which forgets its frames as it does so.
             unsafe { region.release(frames) };
             pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
             if let Some(page) = number {

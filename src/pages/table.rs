@@ -115,6 +115,38 @@ impl Whereabouts {
     }
 }
 
+/// When a page was last read, and when before that, in seconds of the clock. Reads within one second count as one, so
+/// that a burst does not pass for interest that lasts. Zero: not since the page was opened.
+///
+/// Whoever reads stores without a look at who else does: of two at once, one is forgotten, which costs nothing.
+pub(crate) struct Stamps(AtomicU64);
+
+impl Stamps {
+    /// The second that a time in milliseconds is in. Never zero.
+    pub(crate) fn second(now_ms: i64) -> u32 {
+        (now_ms.div_euclid(1000) as u32).max(1)
+    }
+
+    /// Notes a read.
+    #[inline]
+    pub(crate) fn touch(&self, second: u32) {
+        let stamps = self.0.load(Ordering::Relaxed);
+        if stamps as u32 != second {
+            self.0.store(stamps << 32 | u64::from(second), Ordering::Relaxed);
+        }
+    }
+
+    /// The last read and the one before.
+    pub(crate) fn get(&self) -> [u32; 2] {
+        let stamps = self.0.load(Ordering::Relaxed);
+        [stamps as u32, (stamps >> 32) as u32]
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// What the store knows of one logical page.
 #[repr(C, align(128))]
 pub(crate) struct PageMeta {
@@ -352,6 +384,17 @@ mod tests {
             let place = Place::new(tier, generation, frame);
             assert_eq!((place.tier(), place.generation(), place.frame()), (tier, generation, frame));
         }
+    }
+
+    #[test]
+    fn stamps_keep_the_last_two_seconds() {
+        let stamps = Stamps(AtomicU64::new(0));
+        assert_eq!(stamps.get(), [0, 0]);
+        for (second, kept) in [(5, [5, 0]), (5, [5, 0]), (9, [9, 5]), (7, [7, 9]), (u32::MAX, [u32::MAX, 7])] {
+            stamps.touch(second);
+            assert_eq!(stamps.get(), kept);
+        }
+        assert_eq!([0, 999, 1000, 61_000, -1].map(Stamps::second), [1, 1, 1, 61, u32::MAX]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::eviction::Policy;
 use crate::eviction::engine::{Engine, EvictionShared};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
@@ -25,6 +26,7 @@ pub struct StoreBuilder {
     config: Config,
     clock: Clock,
     cold: Option<Arc<dyn ColdTier>>,
+    policy: Option<Box<dyn Policy>>,
 }
 
 /// How the configured buffers are divided.
@@ -48,7 +50,7 @@ impl Shares {
 
 impl StoreBuilder {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, clock: Clock::system(), cold: None }
+        Self { config, clock: Clock::system(), cold: None, policy: None }
     }
 
     /// The clock that ages events.
@@ -63,12 +65,19 @@ impl StoreBuilder {
         self
     }
 
+    /// What decides which pages move and leave memory. The default is
+    /// [`PriorityTime`](crate::policy::PriorityTime).
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policy = Some(Box::new(policy));
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
     /// As for [`Store::open`].
     pub fn open(self) -> Result<Store> {
-        let Self { mut config, clock, cold } = self;
+        let Self { mut config, clock, cold, policy } = self;
         let shares = Shares::of(config.buffers);
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
@@ -93,7 +102,7 @@ impl StoreBuilder {
         };
         let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
         let count = lanes.lanes().count();
-        let engine = Engine::new(&lanes);
+        let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         Store::start(Core::new(

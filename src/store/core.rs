@@ -11,11 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::eviction::engine::{Engine, EvictionShared};
 use crate::eviction::{millis, pressure};
-use crate::ids::{Class, LaneId};
+use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::{Appended, Checked, Lanes};
 use crate::lanes::partition::Lane;
 use crate::pages::pool::{FrameCache, Pin, reclaim};
+use crate::pages::table::Stamps;
 use crate::pressure::{BackPressure, Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
@@ -36,6 +37,10 @@ pub(crate) struct Core {
     reject_pages: u32,
     /// Whether no class has a retention.
     pub(crate) keeps_all: bool,
+    /// Whether the policy wants to know when pages are read.
+    notes_reads: bool,
+    /// Whether a read need not look at anything but the event: nothing expires and nobody wants to know of it.
+    pub(crate) reads_plainly: bool,
     pub(crate) config: Config,
     pub(crate) system: Region,
     pub(crate) lanes: Lanes,
@@ -60,6 +65,14 @@ pub(crate) struct Core {
     pub(crate) spiller_bells: Vec<Bell>,
     /// Rung when the thread that keeps the cold tier is to look up.
     pub(crate) keeper_bell: Bell,
+}
+
+/// When the mover has something to do again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    Again,
+    Soon,
+    Later,
 }
 
 /// Wakes whoever waits, and whoever comes to wait next.
@@ -97,11 +110,15 @@ impl Core {
         shared: EvictionShared,
         spiller: Spiller,
     ) -> Self {
+        let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
+        let notes_reads = engine.wants_reads();
         let reject_pages = (f64::from(lanes.pages.hot.pages_max()) * config.thresholds.reject).ceil() as u32;
         let spiller_bells = (0..spiller.count()).map(|_| Bell::default()).collect();
         Self {
             reject_pages,
-            keeps_all: config.classes.iter().all(|class| class.retention.is_none()),
+            keeps_all,
+            notes_reads,
+            reads_plainly: keeps_all && !notes_reads,
             config,
             system,
             lanes,
@@ -242,6 +259,14 @@ impl Core {
         retention.map_or(i64::MIN, |age| now_ms.saturating_sub(millis(age)))
     }
 
+    /// Notes that a read has met a page, if the policy wants to know.
+    #[inline]
+    pub(crate) fn note_read(&self, page: LogicalPage, now_ms: i64) {
+        if self.notes_reads {
+            self.lanes.pages.touch(page, Stamps::second(now_ms));
+        }
+    }
+
     /// Whether retention still keeps an event.
     pub(crate) fn is_kept(&self, class: Class, timestamp: i64, now_ms: i64) -> bool {
         let horizon = self.horizon(class, now_ms);
@@ -327,8 +352,8 @@ impl Core {
         }
     }
 
-    /// One slice of the mover. Whether to come back at once.
-    pub(crate) fn move_once(&self) -> bool {
+    /// One slice of the mover. When to come back.
+    pub(crate) fn move_once(&self) -> Turn {
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
         if progress.pages > 0 {
             self.room.ring();
@@ -337,7 +362,12 @@ impl Core {
         if progress.waits_for_spill {
             self.ring_spillers();
         }
-        progress.more
+        match progress.more {
+            true => Turn::Again,
+            // Where nothing can move, looking again changes nothing; the spiller will ring.
+            false if progress.pressed && progress.pages > 0 => Turn::Soon,
+            false => Turn::Later,
+        }
     }
 
     /// Has the spillers look up.

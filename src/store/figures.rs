@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::observe::stats::{ColdStats, EventStats, LatencyStats, Stats};
+use crate::observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
 use crate::pages::pool::Pin;
 use crate::pages::table::Tier;
 use crate::pressure::RegionKind;
@@ -52,6 +52,7 @@ impl Core {
             buffer_bytes,
             regions,
             events: self.event_stats(hot, warm),
+            eviction: self.eviction_stats(),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
         }
     }
@@ -73,6 +74,7 @@ impl Core {
             warm_raw_bytes: warm[1],
             warm_packed_bytes: warm[2],
             demoted: load(&eviction.demoted_events),
+            promoted: load(&eviction.promoted_events),
             released: load(&eviction.released_events),
             expired: load(&eviction.expired_events),
             dropped: load(&eviction.dropped_events),
@@ -80,6 +82,21 @@ impl Core {
             corrupt_frames: load(&self.lanes.pages.corrupt),
             names: self.names.len() as u64,
             ..events
+        }
+    }
+
+    fn eviction_stats(&self) -> EvictionStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        EvictionStats {
+            plans: load(&counters.plans),
+            demoted_pages: load(&counters.demoted_pages),
+            promoted_pages: load(&counters.promoted_pages),
+            released_pages: load(&counters.released_pages),
+            refused: load(&counters.refused),
+            last_refusal: *counters.last_refusal.lock(),
+            safety_plans: load(&counters.safety_plans),
+            policy_panic: counters.panic.lock().clone(),
         }
     }
 

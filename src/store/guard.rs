@@ -6,9 +6,11 @@ use smallvec::SmallVec;
 
 use crate::error::Result;
 use crate::event::EventRef;
+use crate::eviction::Tier;
 use crate::ids::Stream;
 use crate::index::ids::Place;
 use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::table;
 use crate::store::core::Core;
 use crate::store::history::History;
 use crate::store::scan::Scan;
@@ -50,7 +52,8 @@ impl<'s> Guard<'s> {
         let place = lanes.index.locate(id);
         // Most events that are asked for are hot and in an array.
         if let Some(event) = lanes.get_hot(&self.pin, place) {
-            return Ok(if self.keeps(&event) { Some(event) } else { None });
+            let plain = self.core.reads_plainly;
+            return Ok(if plain || self.keeps_at(place, &event) { Some(event) } else { None });
         }
         self.try_get_at(id, place)
     }
@@ -58,7 +61,9 @@ impl<'s> Guard<'s> {
     #[inline(never)]
     fn try_get_at<'g>(&'g self, id: u64, place: Place<'g>) -> Result<Option<EventRef<'g>>> {
         let found = self.core.lanes.get_at(&self.pin, &self.cache, id, place)?;
-        Ok(found.map(|(_, event)| event).filter(|event| self.keeps(event)))
+        let Some((addr, event)) = found.filter(|(_, event)| self.keeps(event)) else { return Ok(None) };
+        self.core.note_read(addr.page(), self.now_ms);
+        Ok(Some(event))
     }
 
     /// The events of those ids, in their order, `None` for each that is not in memory. Faster than one at a time:
@@ -81,7 +86,7 @@ impl<'s> Guard<'s> {
             }
             for (id, place) in ids.iter().zip(places) {
                 out.push(match lanes.get_hot(&self.pin, place) {
-                    Some(event) if self.keeps(&event) => Some(event),
+                    Some(event) if self.core.reads_plainly || self.keeps_at(place, &event) => Some(event),
                     Some(_) => None,
                     None => self.try_get_at(*id, place).ok().flatten(),
                 });
@@ -105,6 +110,28 @@ impl<'s> Guard<'s> {
         self.cache.clear();
         self.pin.repin();
         self.now_ms = self.core.lanes.clock.coarse_ms();
+    }
+
+    /// Where in memory the event of that id is; `None` when it is not there. It counts as no read.
+    pub fn tier_of(&self, id: u64) -> Option<Tier> {
+        let lanes = &self.core.lanes;
+        let found = lanes.get_at(&self.pin, &self.cache, id, lanes.index.locate(id)).ok().flatten();
+        let (addr, _) = found.filter(|(_, event)| self.keeps(event))?;
+        match lanes.pages.place(addr.page()).tier() {
+            table::Tier::Hot => Some(Tier::Hot),
+            table::Tier::Warm => Some(Tier::Warm),
+            table::Tier::Free => None,
+        }
+    }
+
+    /// Whether retention still keeps a hot event that an array led to. Notes the read.
+    #[inline(never)]
+    fn keeps_at(&self, place: Place<'_>, event: &EventRef<'_>) -> bool {
+        let kept = self.keeps(event);
+        if kept && let Some(addr) = self.core.lanes.index.in_array(place) {
+            self.core.note_read(addr.page(), self.now_ms);
+        }
+        kept
     }
 
     /// Whether retention still keeps an event.

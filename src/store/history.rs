@@ -86,10 +86,17 @@ impl<'g> Walk<'g> {
 #[inline]
 pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
     let time = step.event.timestamp();
-    let lanes = &guard.core.lanes;
+    let (core, lanes) = (guard.core, &guard.core.lanes);
     (range.0..=range.1).contains(&time)
-        && guard.keeps(&step.event)
+        && (core.reads_plainly || keeps_noting(guard, step))
         && (!step.place.has_dead() || lanes.is_live(step.event.id(), step.addr))
+}
+
+/// Whether retention still keeps an event of a walk. Notes the read.
+#[inline(never)]
+fn keeps_noting(guard: &Guard<'_>, step: &Step<'_>) -> bool {
+    guard.core.note_read(step.addr.page(), guard.now_ms);
+    guard.keeps(&step.event)
 }
 
 impl<'g> Iterator for History<'g> {

@@ -11,11 +11,13 @@ use parking_lot::Mutex;
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
 use crate::store::CloseReport;
-use crate::store::core::{Bell, Core};
+use crate::store::core::{Bell, Core, Turn};
 use crate::sys::affinity;
 
 /// How often the mover looks round when nobody calls it; also how coarse the coarse clock is.
 const MOVER_TICK: Duration = Duration::from_millis(5);
+/// The same while memory is short: a step moves only a part of what is too much.
+const MOVER_TICK_PRESSED: Duration = Duration::from_millis(1);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
 /// How often the cold tier is asked to do what it does unasked.
 const KEEPER_TICK: Duration = Duration::from_millis(250);
@@ -111,8 +113,10 @@ impl Drop for Workers {
 fn mover(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         core.lanes.clock.tick(true);
-        if !core.move_once() {
-            core.mover_bell.wait(MOVER_TICK);
+        match core.move_once() {
+            Turn::Again => {}
+            Turn::Soon => core.mover_bell.wait(MOVER_TICK_PRESSED),
+            Turn::Later => core.mover_bell.wait(MOVER_TICK),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, OnLeave};
 use crate::error::{Error, Result};
 use crate::eviction::engine::EvictionShared;
 use crate::eviction::millis;
-use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
@@ -178,7 +178,7 @@ impl Spiller {
             let urgent = drain || shared.is_wanted(number);
             let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
             while !is_full(&jobs)
-                && let Some(job) = self.collect(config, lanes, all[number], number, last, from, urgent)
+                && let Some(job) = self.collect(config, lanes, shared, number, last, from, urgent)
             {
                 (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
                 // One that is not full may be longer when it is tried again: nothing must follow it until it is
@@ -214,13 +214,14 @@ impl Spiller {
         &self,
         config: &Config,
         lanes: &Lanes,
-        lane: &Lane,
+        shared: &EvictionShared,
         number: usize,
         last: (LogicalPage, u64),
         from: u64,
         urgent: bool,
     ) -> Option<Job> {
-        let class = &config.classes[lane.id.class().index()];
+        let lane = lanes.partitions[number / config.classes.len()].lane(Class::new(number % config.classes.len()));
+        let (class, passed) = (&config.classes[lane.id.class().index()], shared.passed(number));
         if class.on_leave == OnLeave::Drop {
             return None;
         }
@@ -235,9 +236,10 @@ impl Spiller {
                 continue;
             }
             // Hot pages are written when they must leave, unless they leave as they are; until then more may come to be
-            // removed or expire.
+            // removed or expire. One that newer pages were squeezed before is on its way, although it is hot.
             let tier = lanes.pages.place(page).tier();
-            let ready = tier == Tier::Warm || (urgent || !class.compress) && tier == Tier::Hot;
+            let hot_ready = urgent || !class.compress || meta.seq() < passed;
+            let ready = tier == Tier::Warm || hot_ready && tier == Tier::Hot;
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
                 break;
             }

@@ -12,5 +12,6 @@ mod concurrency;
 mod contract;
 mod corrupt_cold;
 mod moving;
+mod policies;
 mod restart;
 mod tier;
