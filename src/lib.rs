@@ -79,7 +79,9 @@ pub use regions::region::RegionStats;
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub use store::AsyncStore;
 #[cfg(not(loom))]
-pub use store::{Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Scan, Store, StoreBuilder};
+pub use store::{
+    Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Resized, Scan, Store, StoreBuilder,
+};
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]
 pub mod fuzz_doors;

@@ -3,6 +3,7 @@
 pub(crate) mod engine;
 mod size;
 mod time;
+pub(crate) mod vacate;
 
 pub(crate) use size::SizeThreshold;
 pub(crate) use time::TimeWindow;

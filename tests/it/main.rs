@@ -12,5 +12,6 @@ mod concurrency;
 mod contract;
 mod corrupt_cold;
 mod moving;
+mod resize;
 mod restart;
 mod tier;
