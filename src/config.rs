@@ -16,7 +16,7 @@ mod size;
 pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnLeave};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
-use layout::{logical_pages, system_region};
+use layout::{logical_pages, system_bytes, system_region};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
 
@@ -163,10 +163,19 @@ impl Config {
         Ok(())
     }
 
-    /// How many logical pages the page table has room for: every hot page, and warm images down to an eighth of
-    /// a hot page.
-    pub(crate) fn logical_pages(&self) -> u64 {
-        logical_pages(&self.hot, &self.warm)
+    /// How many logical pages hot and warm regions of so many bytes can hold.
+    pub(crate) fn logical_pages(&self, hot_bytes: u64, warm_bytes: u64) -> u32 {
+        logical_pages(&self.hot, &self.warm, [hot_bytes, warm_bytes]) as u32
+    }
+
+    /// How many logical pages the page table has room for.
+    pub(crate) fn logical_pages_ceiling(&self) -> u32 {
+        self.logical_pages(self.hot.ceiling, self.warm.ceiling)
+    }
+
+    /// What the system region takes for so many logical pages and an index of so many bytes.
+    pub(crate) fn system_bytes(&self, pages: u32, index_bytes: u64) -> u64 {
+        system_bytes(&self.index, self.partitions, u64::from(pages), index_bytes)
     }
 }
 

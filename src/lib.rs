@@ -72,8 +72,8 @@ pub use ids::{Class, Stream};
 #[cfg(not(loom))]
 pub mod policy {
     pub use crate::eviction::{
-        AllOf, ByClass, ClassView, FirstMatch, LaneView, Move, PageId, PageSummary, Plan, Policy, PriorityTime,
-        Random2Lru, Refusal, RegionView, Sieve, SizeThreshold, Tier, TimeWindow, View,
+        AllOf, ByClass, ClassView, FirstMatch, LaneView, Move, PageId, PageSummary, Plan, Policy,
+        PriorityTime, Random2Lru, Refusal, RegionView, Sieve, SizeThreshold, Tier, TimeWindow, View,
     };
 }
 #[cfg(not(loom))]
@@ -87,7 +87,9 @@ pub use regions::region::RegionStats;
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub use store::AsyncStore;
 #[cfg(not(loom))]
-pub use store::{Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Scan, Store, StoreBuilder};
+pub use store::{
+    Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Resized, Scan, Store, StoreBuilder,
+};
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]
 pub mod fuzz_doors;

@@ -7,6 +7,9 @@ use crate::config::{
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
 
+/// The system region's page.
+const SYSTEM_PAGE: u64 = 4 * KIB;
+
 impl ConfigBuilder {
     /// Divides the memory: what was asked for is taken as it is, the rest is shared 11 : 4 : 3 between hot, warm
     /// and index.
@@ -28,9 +31,9 @@ impl ConfigBuilder {
         let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
         let index_page = floor_power(index_max / 64).clamp(2 * KIB, 16 * KIB);
         let (hot, warm, index) = (self.hot.clone(), self.warm.clone(), self.index.clone());
-        let hot = self.region(RegionKind::Hot, &hot, hot_max, hot_page);
-        let warm = self.region(RegionKind::Warm, &warm, warm_max, PAGE_WARM);
-        let index = self.region(RegionKind::Index, &index, index_max, index_page);
+        let hot = self.region(RegionKind::Hot, &hot, hot_max, hot_page, memory);
+        let warm = self.region(RegionKind::Warm, &warm, warm_max, PAGE_WARM, memory);
+        let index = self.region(RegionKind::Index, &index, index_max, index_page, memory);
 
         let partitions = self.partitions.unwrap_or_else(|| {
             let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -117,7 +120,14 @@ impl ConfigBuilder {
         }
     }
 
-    fn region(&mut self, kind: RegionKind, wish: &RegionBuilder, max: u64, page_size: u64) -> RegionConfig {
+    fn region(
+        &mut self,
+        kind: RegionKind,
+        wish: &RegionBuilder,
+        max: u64,
+        page_size: u64,
+        memory: u64,
+    ) -> RegionConfig {
         let name = kind.name();
         let mut page_size = wish.page_size.unwrap_or(page_size);
         if !page_size.is_power_of_two() || !(PAGE_MIN..=PAGE_MAX).contains(&page_size) {
@@ -133,6 +143,14 @@ impl ConfigBuilder {
             self.fault(format!("{name}.max"), "more than 2^30 pages; use larger pages");
         }
         let max = pages.clamp(1, PAGES_MAX) * page_size;
+        if let Some(ceiling) = wish.ceiling
+            && ceiling < max
+        {
+            let problem = format!("{} is less than max, {}", ByteSize::new(ceiling), ByteSize::new(max));
+            self.fault(format!("{name}.ceiling"), problem);
+        }
+        let ceiling = wish.ceiling.unwrap_or(memory).min(memory) / page_size;
+        let ceiling = ceiling.min(PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
         // In whole pages, as the maximum is.
         let initial = wish.initial.map_or_else(|| chunk.min(max), |bytes| bytes / page_size * page_size);
@@ -140,42 +158,63 @@ impl ConfigBuilder {
             let problem = format!("{} is more than max, {}", ByteSize::new(initial), ByteSize::new(max));
             self.fault(format!("{name}.initial"), problem);
         }
-        RegionConfig { initial: initial.min(max), max, page_size, chunk, prefault: wish.prefault }
+        RegionConfig {
+            initial: initial.min(max),
+            max,
+            ceiling: ceiling.max(max),
+            page_size,
+            chunk,
+            prefault: wish.prefault,
+        }
     }
 }
 
-pub(super) fn logical_pages(hot: &RegionConfig, warm: &RegionConfig) -> u64 {
+/// How many logical pages can be in regions of so many bytes: every hot page, and warm images down to an eighth of one.
+pub(super) fn logical_pages(
+    hot: &RegionConfig,
+    warm: &RegionConfig,
+    [hot_bytes, warm_bytes]: [u64; 2],
+) -> u64 {
     let smallest_image = (hot.page_size / 8).max(warm.page_size);
-    (hot.max / hot.page_size + warm.max / smallest_image + 64).min(u64::from(LogicalPage::LIMIT))
+    (hot_bytes / hot.page_size + warm_bytes / smallest_image + 64).min(u64::from(LogicalPage::LIMIT))
 }
 
-/// The page table and the directories of the indexes, sized for the most that the other regions can hold.
+/// What the page table and the directories of the indexes take of memory for so many logical pages and an index of so
+/// many bytes. The table of chunks is used all over, so it counts as large as it is.
+pub(super) fn system_bytes(index: &RegionConfig, partitions: usize, pages: u64, index_bytes: u64) -> u64 {
+    let table = (pages + 1) * (PAGE_TABLE_ENTRY + 8 + 8);
+    let sized = RegionConfig { ceiling: index_bytes, ..*index };
+    let id_directory = directory_slots(&sized) * 4;
+    let stream_directories = partitions as u64 * stream_directory_slots(&sized, partitions) * 4;
+    let chunks = chunk_table_words(index) * 8;
+    let directories = (4 + partitions as u64) * SYSTEM_PAGE;
+    (table + id_directory + stream_directories + chunks + directories).next_multiple_of(SYSTEM_PAGE)
+        + 2 * SYSTEM_PAGE
+}
+
+/// The page table and the directories of the indexes: address space for the most that the other regions can ever hold,
+/// memory for what they can hold at first.
 pub(super) fn system_region(
     hot: &RegionConfig,
     warm: &RegionConfig,
     index: &RegionConfig,
     partitions: usize,
 ) -> RegionConfig {
-    const PAGE: u64 = 4 * KIB;
-    let table = (logical_pages(hot, warm) + 1) * (PAGE_TABLE_ENTRY + 8 + 8);
-    let id_directory = directory_slots(index) * 4;
-    let stream_directories = partitions as u64 * stream_directory_slots(index, partitions) * 4;
-    let chunks = chunk_table_words(index) * 8;
-    let directories = (4 + partitions as u64) * PAGE;
-    let max =
-        (table + id_directory + stream_directories + chunks + directories).next_multiple_of(PAGE) + 2 * PAGE;
-    RegionConfig { initial: max, max, page_size: PAGE, chunk: max, prefault: false }
+    let bytes = |pages, index_bytes| system_bytes(index, partitions, pages, index_bytes);
+    let max = bytes(logical_pages(hot, warm, [hot.max, warm.max]), index.max);
+    let ceiling = bytes(logical_pages(hot, warm, [hot.ceiling, warm.ceiling]), index.ceiling);
+    RegionConfig { initial: max, max, ceiling, page_size: SYSTEM_PAGE, chunk: max, prefault: false }
 }
 
-/// Entries of the id index's directory: four for each page that the index region can have, so that an uneven
+/// Entries of the id index's directory: four for each page that the index region can ever have, so that an uneven
 /// hash does not exhaust it.
 pub(crate) fn directory_slots(index: &RegionConfig) -> u64 {
-    (index.max / index.page_size * 4).next_power_of_two()
+    (index.ceiling / index.page_size * 4).next_power_of_two()
 }
 
 /// Words of the table of chunks: two for each slot, and two slots for each page that the index region can have.
 pub(crate) fn chunk_table_words(index: &RegionConfig) -> u64 {
-    (index.max / index.page_size * 2).next_power_of_two().max(4) * 2
+    (index.ceiling / index.page_size * 2).next_power_of_two().max(4) * 2
 }
 
 /// Entries of one partition's stream directory.

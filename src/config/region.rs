@@ -8,8 +8,11 @@ use crate::config::size::IntoByteSize;
 pub struct RegionConfig {
     /// Bytes that are committed when the store opens.
     pub initial: u64,
-    /// Bytes that the region never exceeds. Address space for all of it is reserved at once.
+    /// Bytes that the region may take when the store opens.
     pub max: u64,
+    /// Bytes that the region never exceeds, whatever [`Store::resize_region`](crate::Store::resize_region) is asked
+    /// for. Address space for all of it is reserved at once.
+    pub ceiling: u64,
     /// Bytes of a page: a power of two from 2 KiB to 2 MiB.
     pub page_size: u64,
     /// Bytes by which the region grows from `initial` towards `max`.
@@ -18,12 +21,20 @@ pub struct RegionConfig {
     pub prefault: bool,
 }
 
+impl RegionConfig {
+    /// A region whose whole address space can be used at once.
+    pub(crate) fn whole(self) -> Self {
+        Self { initial: self.ceiling, max: self.ceiling, chunk: self.ceiling, ..self }
+    }
+}
+
 /// Wishes for one region; what is not set is derived from the store's total. See
 /// [`ConfigBuilder::hot`](crate::ConfigBuilder::hot).
 #[derive(Clone, Debug, Default)]
 pub struct RegionBuilder {
     pub(super) initial: Option<u64>,
     pub(super) max: Option<u64>,
+    pub(super) ceiling: Option<u64>,
     pub(super) page_size: Option<u64>,
     pub(super) chunk: Option<u64>,
     pub(super) prefault: bool,
@@ -35,6 +46,14 @@ impl RegionBuilder {
     #[must_use]
     pub fn max(mut self, bytes: impl IntoByteSize) -> Self {
         self.max = self.take("max", bytes);
+        self
+    }
+
+    /// The most that [`Store::resize_region`](crate::Store::resize_region) can make of the region while the store runs
+    /// (default: the whole memory). It takes address space, and 32 bytes of memory for each page of the index.
+    #[must_use]
+    pub fn ceiling(mut self, bytes: impl IntoByteSize) -> Self {
+        self.ceiling = self.take("ceiling", bytes);
         self
     }
 

@@ -24,7 +24,8 @@ impl Cursor {
     /// The lane's oldest hot page.
     pub(super) fn oldest_hot(&mut self, lanes: &Lanes, pin: &Pin, lane: &Lane) -> Option<LogicalPage> {
         let head = lane.head();
-        if self.hot.is_none() && head != LogicalPage::NONE && lanes.pages.meta(head).seq() >= self.none_below {
+        if self.hot.is_none() && head != LogicalPage::NONE && lanes.pages.meta(head).seq() >= self.none_below
+        {
             // Pages were opened since none was found: go back to the first of them.
             self.hot = lane
                 .pages_back(&lanes.pages, pin)

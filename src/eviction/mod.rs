@@ -11,6 +11,7 @@ mod random;
 mod sieve;
 mod size;
 mod time;
+pub(crate) mod vacate;
 mod victims;
 mod view;
 

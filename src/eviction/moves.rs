@@ -67,7 +67,7 @@ impl<'a> Mover<'a> {
 
     fn find(&self, id: PageId) -> Option<Found<'a>> {
         let (lanes, page) = (self.lanes, id.page);
-        if page == LogicalPage::NONE || page.0 >= lanes.pages.numbers_end() {
+        if page == LogicalPage::NONE || page.0 > lanes.pages.numbers_limit() {
             return None;
         }
         // Only the mover changes the places of pages in use, so what is found stays.
@@ -77,7 +77,8 @@ impl<'a> Mover<'a> {
         }
         let lane = lanes.pages.meta(page).lane();
         let (class, partition) = (lane.class(), lanes.partitions.get(lane.partition())?);
-        let (number, lane) = (lane.partition() * self.config.classes.len() + class.index(), partition.lane(class));
+        let (number, lane) =
+            (lane.partition() * self.config.classes.len() + class.index(), partition.lane(class));
         let open = page == lane.head();
         let summary = summary(self.config, lanes, lanes.clock.now_ms(), page, lane, open)?;
         Some(Found { page, number, partition, lane, summary })

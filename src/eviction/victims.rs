@@ -22,7 +22,8 @@ impl Ranking {
     pub(super) fn new(view: &View<'_>) -> Self {
         let classes = (0..view.config().classes.len()).map(Class::new);
         let above = classes.filter(|class| above_quota(view, *class) > 0);
-        let leaving = view.config().classes.iter().filter(|class| !class.compress).map(|class| class.priority);
+        let leaving =
+            view.config().classes.iter().filter(|class| !class.compress).map(|class| class.priority);
         Self {
             above_quota: above.fold(0, |classes, class| classes | 1 << class.index()),
             leaving: leaving.max(),
@@ -67,7 +68,8 @@ pub(super) fn hot_quota(config: &Config, class: Class) -> u64 {
     let settings = &config.classes[class.index()];
     match settings.quota {
         Some(quota) if settings.compress => {
-            (u128::from(quota) * u128::from(config.hot.max) / u128::from(config.hot.max + config.warm.max)) as u64
+            (u128::from(quota) * u128::from(config.hot.max) / u128::from(config.hot.max + config.warm.max))
+                as u64
         }
         Some(quota) => quota,
         None => u64::MAX,

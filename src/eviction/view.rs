@@ -186,7 +186,7 @@ impl<'a> View<'a> {
 
     /// What is known of a page; `None` when it has left memory, or has no events yet.
     pub fn page(&self, id: PageId) -> Option<PageSummary> {
-        if id.page == LogicalPage::NONE || id.page.0 >= self.store.pages.numbers_end() {
+        if id.page == LogicalPage::NONE || id.page.0 > self.store.pages.numbers_limit() {
             return None;
         }
         let place = self.store.pages.place(id.page);
@@ -214,7 +214,7 @@ impl<'a> View<'a> {
     pub fn sample(&self, tier: Tier, count: usize) -> impl Iterator<Item = PageSummary> + use<'_, 'a> {
         let wanted = if tier == Tier::Hot { table::Tier::Hot } else { table::Tier::Warm };
         let pages = &self.store.pages;
-        std::iter::repeat_with(|| LogicalPage(self.random_below(pages.numbers_end())))
+        std::iter::repeat_with(|| LogicalPage(self.random_below(pages.numbers_limit() + 1)))
             .take(count * TRIES)
             .filter(move |page| pages.place(*page).tier() == wanted)
             .filter_map(|page| self.summary(page))

@@ -36,7 +36,7 @@ impl IndexPages {
 
     /// A page of zeros, if `keep` pages remain after it.
     pub(crate) fn claim_zeroed(&self, keep: u32) -> Option<u32> {
-        if self.region.pages_max() - self.region.used_pages() <= keep {
+        if self.region.pages_max().saturating_sub(self.region.used_pages()) <= keep {
             return None;
         }
         let frame = self.region.claim(1)?.first;
@@ -49,7 +49,7 @@ impl IndexPages {
 
     /// Whether more than that many pages are free.
     pub(crate) fn has_room(&self, pages: u32) -> bool {
-        self.region.pages_max() - self.region.used_pages() > pages
+        self.region.pages_max().saturating_sub(self.region.used_pages()) > pages
     }
 
     /// The heads of a page that is in use, or was when the caller's pin began.

@@ -184,11 +184,12 @@ pub(crate) struct Pages {
 
 impl Pages {
     pub(crate) fn open(config: &Config, system: &Region) -> Result<Self> {
-        let capacity = config.logical_pages() as u32;
+        let capacity = config.logical_pages_ceiling();
         let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
         let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
         let stamps = system.slab::<Stamps>(capacity as usize + 1, "the times of reads")?;
-        let numbers = FreeList::new(capacity + 1, capacity + 1);
+        let at_first = config.logical_pages(config.hot.max, config.warm.max);
+        let numbers = FreeList::new(capacity + 1, at_first.min(capacity) + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
         Ok(Self {
@@ -262,9 +263,29 @@ impl Pages {
         self.stamps[page.0 as usize].get()
     }
 
-    /// Page numbers are below this.
-    pub(crate) fn numbers_end(&self) -> u32 {
-        self.numbers.limit()
+    /// Page numbers that can be in use.
+    pub(crate) fn numbers_limit(&self) -> u32 {
+        self.numbers.limit() - 1
+    }
+
+    /// Lets so many page numbers be in use, if that is more than before.
+    pub(crate) fn raise_numbers(&self, pages: u32) {
+        self.numbers.raise_limit(pages.saturating_add(1).min(self.places.len() as u32));
+    }
+
+    /// The region of a tier.
+    pub(crate) fn region(&self, tier: Tier) -> &Region {
+        if tier == Tier::Hot { &self.hot } else { &self.warm }
+    }
+
+    /// The pages of a tier that lie on frames at or above `frame`, as they are found.
+    pub(crate) fn pages_above(&self, tier: Tier, frame: u32) -> impl Iterator<Item = LogicalPage> {
+        let above = move |page: &LogicalPage| {
+            let place = self.place(*page);
+            // The first frame is looked at without the table's entry, which is another line.
+            place.tier() == tier && place.frame() + self.meta(*page).frames() > frame
+        };
+        (1..=self.numbers_limit()).map(LogicalPage).filter(above)
     }
 
     /// Whether anything waits for readers to go.
@@ -405,7 +426,7 @@ impl Pages {
         // while the caller's pin lives. Its first page has room for the header.
         let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
         let len = Image::len_of(header).inspect_err(|_| self.count_corrupt())?;
-        let most = (self.warm.pages_max() - place.frame()) as usize * self.warm.page_size() as usize;
+        let most = (self.warm.pages_ceiling() - place.frame()) as usize * self.warm.page_size() as usize;
         if len > most {
             self.count_corrupt();
             return Err(Error::corrupt("a warm page claims to be larger than its region"));
@@ -563,6 +584,34 @@ impl Pages {
         Ok(true)
     }
 
+    /// Copies a sealed page to frames that can be claimed without growing its region. `false`: there are none. The mover
+    /// is the only caller.
+    pub(crate) fn relocate(self: &Arc<Self>, pin: &Pin, page: LogicalPage) -> bool {
+        let (meta, place) = (self.meta(page), self.place(page));
+        let (tier, region) = (place.tier(), self.region(place.tier()));
+        let len = match tier {
+            Tier::Free => return true,
+            Tier::Hot => meta.committed(),
+            Tier::Warm => meta.image_len(),
+        };
+        let Some(frames) = region.claim_committed(len.div_ceil(region.page_size()).max(1)) else {
+            return false;
+        };
+        // SAFETY: committed bytes and images do not change, and are not released while `pin` lives; the new frames were
+        // just claimed, so they are ours, and nobody knows of them yet.
+        unsafe {
+            let from = region.bytes(place.frame(), 0, len as usize);
+            region.bytes_mut(frames.first, 0, len as usize).copy_from_slice(from);
+        }
+        let old = Frames { first: place.frame(), count: meta.frames() };
+        meta.set_size(frames.count, meta.image_len());
+        self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
+        self.hold(meta.lane().class(), tier, frames.count);
+        self.let_go(meta.lane().class(), tier, old.count);
+        self.release_later(pin, tier, old, None);
+        true
+    }
+
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
     pub(crate) fn retire(self: &Arc<Self>, pin: &Pin, page: LogicalPage) {
         let (meta, place) = (self.meta(page), self.place(page));
@@ -581,7 +630,7 @@ impl Pages {
         let free = move || {
             let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
-            // did is gone. A page is moved and retired by the mover alone, which forgets its frames as it does so.
+            // did is gone. Whoever swings a page away from its frames, or retires it, releases them, once.
             unsafe { region.release(frames) };
             pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
             if let Some(page) = number {

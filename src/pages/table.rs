@@ -390,7 +390,8 @@ mod tests {
     fn stamps_keep_the_last_two_seconds() {
         let stamps = Stamps(AtomicU64::new(0));
         assert_eq!(stamps.get(), [0, 0]);
-        for (second, kept) in [(5, [5, 0]), (5, [5, 0]), (9, [9, 5]), (7, [7, 9]), (u32::MAX, [u32::MAX, 7])] {
+        for (second, kept) in [(5, [5, 0]), (5, [5, 0]), (9, [9, 5]), (7, [7, 9]), (u32::MAX, [u32::MAX, 7])]
+        {
             stamps.touch(second);
             assert_eq!(stamps.get(), kept);
         }

@@ -44,6 +44,42 @@ impl FreeList {
         self.limit.fetch_max(limit.min((self.words.len() * 64) as u32), Ordering::Release);
     }
 
+    /// Keeps numbers at and above `limit` from being handed out from now on, except to claims that are under way: see
+    /// [`Self::park`]. One caller at a time, who does not raise the limit meanwhile.
+    pub(crate) fn lower_limit(&self, limit: u32) {
+        self.limit.fetch_min(limit, Ordering::AcqRel);
+    }
+
+    /// Takes every free number of a range for the caller, not counted as used, and notes them in `bits`, which has as
+    /// many bits as there are numbers. A claim that still goes by an older limit then finds them taken. How many more
+    /// than before.
+    pub(crate) fn park(&self, from: u32, to: u32, bits: &mut [u64]) -> u32 {
+        let (mut at, mut more) = (from, 0);
+        while at < to {
+            let (word, mask) = (at as usize / 64, mask(at, to));
+            let before = self.words[word].fetch_or(mask, Ordering::AcqRel);
+            let fresh = mask & !before;
+            bits[word] |= fresh;
+            more += fresh.count_ones();
+            at += 64 - at % 64;
+        }
+        more
+    }
+
+    /// Gives back the numbers of a range that `bits` notes as parked. How many.
+    pub(crate) fn unpark(&self, from: u32, to: u32, bits: &mut [u64]) -> u32 {
+        let (mut at, mut count) = (from, 0);
+        while at < to {
+            let (word, mask) = (at as usize / 64, mask(at, to));
+            let parked = bits[word] & mask;
+            bits[word] &= !parked;
+            self.words[word].fetch_and(!parked, Ordering::Release);
+            count += parked.count_ones();
+            at += 64 - at % 64;
+        }
+        count
+    }
+
     pub(crate) fn is_taken(&self, number: u32) -> bool {
         self.words[number as usize / 64].load(Ordering::Acquire) >> (number % 64) & 1 == 1
     }
@@ -187,6 +223,23 @@ mod tests {
         list.release(64, 64);
         assert_eq!(list.used(), 136);
         assert_eq!(list.claim_run(64), Some(64));
+    }
+
+    #[test]
+    fn parked_numbers_are_nobodys_until_they_are_given_back() {
+        let (list, mut bits) = (FreeList::new(200, 200), [0; 4]);
+        assert_eq!(list.claim_run(70), Some(0));
+        list.lower_limit(50);
+        assert_eq!(list.park(50, 200, &mut bits), 130, "those below 70 are in use");
+        assert_eq!((list.used(), list.claim()), (70, None));
+        list.release(0, 70);
+        assert_eq!(list.park(50, 200, &mut bits), 20);
+        assert_eq!(list.park(50, 200, &mut bits), 0);
+        assert_eq!(std::iter::from_fn(|| list.claim()).count(), 50);
+        assert_eq!(list.unpark(50, 120, &mut bits), 70);
+        list.raise_limit(120);
+        assert_eq!(std::iter::from_fn(|| list.claim()).filter(|number| *number >= 50).count(), 70);
+        assert!(list.is_taken(199));
     }
 
     #[test]

@@ -31,12 +31,45 @@ pub(crate) struct Region {
     len: usize,
     mapping: Arc<Mapping>,
     frames: FreeList,
-    growing: Mutex<()>,
+    /// Pages that the region may have now.
+    max: AtomicU32,
+    /// What changes the number of frames that can be claimed.
+    growing: Mutex<Withdrawn>,
+    /// What `growing` says in `top`, for those who only count.
+    committed: AtomicU32,
+    returned: AtomicU64,
     claims: AtomicU64,
     releases: AtomicU64,
     /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
     touched: AtomicU32,
     huge: bool,
+}
+
+impl RegionStats {
+    /// The figures of a region that is used in full and counts so many bytes.
+    pub(crate) fn counting(self, bytes: u64) -> Self {
+        let pages = bytes / self.page_size.max(1);
+        Self {
+            max_bytes: bytes,
+            committed_bytes: bytes,
+            used_bytes: bytes,
+            live_bytes: bytes,
+            used_pages: pages,
+            free_bytes: 0,
+            free_pages: 0,
+            ..self
+        }
+    }
+}
+
+/// Frames that are in nobody's use and can be claimed by nobody, because the region is to become smaller, or did.
+struct Withdrawn {
+    /// Which frames they are, a bit each.
+    bits: Vec<u64>,
+    /// Frames at and above this are as the system gave them, or were given back to it.
+    top: u32,
+    /// How many of those below that are withdrawn.
+    count: u32,
 }
 
 /// One region's figures. Pages and bytes are of the same things.
@@ -45,8 +78,10 @@ pub(crate) struct Region {
 pub struct RegionStats {
     /// Bytes of a page.
     pub page_size: u64,
-    /// Address space: the most that the region can ever take.
+    /// Address space: the most that [`Store::resize_region`](crate::Store::resize_region) can make of it.
     pub reserved_bytes: u64,
+    /// What it may take now.
+    pub max_bytes: u64,
     /// What can be used without growing.
     pub committed_bytes: u64,
     /// What pages take that are in use, or that readers still hold back.
@@ -63,8 +98,32 @@ pub struct RegionStats {
     pub allocations: u64,
     /// Pages or runs of pages given back since the store opened.
     pub frees: u64,
+    /// Bytes given back to the system since the store opened, because the region was made smaller or its use had
+    /// fallen.
+    pub returned_bytes: u64,
     /// Whether the system agreed to use huge pages where it can.
     pub huge_pages: bool,
+}
+
+impl Withdrawn {
+    /// Takes what is free above the limit. How many frames above it are in use.
+    fn take(&mut self, frames: &FreeList) -> u32 {
+        let from = frames.limit().min(self.top);
+        self.count += frames.park(from, self.top, &mut self.bits);
+        self.top - from - self.count
+    }
+
+    /// Lets frames be claimed that are about to be below the limit.
+    fn give(&mut self, frames: &FreeList, from: u32, to: u32) {
+        let below = to.min(self.top);
+        self.count -= frames.unpark(from.min(below), below, &mut self.bits);
+        frames.unpark(from.max(below), to, &mut self.bits);
+        self.top = self.top.max(to);
+    }
+
+    fn has(&self, frame: u32) -> bool {
+        self.bits[frame as usize / 64] >> (frame % 64) & 1 == 1
+    }
 }
 
 // SAFETY: the pointer is to the mapping, which the region keeps and which any thread may use; what may be done with the
@@ -75,8 +134,9 @@ unsafe impl Sync for Region {}
 
 impl Region {
     pub(crate) fn open(kind: RegionKind, config: RegionConfig, huge_pages: bool) -> Result<Self> {
-        let mapping = Mapping::anonymous(config.max as usize, kind.name())?;
-        let huge = huge_pages && mapping.advise_huge(0, config.max as usize);
+        let mapping = Mapping::anonymous(config.ceiling as usize, kind.name())?;
+        let huge = huge_pages && mapping.advise_huge(0, config.ceiling as usize);
+        let ceiling = (config.ceiling / config.page_size) as u32;
         let region = Self {
             kind,
             config,
@@ -84,8 +144,11 @@ impl Region {
             base: mapping.base(),
             len: mapping.len(),
             mapping: Arc::new(mapping),
-            frames: FreeList::new((config.max / config.page_size) as u32, 0),
-            growing: Mutex::new(()),
+            frames: FreeList::new(ceiling, 0),
+            max: AtomicU32::new((config.max / config.page_size) as u32),
+            growing: Mutex::new(Withdrawn { bits: vec![0; ceiling.div_ceil(64) as usize], top: 0, count: 0 }),
+            committed: AtomicU32::new(0),
+            returned: AtomicU64::new(0),
             claims: AtomicU64::new(0),
             releases: AtomicU64::new(0),
             touched: AtomicU32::new(0),
@@ -103,9 +166,25 @@ impl Region {
         1 << self.page_shift
     }
 
-    /// The most pages that the region can have.
+    /// The most pages that the region may have now.
+    #[inline]
     pub(crate) fn pages_max(&self) -> u32 {
-        (self.config.max >> self.page_shift) as u32
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// The most pages that it can ever have.
+    pub(crate) fn pages_ceiling(&self) -> u32 {
+        (self.config.ceiling >> self.page_shift) as u32
+    }
+
+    /// Pages that can be claimed without growing, or are.
+    pub(crate) fn pages_committed(&self) -> u32 {
+        self.frames.limit()
+    }
+
+    /// Lets the region have so many pages at most. Those that it has above stay until they are withdrawn.
+    pub(crate) fn set_max(&self, pages: u32) {
+        self.max.store(pages.min(self.pages_ceiling()), Ordering::Relaxed);
     }
 
     pub(crate) fn used_pages(&self) -> u32 {
@@ -119,7 +198,7 @@ impl Region {
 
     /// Makes at least `pages` pages usable, as far as the maximum allows.
     fn grow_to(&self, pages: u32) -> Result<()> {
-        let _growing = self.growing.lock();
+        let mut withdrawn = self.growing.lock();
         let (from, to) = (self.frames.limit(), pages.min(self.pages_max()));
         if to <= from {
             return Ok(());
@@ -128,16 +207,53 @@ impl Region {
             let start = (from as usize) << self.page_shift;
             self.mapping.populate(start, ((to - from) as usize) << self.page_shift)?;
         }
+        withdrawn.give(&self.frames, from, to);
+        self.committed.store(withdrawn.top, Ordering::Relaxed);
         self.frames.raise_limit(to);
         Ok(())
+    }
+
+    /// Keeps frames at and above `pages` from being claimed, and takes those that are free. How many are still in use:
+    /// whoever has them moved elsewhere calls again until none is, and then [`Self::settle`].
+    pub(crate) fn withdraw(&self, pages: u32) -> u32 {
+        let mut withdrawn = self.growing.lock();
+        self.frames.lower_limit(pages);
+        withdrawn.take(&self.frames)
+    }
+
+    /// Gives withdrawn frames back to the system, down to the highest that is still in use; those below that one can be
+    /// claimed again. How many bytes were given back.
+    pub(crate) fn settle(&self) -> u64 {
+        let mut withdrawn = self.growing.lock();
+        withdrawn.take(&self.frames);
+        let (from, top) = (self.frames.limit(), withdrawn.top);
+        let end = (from..top).rev().find(|frame| !withdrawn.has(*frame)).map_or(from, |frame| frame + 1);
+        withdrawn.give(&self.frames, from, end);
+        self.frames.raise_limit(end);
+        (withdrawn.top, withdrawn.count) = (end, 0);
+        if top <= end {
+            return 0;
+        }
+        let (start, len) = ((end as usize) << self.page_shift, ((top - end) as usize) << self.page_shift);
+        // SAFETY: the frames are withdrawn, so they are the region's own, and stay so until they are unparked.
+        let bytes = unsafe { self.mapping.give_back(start, len) } as u64;
+        self.committed.store(end, Ordering::Relaxed);
+        self.returned.fetch_add(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    /// Takes a run of frames without growing the region.
+    pub(crate) fn claim_committed(&self, count: u32) -> Option<Frames> {
+        let first = self.frames.claim_run(count)?;
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        Some(Frames { first, count })
     }
 
     /// Takes a run of frames, growing the region where it must and may. `None`: no room.
     pub(crate) fn claim(&self, count: u32) -> Option<Frames> {
         loop {
-            if let Some(first) = self.frames.claim_run(count) {
-                self.claims.fetch_add(1, Ordering::Relaxed);
-                return Some(Frames { first, count });
+            if let Some(frames) = self.claim_committed(count) {
+                return Some(frames);
             }
             let limit = self.frames.limit();
             if limit >= self.pages_max() {
@@ -166,15 +282,17 @@ impl Region {
 
     /// Whether that frame is in use. For checks.
     pub(crate) fn is_taken(&self, frame: u32) -> bool {
-        frame < self.pages_max() && self.frames.is_taken(frame)
+        frame < self.pages_ceiling() && self.frames.is_taken(frame)
     }
 
     pub(crate) fn stats(&self, live_bytes: u64) -> RegionStats {
-        let (committed, used) = (u64::from(self.frames.limit()), u64::from(self.used_pages()));
+        let committed = u64::from(self.committed.load(Ordering::Relaxed));
+        let used = u64::from(self.used_pages());
         let page_size = self.config.page_size;
         RegionStats {
             page_size,
-            reserved_bytes: self.config.max,
+            reserved_bytes: self.config.ceiling,
+            max_bytes: u64::from(self.pages_max()) * page_size,
             committed_bytes: committed * page_size,
             used_bytes: used * page_size,
             live_bytes,
@@ -183,6 +301,7 @@ impl Region {
             free_pages: committed.saturating_sub(used),
             allocations: self.claims.load(Ordering::Relaxed),
             frees: self.releases.load(Ordering::Relaxed),
+            returned_bytes: self.returned.load(Ordering::Relaxed),
             huge_pages: self.huge,
         }
     }

@@ -91,7 +91,7 @@ impl StoreBuilder {
         };
         let names = Names::new(seed, shares.names);
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
-        let system = Region::open(RegionKind::System, config.system, config.huge_pages)?;
+        let system = Region::open(RegionKind::System, config.system.whole(), config.huge_pages)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let end_seq = |lane| {
             if first_seq > 0 {

@@ -21,6 +21,7 @@ use crate::pressure::{BackPressure, Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::guard::Guard;
+use crate::store::resize::Sizes;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -33,8 +34,7 @@ const REMOVERS: usize = 64;
 const WAIT_TURN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
-    /// Hot pages in use from which on appends are refused.
-    reject_pages: u32,
+    pub(crate) sizes: Sizes,
     /// Whether no class has a retention.
     pub(crate) keeps_all: bool,
     /// Whether the policy wants to know when pages are read.
@@ -112,10 +112,10 @@ impl Core {
     ) -> Self {
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
         let notes_reads = engine.wants_reads();
-        let reject_pages = (f64::from(lanes.pages.hot.pages_max()) * config.thresholds.reject).ceil() as u32;
+        let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
         let spiller_bells = (0..spiller.count()).map(|_| Bell::default()).collect();
         Self {
-            reject_pages,
+            sizes,
             keeps_all,
             notes_reads,
             reads_plainly: keeps_all && !notes_reads,
@@ -215,10 +215,15 @@ impl Core {
         }
     }
 
+    /// Waits until room is made, or `limit` has passed.
+    pub(crate) fn wait_for_room(&self, limit: Duration) {
+        self.room.wait(limit);
+    }
+
     /// The region that is above the rejection threshold.
     #[inline]
     pub(crate) fn rejecting(&self) -> Option<RegionKind> {
-        (self.lanes.pages.hot.used_pages() >= self.reject_pages).then_some(RegionKind::Hot)
+        (self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages()).then_some(RegionKind::Hot)
     }
 
     pub(crate) fn refuse(&self, region: RegionKind) -> Error {
@@ -230,7 +235,7 @@ impl Core {
             region,
             level: self.pressure(),
             used_bytes: stats.used_bytes,
-            limit_bytes: stats.reserved_bytes,
+            limit_bytes: stats.max_bytes,
             // About what a spill of a batch of blocks takes on a disk.
             retry_after: Duration::from_millis(if region == RegionKind::Hot { 20 } else { 50 }),
         })

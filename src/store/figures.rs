@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
 use crate::pages::pool::Pin;
 use crate::pages::table::Tier;
-use crate::pressure::RegionKind;
 use crate::store::core::Core;
 use crate::tiers::reader::ColdReader;
 
@@ -36,11 +35,8 @@ impl Core {
 
     pub(crate) fn stats(&self) -> Stats {
         let (hot, warm) = (self.tier_sums(Tier::Hot), self.tier_sums(Tier::Warm));
-        let used = |kind: RegionKind| {
-            u64::from(self.region(kind).used_pages()) * u64::from(self.region(kind).page_size())
-        };
         let regions = [
-            self.system.stats(used(RegionKind::System)),
+            self.system.stats(0).counting(self.sizes.system_bytes()),
             self.lanes.pages.hot.stats(hot[3]),
             self.lanes.pages.warm.stats(warm[2]),
             self.lanes.index_region.stats(self.lanes.in_memory() * 8),

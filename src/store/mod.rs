@@ -10,6 +10,7 @@ mod fetch_scan;
 mod figures;
 mod guard;
 mod history;
+mod resize;
 mod scan;
 mod validate;
 mod worker;
@@ -24,7 +25,7 @@ use crate::event::{Event, EventRef};
 use crate::ids::{Class, Stream};
 use crate::lanes::append::Appended;
 use crate::observe::stats::Stats;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, RegionKind};
 use crate::store::core::Core;
 use crate::store::worker::Workers;
 
@@ -36,6 +37,7 @@ pub use fetch_history::FetchHistory;
 pub use fetch_scan::FetchScan;
 pub use guard::Guard;
 pub use history::History;
+pub use resize::Resized;
 pub use scan::Scan;
 
 /// How long abandoning a store waits for a call of the cold tier that is under way.
@@ -225,6 +227,39 @@ impl Store {
     /// What the cold tier says.
     pub fn maintain(&self) -> Result<()> {
         self.core.maintain()
+    }
+
+    /// Lets a region take more or less memory while the store runs; the sum of all stays within [`Config::memory`].
+    ///
+    /// A region that is to become smaller is emptied down to the thresholds of its new size, as under pressure; pages in
+    /// its upper part are moved down; and what is above is given back to the system. This waits for it up to `limit`, and
+    /// the report tells how far it came: readers that are held, or a cold tier that is away, may keep pages where they
+    /// are. The index gives up only what it does not use.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use esker::RegionKind;
+    ///
+    /// # let store = esker::Store::open(esker::Config::builder().memory("32MiB").build()?)?;
+    /// let report = store.resize_region(RegionKind::Hot, "8MiB", Duration::from_secs(10))?;
+    /// assert!(report.is_complete());
+    /// store.resize_region(RegionKind::Warm, "14MiB", Duration::from_secs(10))?;
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the system region, and for a size that is too small for the store's
+    /// lanes, above the region's ceiling, or more than the others leave: the text says what to make smaller first.
+    /// [`Closed`](ErrorKind::Closed).
+    pub fn resize_region(
+        &self,
+        region: RegionKind,
+        bytes: impl crate::config::IntoByteSize,
+        limit: Duration,
+    ) -> Result<Resized> {
+        let size = bytes.into_byte_size();
+        let size = size.map_err(|problem| Error::new(ErrorKind::InvalidInput, problem))?;
+        self.core.resize(region, size.as_u64(), Deadline::after(limit))
     }
 
     /// Writes everything to the cold tier that is not there yet. Nothing leaves memory by it.

@@ -57,6 +57,37 @@ impl Mapping {
         }
     }
 
+    /// Gives the memory behind a range back to the system; the range reads as zeros afterwards. Only whole pages of the
+    /// system are given back: the bytes of a page at either end that lies partly outside stay as they are. How many
+    /// bytes; none where the system refuses (locked memory), or cannot.
+    ///
+    /// # Safety
+    /// Nobody may refer to the range.
+    pub(crate) unsafe fn give_back(&self, from: usize, len: usize) -> usize {
+        #[cfg(target_os = "linux")]
+        {
+            // SAFETY: the call has no conditions.
+            let page =
+                usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << 16).max(1);
+            let end = (from + len).min(self.len());
+            let (start, end) =
+                (from.next_multiple_of(page), if end == self.len() { end } else { end / page * page });
+            if start >= end {
+                return 0;
+            }
+            // SAFETY: the caller promises that nobody refers to the range, and whole pages of it are taken only.
+            let done = unsafe {
+                self.raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+            };
+            if done.is_ok() { end - start } else { 0 }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (from, len);
+            0
+        }
+    }
+
     /// Touches a range so that later writes meet no page fault.
     ///
     /// # Errors
@@ -203,6 +234,22 @@ mod tests {
         slab[3].store(7, Ordering::Relaxed);
         drop(map);
         assert_eq!(slab[3].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_given_back_reads_as_zeros_and_nothing_beside_it() {
+        let map = Mapping::anonymous(1 << 20, "test").unwrap();
+        // SAFETY: the mapping is fresh and has no other user, here as below.
+        unsafe { std::slice::from_raw_parts_mut(map.base().as_ptr(), 1 << 20) }.fill(7);
+        let (from, len) = (100_000, 500_000);
+        // SAFETY: the slice above is gone.
+        let gone = unsafe { map.give_back(from, len) };
+        assert!(gone > 0 && gone <= len, "{gone}");
+        // SAFETY: as above.
+        let bytes = unsafe { std::slice::from_raw_parts(map.base().as_ptr(), 1 << 20) };
+        assert!(bytes[..from].iter().chain(&bytes[from + len..]).all(|byte| *byte == 7));
+        assert_eq!(bytes.iter().filter(|byte| **byte == 0).count(), gone);
     }
 
     #[test]

@@ -220,7 +220,8 @@ impl Spiller {
         from: u64,
         urgent: bool,
     ) -> Option<Job> {
-        let lane = lanes.partitions[number / config.classes.len()].lane(Class::new(number % config.classes.len()));
+        let lane =
+            lanes.partitions[number / config.classes.len()].lane(Class::new(number % config.classes.len()));
         let (class, passed) = (&config.classes[lane.id.class().index()], shared.passed(number));
         if class.on_leave == OnLeave::Drop {
             return None;

@@ -13,5 +13,6 @@ mod contract;
 mod corrupt_cold;
 mod moving;
 mod policies;
+mod resize;
 mod restart;
 mod tier;

@@ -8,9 +8,7 @@ use esker::policy::{
     AllOf, ByClass, FirstMatch, Move, PageId, PageSummary, Plan, Policy, PriorityTime, Random2Lru, Sieve,
     SizeThreshold, Tier, TimeWindow, View,
 };
-use esker::{
-    Class, ClassConfig, Clock, Config, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream,
-};
+use esker::{Class, ClassConfig, Clock, Config, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream};
 
 use crate::common::{Random, all_ids, append_proof, now, small, verify, wait_until};
 use crate::tier::MapTier;
@@ -222,7 +220,9 @@ impl<P: Policy> Policy for Watched<P> {
             while let Some(page) = next.filter(|page| plan.has(page)) {
                 next = view.newer(&page);
             }
-            let Some(page) = next.filter(|page| page.may_leave && priority(page) < priority(&highest)) else { continue };
+            let Some(page) = next.filter(|page| page.may_leave && priority(page) < priority(&highest)) else {
+                continue;
+            };
             let helps = any || page.tier == highest.tier;
             if helps && leaves.len() < Plan::MAX {
                 self.faults.lock().unwrap().push(format!("{highest:?} was to leave before {page:?}"));
@@ -353,7 +353,9 @@ impl Policy for Weighs {
 
 /// A tenth of the events is read all the time. How many of those are hot, and of all others.
 fn hot_of_those_read(policy: impl Policy + 'static) -> (u64, u64, Store) {
-    let config = tight().warm(|warm| warm.max("4MiB")).class(ClassConfig::new("a").hot_for(1000 * HOUR).warm_for(1000 * HOUR));
+    let config = tight()
+        .warm(|warm| warm.max("4MiB"))
+        .class(ClassConfig::new("a").hot_for(1000 * HOUR).warm_for(1000 * HOUR));
     let (store, clock) = with_policy(config, policy);
     let count = 9_000;
     append_all(&store, &clock, 0..count, Class::DEFAULT);
@@ -366,7 +368,8 @@ fn hot_of_those_read(policy: impl Policy + 'static) -> (u64, u64, Store) {
         store.maintain().unwrap();
     }
     let guard = store.pin();
-    let hot = |ids: std::ops::Range<u64>| ids.filter(|id| guard.tier_of(*id) == Some(Tier::Hot)).count() as u64;
+    let hot =
+        |ids: std::ops::Range<u64>| ids.filter(|id| guard.tier_of(*id) == Some(Tier::Hot)).count() as u64;
     let (read, all) = (hot(2_000..2_300), hot(0..count));
     drop(guard);
     check_all(&store, count);
@@ -378,9 +381,10 @@ fn warm_pages_that_are_read_often_become_hot_again() {
     let (read, others, store) = hot_of_those_read(PriorityTime::new());
     assert!(read < 20 && others > 1_000, "oldest first: {read}, {others}");
     assert_eq!(store.stats().events.promoted, 0);
-    for (read, others, store) in
-        [hot_of_those_read(Random2Lru::new()), hot_of_those_read(AllOf::new().and(TimeWindow::new()).and(Sieve::new()))]
-    {
+    for (read, others, store) in [
+        hot_of_those_read(Random2Lru::new()),
+        hot_of_those_read(AllOf::new().and(TimeWindow::new()).and(Sieve::new())),
+    ] {
         let stats = store.stats();
         assert!(read > 250 && others > 1_000, "{read} of 300 and {others} are hot: {stats:#?}");
         // Those that are hot do not change places for ever.
@@ -428,7 +432,8 @@ fn each_class_has_its_own_policy() {
 fn the_first_policy_that_matches_decides() {
     let asked = Arc::new(AtomicU64::new(0));
     let config = || tight().class(ClassConfig::new("a").hot_for(HOUR).warm_for(HOUR * 3));
-    let (store, clock) = with_policy(config(), FirstMatch::new().or(TimeWindow::new()).or(Lazy(asked.clone())));
+    let (store, clock) =
+        with_policy(config(), FirstMatch::new().or(TimeWindow::new()).or(Lazy(asked.clone())));
     append_all(&store, &clock, 0..500, Class::DEFAULT);
     let before = asked.load(Ordering::Relaxed);
     store.maintain().unwrap();

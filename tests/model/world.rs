@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use esker::{Class, Clock, ErrorKind, Store, Stream};
+use esker::{Class, Clock, ErrorKind, RegionKind, Store, Stream};
 
 use crate::reference::{Checked, Reference, ensure};
 use crate::rng::Rng;
@@ -42,6 +42,9 @@ pub(crate) struct Totals {
     pub(crate) expired_blocks: u64,
     pub(crate) reopened: u64,
     pub(crate) abandoned: u64,
+    pub(crate) resized: u64,
+    /// Pages that were moved off the upper part of a region.
+    pub(crate) relocated: u64,
 }
 
 impl Totals {
@@ -62,6 +65,8 @@ impl Totals {
         self.expired_blocks += other.expired_blocks;
         self.reopened += other.reopened;
         self.abandoned += other.abandoned;
+        self.resized += other.resized;
+        self.relocated += other.relocated;
     }
 
     /// Everything that many seeds together should meet has been met, not just once.
@@ -78,6 +83,8 @@ impl Totals {
             ("expired blocks", self.expired_blocks, 50),
             ("reopened", self.reopened, 20),
             ("abandoned", self.abandoned, 5),
+            ("resized", self.resized, 50),
+            ("relocated", self.relocated, 50),
         ];
         for (what, count, least) in met {
             assert!(count >= least, "the seeds met only {count} of at least {least} {what}: {self:?}");
@@ -111,7 +118,7 @@ pub(crate) struct World {
 type Operation = fn(&mut World) -> Checked;
 
 /// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
-const OPERATIONS: [(&str, u64, bool, Operation); 23] = [
+const OPERATIONS: [(&str, u64, bool, Operation); 24] = [
     ("append", 160, true, World::append),
     ("append_batch", 60, true, World::append_batch),
     ("append a duplicate", 20, true, World::append_duplicate),
@@ -134,6 +141,7 @@ const OPERATIONS: [(&str, u64, bool, Operation); 23] = [
     ("names", 5, true, World::check_names),
     ("tier down or up", 3, false, World::toggle_tier),
     ("close and reopen", 2, false, World::reopen),
+    ("resize", 6, true, World::resize),
     ("abandon and reopen", 1, false, World::abandon),
 ];
 
@@ -300,6 +308,33 @@ impl World {
         self.flush()?;
         self.set_clock(self.reference.now_ms + longest);
         self.maintain()
+    }
+
+    /// Gives a region another size while everything goes on.
+    pub(crate) fn resize(&mut self) -> Checked {
+        let (kind, from, to) = self.rng.pick(&[
+            (RegionKind::Hot, 256, 4096),
+            (RegionKind::Warm, 32, 2048),
+            (RegionKind::Index, 48, 1024),
+        ]);
+        let bytes = self.rng.within(from, to) as u64 * 1024;
+        // What keeps pages where they are does not go away in a store without threads.
+        let limit = std::time::Duration::from_millis(if self.setup.threads { 200 } else { 30 });
+        let store = self.store();
+        let before = store.stats().region(kind).max_bytes;
+        self.detail(|| format!("{kind} from {before} to {bytes}"));
+        match store.resize_region(kind, bytes, limit) {
+            Ok(report) => {
+                let now = store.stats().region(kind).max_bytes;
+                let enough = report.to_bytes <= before.max(bytes) && report.to_bytes >= report.wanted_bytes;
+                ensure!(now == report.to_bytes && enough, "{report:?}, and now it is {now}");
+                self.totals.resized += u64::from(report.is_complete());
+                self.totals.relocated += report.moved_pages;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+            Err(error) => Err(format!("resize: {error:?}")),
+        }
     }
 
     pub(crate) fn toggle_tier(&mut self) -> Checked {

@@ -1,0 +1,28 @@
+//! Moving pages off the frames that a region is to lose.
+//!
+//! A page moves as it does when it is squeezed: its bytes are copied, then one word of the page table is swung, and the
+//! old frames are freed after their readers. Only the mover may do it, so each function here wants its notes.
+
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::eviction::engine::Engine;
+use crate::lanes::append::Lanes;
+use crate::pages::pool::Pin;
+use crate::pages::table::Tier;
+
+/// Moves pages of a tier that lie on frames at or above `frame` to free ones below, for so long. A page that is being
+/// written is sealed first. How many were moved.
+pub(crate) fn vacate(_mover: &mut Engine, lanes: &Lanes, tier: Tier, frame: u32, limit: Duration) -> u64 {
+    let (begin, mut moved) = (clock::now(), 0);
+    for page in lanes.pages.pages_above(tier, frame) {
+        let pin = Pin::new();
+        let lane = lanes.pages.meta(page).lane();
+        lanes.partitions[lane.partition()].seal_page(lane.class(), page);
+        moved += u64::from(lanes.pages.relocate(&pin, page));
+        if Instant::elapsed(&begin) >= limit {
+            break;
+        }
+    }
+    moved
+}

@@ -1,0 +1,232 @@
+//! Regions that become larger or smaller while the store runs.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Deadline;
+use crate::config::{ByteSize, Config};
+use crate::error::{Error, ErrorKind, Result};
+use crate::eviction::vacate::vacate;
+use crate::pages::pool::reclaim;
+use crate::pages::table::Tier;
+use crate::pressure::RegionKind;
+use crate::store::core::Core;
+
+/// How long a shrinking region waits for readers or for the spiller before it looks again.
+const TURN: Duration = Duration::from_millis(2);
+
+/// What follows from the sizes that regions have now.
+pub(crate) struct Sizes {
+    /// Hot pages in use from which on appends are refused.
+    reject_pages: AtomicU32,
+    /// What the page table and the directories count. They never become smaller.
+    system_bytes: AtomicU64,
+    /// Whoever changes sizes holds this.
+    turn: Mutex<()>,
+}
+
+impl Sizes {
+    pub(crate) fn new(config: &Config, hot_pages: u32) -> Self {
+        let sizes = Self {
+            reject_pages: AtomicU32::new(0),
+            system_bytes: AtomicU64::new(config.system.max),
+            turn: Mutex::new(()),
+        };
+        sizes.set_hot(config, hot_pages);
+        sizes
+    }
+
+    fn set_hot(&self, config: &Config, pages: u32) {
+        let reject = (f64::from(pages) * config.thresholds.reject).ceil();
+        self.reject_pages.store(reject as u32, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn reject_pages(&self) -> u32 {
+        self.reject_pages.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn system_bytes(&self) -> u64 {
+        self.system_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What came of [`Store::resize_region`](crate::Store::resize_region).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Resized {
+    /// The region.
+    pub region: RegionKind,
+    /// Bytes that it could take before.
+    pub from_bytes: u64,
+    /// Bytes that were asked for, in whole pages.
+    pub wanted_bytes: u64,
+    /// Bytes that it may take now: more than was asked for if the time was over before its upper part was empty.
+    pub to_bytes: u64,
+    /// Pages that were moved down.
+    pub moved_pages: u64,
+    /// Bytes that were given back to the system.
+    pub returned_bytes: u64,
+}
+
+impl Resized {
+    /// Whether the region has the size that was asked for.
+    pub fn is_complete(&self) -> bool {
+        self.to_bytes == self.wanted_bytes
+    }
+}
+
+impl Core {
+    pub(crate) fn resize(&self, kind: RegionKind, bytes: u64, deadline: Deadline) -> Result<Resized> {
+        self.check_open()?;
+        let _turn = self.sizes.turn.lock();
+        let region = self.region(kind);
+        let (page, before) = (u64::from(region.page_size()), region.pages_max());
+        let (pages, system) = self.check_size(kind, bytes)?;
+        let mut report = Resized {
+            region: kind,
+            from_bytes: u64::from(before) * page,
+            wanted_bytes: u64::from(pages) * page,
+            to_bytes: u64::from(pages) * page,
+            moved_pages: 0,
+            returned_bytes: 0,
+        };
+        self.sizes.system_bytes.fetch_max(system, Ordering::Relaxed);
+        let [hot, warm, _] = self.bytes_with(kind, u64::from(pages) * page);
+        self.lanes.pages.raise_numbers(self.config.logical_pages(hot, warm));
+        self.set_max(kind, pages);
+        if pages < region.pages_committed() {
+            report.moved_pages = self.empty_above(kind, pages, deadline);
+            report.returned_bytes = region.settle();
+            let reached = region.pages_committed().max(pages);
+            self.set_max(kind, reached);
+            report.to_bytes = u64::from(reached) * page;
+        }
+        self.mover_bell.ring();
+        Ok(report)
+    }
+
+    fn set_max(&self, kind: RegionKind, pages: u32) {
+        self.region(kind).set_max(pages);
+        if kind == RegionKind::Hot {
+            self.sizes.set_hot(&self.config, pages);
+        }
+    }
+
+    /// What hot, warm and index may take, if that region may take so much.
+    fn bytes_with(&self, kind: RegionKind, bytes: u64) -> [u64; 3] {
+        [RegionKind::Hot, RegionKind::Warm, RegionKind::Index].map(|other| {
+            let region = self.region(other);
+            if other == kind { bytes } else { u64::from(region.pages_max()) * u64::from(region.page_size()) }
+        })
+    }
+
+    /// The pages of a size that a region can have, and what the system region then counts.
+    fn check_size(&self, kind: RegionKind, bytes: u64) -> Result<(u32, u64)> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::InvalidInput, text));
+        if kind == RegionKind::System {
+            return invalid("the size of the system region follows from the others".into());
+        }
+        let (config, region) = (&self.config, self.region(kind));
+        let (page, wanted) = (u64::from(region.page_size()), ByteSize::new(bytes));
+        let least = self.least_pages(kind) * page;
+        if bytes < least {
+            let least = ByteSize::new(least);
+            return invalid(format!(
+                "{wanted} is too little for the {kind} region of this store: it needs {least}"
+            ));
+        }
+        let ceiling = u64::from(region.pages_ceiling()) * page;
+        if bytes > ceiling {
+            return invalid(format!(
+                "{wanted} is more than the {kind} region's ceiling, {}; open the store with a higher one \
+                 (RegionBuilder::ceiling)",
+                ByteSize::new(ceiling)
+            ));
+        }
+        let pages = bytes / page;
+        let parts = self.bytes_with(kind, pages * page);
+        let numbers = config.logical_pages(parts[0], parts[1]).max(self.lanes.pages.numbers_limit());
+        let system = config.system_bytes(numbers, parts[2]).max(self.sizes.system_bytes());
+        let total = parts.iter().fold(system + config.buffers, |sum, part| sum.saturating_add(*part));
+        if total > config.memory && pages > u64::from(region.pages_max()) {
+            let others = [RegionKind::Hot, RegionKind::Warm, RegionKind::Index].into_iter().zip(parts);
+            let largest = others.filter(|(other, _)| *other != kind).max_by_key(|(_, bytes)| *bytes);
+            let largest = largest.map_or(RegionKind::Hot, |(other, _)| other);
+            let [hot, warm, index] = parts.map(ByteSize::new);
+            return invalid(format!(
+                "with {wanted} for the {kind} region the store would take {} of {}: system {}, hot {hot}, warm {warm}, \
+                 index {index}, buffers {}; make the {largest} region smaller by {} first",
+                ByteSize::new(total),
+                ByteSize::new(config.memory),
+                ByteSize::new(system),
+                ByteSize::new(config.buffers),
+                ByteSize::new(
+                    (total - config.memory).next_multiple_of(u64::from(self.region(largest).page_size()))
+                )
+            ));
+        }
+        Ok((pages as u32, system))
+    }
+
+    /// The fewest pages that a region of this store can do with.
+    fn least_pages(&self, kind: RegionKind) -> u64 {
+        let config = &self.config;
+        match kind {
+            // As when a store is opened: each lane keeps a page open, and the largest event must fit twice.
+            RegionKind::Hot => {
+                let lanes = (config.partitions * config.classes.len()) as u64;
+                (2 * lanes + 2).max((config.max_event * 2).div_ceil(config.hot.page_size))
+            }
+            RegionKind::Index => 2 * config.partitions as u64 + 4,
+            RegionKind::Warm | RegionKind::System => 1,
+        }
+    }
+
+    /// Has everything at and above a page of a region moved or let go. How many pages were moved.
+    fn empty_above(&self, kind: RegionKind, pages: u32, deadline: Deadline) -> u64 {
+        let region = self.region(kind);
+        let mut moved = 0;
+        while region.withdraw(pages) > 0 {
+            if deadline.has_passed() || self.is_closed() {
+                break;
+            }
+            let progress = self.move_and_spill();
+            let vacated = self.vacate(kind, pages);
+            moved += vacated;
+            reclaim();
+            if progress == 0 && vacated == 0 {
+                if kind == RegionKind::Index {
+                    break;
+                }
+                self.wait_for_room(deadline.left(TURN));
+            }
+        }
+        moved
+    }
+
+    /// One slice of what the store's threads do. How many pages moved, left or became clean.
+    fn move_and_spill(&self) -> u64 {
+        let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
+        if self.config.background {
+            if progress.waits_for_spill {
+                self.ring_spillers();
+            }
+            return progress.pages as u64;
+        }
+        // What the tier says when it fails is in the figures; the deadline bounds the wait for it.
+        progress.pages as u64 + self.spill(false).unwrap_or(0)
+    }
+
+    fn vacate(&self, kind: RegionKind, pages: u32) -> u64 {
+        let tier = match kind {
+            RegionKind::Hot => Tier::Hot,
+            RegionKind::Warm => Tier::Warm,
+            RegionKind::System | RegionKind::Index => return 0,
+        };
+        let limit = self.config.slice_time;
+        vacate(&mut self.engine.lock(), &self.lanes, tier, pages, limit)
+    }
+}
