@@ -14,7 +14,7 @@ mod region;
 mod size;
 
 pub use builder::ConfigBuilder;
-pub use class::{ClassConfig, OnLeave};
+pub use class::{ClassConfig, OnLeave, Outside, Skew};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
 use layout::{logical_pages, system_bytes, system_region};
 pub use region::{RegionBuilder, RegionConfig};

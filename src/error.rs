@@ -38,6 +38,12 @@ pub enum ErrorKind {
     Incompatible,
     /// The operating system refused an operation on memory or a file.
     Io,
+    /// Code of the caller's own, such as a [`ClassResolver`](crate::ClassResolver), panicked. The store goes on.
+    Panicked,
+    /// The event's timestamp is outside of what its class takes; see [`Skew`](crate::Skew).
+    OutsideWindow,
+    /// The dead letters have no room for one more; replay or discard some.
+    DeadLettersFull,
 }
 
 /// An error of the store: one pointer in size, so that a `Result` stays cheap on the hot path.
@@ -164,6 +170,19 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
+}
+
+/// Calls code of the caller's own, which may panic; `what` it is, for the error.
+///
+/// # Errors
+/// [`ErrorKind::Panicked`] with the panic's text.
+pub(crate) fn call_user<T>(what: &str, call: impl FnOnce() -> T) -> Result<T> {
+    // Whatever it left half done is its own: the store shares nothing mutable with it.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|panic| {
+        let text =
+            panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        Error::new(ErrorKind::Panicked, format!("{what} panicked: {}", text.unwrap_or("no text")))
+    })
 }
 
 const _: () = assert!(size_of::<Error>() == 8);

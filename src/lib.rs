@@ -30,6 +30,8 @@
 //! # Where to look
 //! * [`Store`]: open, append, read, close. [`Guard`]: reading from memory.
 //! * [`Config`]: every number there is to set. [`ClassConfig`]: how long events stay where.
+//! * [`Event`]: what goes in; [`EventPool`] for events that are assembled piece by piece. [`ClassResolver`]: which class
+//!   a stream's events are of. [`DeadLetterDir`]: what becomes of events that nobody would take.
 //! * [`Stats`]: what the store holds and has done.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(loom, allow(dead_code, unused_imports, reason = "loom builds only the lock-free pieces"))]
@@ -61,12 +63,14 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave,
-    RegionBuilder, RegionConfig, Thresholds,
+    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave, Outside,
+    RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
-pub use event::{Event, EventHeader, EventRef, Metadata, MetadataIter};
+pub use event::{
+    Event, EventHeader, EventPool, EventPoolConfig, EventRef, Metadata, MetadataIter, PooledEvent,
+};
 pub use ids::{Class, Stream};
 /// What decides which pages move between the tiers, and which leave memory.
 #[cfg(not(loom))]
@@ -77,9 +81,11 @@ pub mod policy {
     };
 }
 #[cfg(not(loom))]
+pub use index::classes::ClassResolver;
+#[cfg(not(loom))]
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
-pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
+pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
 pub use pressure::{BackPressure, Pressure, RegionKind};
 #[cfg(not(loom))]
 pub use regions::region::RegionStats;
@@ -88,7 +94,8 @@ pub use regions::region::RegionStats;
 pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{
-    Batch, CloseReport, FetchHistory, FetchScan, Guard, History, Resized, Scan, Store, StoreBuilder,
+    Batch, CloseReport, DeadLetterDir, DeadLetterSink, FetchHistory, FetchScan, Guard, History, Resized,
+    Scan, Store, StoreBuilder,
 };
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]
@@ -99,15 +106,14 @@ pub use tiers::block::BlockId;
 pub use tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
 #[cfg(not(loom))]
 pub use tiers::disk::DiskTier;
+#[cfg(not(loom))]
+pub use tiers::letters::DeadLetter;
 #[cfg(all(feature = "scylla", not(loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
 pub use tiers::scylla::ScyllaTier;
 #[cfg(all(feature = "scylla", not(loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
 pub use tiers::scylla::config::{Consistency, Replication, ScyllaConfig, Server};
-#[cfg(all(feature = "scylla", not(loom)))]
-#[cfg_attr(docsrs, doc(cfg(feature = "scylla")))]
-pub use tiers::shield::dead::DeadLetter;
 
 /// The README's example is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -16,6 +16,8 @@ mod reads;
 mod reference;
 #[path = "model/rng.rs"]
 mod rng;
+#[path = "model/screen.rs"]
+mod screen;
 #[path = "model/setup.rs"]
 mod setup;
 #[path = "model/tier.rs"]

@@ -279,6 +279,9 @@ impl ConfigBuilder {
                     "is shorter than hot_for; both are ages, so it must be at least as long".into(),
                 );
             }
+            if class.skew.behind.is_some_and(|age| age.is_zero()) {
+                fault(".skew.behind", "is zero: hardly any event would be taken".into());
+            }
             if class.retention.is_some_and(|age| age.is_zero()) {
                 fault(".retention", "is zero: no event would ever be kept".into());
             }

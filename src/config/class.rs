@@ -13,6 +13,77 @@ pub enum OnLeave {
     Drop,
 }
 
+/// What becomes of an event whose timestamp is outside of what its class takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Outside {
+    /// It is refused with [`ErrorKind::OutsideWindow`](crate::ErrorKind::OutsideWindow).
+    #[default]
+    Refuse,
+    /// It is stored with the nearest timestamp that the class takes. One that expires by itself keeps the time that it
+    /// has to live.
+    Clamp,
+    /// It goes to the store's dead letters ([`StoreBuilder::dead_letters`](crate::StoreBuilder::dead_letters)) as it is,
+    /// or fails with their error.
+    DeadLetter,
+}
+
+/// Which timestamps a class takes, seen from the store's clock: a source whose clock is wrong, or that delivers what is
+/// long over, is noticed at the door.
+///
+/// ```
+/// use std::time::Duration;
+/// use esker::{ClassConfig, Outside, Skew};
+///
+/// let minutes = |count: u64| Duration::from_secs(60 * count);
+/// let window = Skew::new().ahead(minutes(5)).behind(minutes(24 * 60)).outside(Outside::Clamp);
+/// let calls = ClassConfig::new("calls").skew(window);
+/// # assert_eq!(calls.skew, window);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Skew {
+    /// How far ahead of the clock a timestamp may be (default: however far).
+    pub ahead: Option<Duration>,
+    /// How far behind it may be (default: however far).
+    pub behind: Option<Duration>,
+    /// What becomes of other events (default: refused).
+    pub outside: Outside,
+}
+
+impl Skew {
+    /// Takes every timestamp.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How far ahead of the clock a timestamp may be.
+    #[must_use]
+    pub fn ahead(mut self, most: impl Into<Option<Duration>>) -> Self {
+        self.ahead = most.into();
+        self
+    }
+
+    /// How far behind the clock a timestamp may be.
+    #[must_use]
+    pub fn behind(mut self, most: impl Into<Option<Duration>>) -> Self {
+        self.behind = most.into();
+        self
+    }
+
+    /// What becomes of other events.
+    #[must_use]
+    pub fn outside(mut self, what: Outside) -> Self {
+        self.outside = what;
+        self
+    }
+
+    /// Whether it takes every timestamp.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.ahead.is_none() && self.behind.is_none()
+    }
+}
+
 /// How long events of a class stay where, and what happens then.
 ///
 /// Ages are counted from an event's own timestamp, or from its arrival where the timestamp lies after that, so
@@ -39,6 +110,10 @@ pub struct ClassConfig {
     /// The most bytes of the hot and the warm region together that the class's pages take, not counting the open ones
     /// (default: no bound of its own).
     pub quota: Option<u64>,
+    /// Which timestamps the class takes (default: every one).
+    pub skew: Skew,
+    /// Whether what the class's events held is overwritten when its memory is freed (default: no).
+    pub sensitive: bool,
 }
 
 impl ClassConfig {
@@ -53,6 +128,8 @@ impl ClassConfig {
             on_leave: OnLeave::Spill,
             priority: 0,
             quota: None,
+            skew: Skew::new(),
+            sensitive: false,
         }
     }
 
@@ -89,6 +166,29 @@ impl ClassConfig {
     #[must_use]
     pub fn retention(mut self, age: impl Into<Option<Duration>>) -> Self {
         self.retention = age.into();
+        self
+    }
+
+    /// Which timestamps the class takes.
+    #[must_use]
+    pub fn skew(mut self, skew: Skew) -> Self {
+        self.skew = skew;
+        self
+    }
+
+    /// Whether what the class's events held must not stay in memory longer than the events: secrets, personal data.
+    ///
+    /// Pages, hot or warm, are overwritten with zeros when they are freed, and so are the frames that readers unpacked,
+    /// and the mover's buffer. If a store has such a class, its hot and warm regions, with the events of all classes, are
+    /// kept out of core dumps.
+    ///
+    /// Removed and expired events go with their page. Not covered are copies that callers have
+    /// ([`EventRef::into_owned`](crate::EventRef::into_owned)), the buffers of an event that the caller appended (see
+    /// [`EventPool`](crate::EventPool)), the id index, swap space, and what is written to the cold tier and read back
+    /// from there; classes that must not reach a disk say [`OnLeave::Drop`].
+    #[must_use]
+    pub fn sensitive(mut self, yes: bool) -> Self {
+        self.sensitive = yes;
         self
     }
 

@@ -1,7 +1,10 @@
-//! The body of an event: metadata and payload in one run of bytes.
+//! The body of an event: metadata and payload in one run of bytes. Where an event expires by itself, the moment comes
+//! before them (see [`crate::event::record`]), which the functions here do not see.
 //!
 //! With metadata: `varint(length of the pairs)`, the pairs, the payload. A pair is `varint(key length)`, key,
 //! `varint(value length)`, value. Without: the payload alone. Varints are LEB128.
+
+use crate::event::record::{EXPIRY_LEN, NEVER};
 
 /// Key/value pairs that travel with an event, in the order given; keys may repeat.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,7 +124,7 @@ fn put(out: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     at + bytes.len()
 }
 
-fn put_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize {
+pub(crate) fn put_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize {
     while value >= 0x80 {
         out[at] = value as u8 | 0x80;
         value >>= 7;
@@ -180,6 +183,19 @@ pub(crate) fn split(body: &[u8], has_metadata: bool) -> (&[u8], &[u8]) {
         return (pairs, rest);
     }
     (&[], body)
+}
+
+/// The same of a body that may begin with the moment at which its event expires.
+#[inline(never)]
+pub(crate) fn parts(body: &[u8], expires: bool, has_metadata: bool) -> (&[u8], &[u8]) {
+    let prefix = if expires { EXPIRY_LEN } else { 0 };
+    split(body.get(prefix..).unwrap_or_default(), has_metadata)
+}
+
+/// The moment that the body begins with of an event that expires.
+#[cold]
+pub(crate) fn expiry(body: &[u8]) -> i64 {
+    body.first_chunk::<EXPIRY_LEN>().map_or(NEVER, |bytes| i64::from_le_bytes(*bytes))
 }
 
 /// Walks the key/value pairs of an event, in the order in which they were given.

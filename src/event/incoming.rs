@@ -1,6 +1,9 @@
 //! An event on its way into the store.
 
+use std::time::Duration;
+
 use crate::event::body::Metadata;
+use crate::event::record::{EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader};
 use crate::ids::{Class, Stream};
 
 /// An event to append. It borrows its metadata and payload; appending copies them once, into the page.
@@ -28,8 +31,12 @@ pub struct Event<'a> {
     pub kind: u8,
     /// The caller's flags; scans can choose by them.
     pub flags: u16,
-    /// Retention and priority; `None` for the default class.
+    /// Retention and priority; `None` for the class of its stream (see
+    /// [`Store::set_class`](crate::Store::set_class)), which is the default class unless somebody said otherwise.
     pub class: Option<Class>,
+    /// Milliseconds from when it expires by itself to the end of time, so that zero is never: what is asked of every
+    /// event is asked with one instruction.
+    expires_before_end: u64,
     /// Key/value pairs.
     pub metadata: Metadata<'a>,
     /// Any bytes.
@@ -46,6 +53,7 @@ impl<'a> Event<'a> {
             kind,
             flags: 0,
             class: None,
+            expires_before_end: 0,
             metadata: Metadata::None,
             payload: &[],
         }
@@ -73,5 +81,110 @@ impl<'a> Event<'a> {
     pub fn class(mut self, class: Class) -> Self {
         self.class = Some(class);
         self
+    }
+
+    /// Has the event expire so long after its timestamp, which must be set by then. From that moment on, no read gives
+    /// it, in whichever tier it is. It expires earlier where its class's
+    /// [`retention`](crate::ClassConfig::retention) is shorter.
+    ///
+    /// Costs 8 bytes. What the event takes in memory comes back when its page leaves; until then its id counts as in
+    /// use, as with retention.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let clock = esker::Clock::manual(1_000);
+    /// # let config = esker::Config::builder().memory("16MiB").background(false).build()?;
+    /// # let store = esker::Store::builder(config).clock(clock.clone()).open()?;
+    /// let code = esker::Event::new(7u32.into(), 1, clock.now_ms(), 3).ttl(Duration::from_secs(60)).payload(b"493027");
+    /// store.append(&code)?;
+    /// assert!(store.fetch(1)?.is_some());
+    /// clock.set_ms(clock.now_ms() + 60_000);
+    /// assert!(store.fetch(1)?.is_none());
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    pub fn ttl(self, ttl: Duration) -> Self {
+        let at = i128::from(self.timestamp) + i128::try_from(ttl.as_millis()).unwrap_or(i128::MAX / 2);
+        self.expires_at(i64::try_from(at).unwrap_or(i64::MAX))
+    }
+
+    /// Has the event expire at that moment, in milliseconds since the Unix epoch; `i64::MAX` is never. See
+    /// [`ttl`](Self::ttl).
+    pub fn expires_at(mut self, at_ms: i64) -> Self {
+        self.expires_before_end = NEVER.abs_diff(at_ms);
+        self
+    }
+
+    /// Whether the event expires by itself.
+    #[inline]
+    pub(crate) fn expires(&self) -> bool {
+        self.expires_before_end != 0
+    }
+
+    /// When it expires by itself, [`NEVER`] for most.
+    pub(crate) fn expiry(&self) -> i64 {
+        NEVER.wrapping_sub_unsigned(self.expires_before_end)
+    }
+
+    /// The same event with another timestamp. What it has to live stays as long as it was.
+    pub(crate) fn at(mut self, timestamp: i64) -> Self {
+        if self.expires() {
+            let later = i128::from(timestamp) - i128::from(self.timestamp) + i128::from(self.expiry());
+            // It must not become one that never expires.
+            let latest = i128::from(NEVER - 1);
+            self = self.expires_at(later.clamp(i128::from(i64::MIN), latest) as i64);
+        }
+        Self { timestamp, ..self }
+    }
+
+    fn header(&self, class: Class, body_len: u32, has_metadata: bool, previous: u64) -> RecordHeader {
+        let Self { timestamp, id, flags, kind, stream, .. } = *self;
+        let mut header =
+            RecordHeader::new(timestamp, id, body_len, flags, kind, class, has_metadata, stream.as_u64());
+        header.previous = previous;
+        header
+    }
+
+    /// Writes the record of an event that does not expire by itself: header, body, padding. `space` is as long.
+    #[inline]
+    pub(crate) fn write(&self, class: Class, body_len: u32, previous: u64, space: &mut [u8]) {
+        let body = body_len as usize;
+        // Without pairs the body is the payload alone.
+        let header = self.header(class, body_len, body != self.payload.len(), previous);
+        if !body.is_multiple_of(8)
+            && let Some(last) = space.last_chunk_mut::<8>()
+        {
+            // Padding; what belongs to the body is written over.
+            *last = [0; 8];
+        }
+        header.write(space);
+        self.metadata.write_body(self.payload, &mut space[HEADER_LEN..HEADER_LEN + body]);
+    }
+
+    /// The same of an event that expires by itself: `body_len` counts the moment, too.
+    #[cold]
+    pub(crate) fn write_expiring(&self, class: Class, body_len: u32, previous: u64, space: &mut [u8]) {
+        let content = body_len as usize - EXPIRY_LEN;
+        self.header(class, body_len, content != self.payload.len(), previous).expiring(true).write(space);
+        let (moment, rest) = space[HEADER_LEN..].split_at_mut(EXPIRY_LEN);
+        moment.copy_from_slice(&self.expiry().to_le_bytes());
+        let (body, padding) = rest.split_at_mut(content);
+        padding.fill(0);
+        self.metadata.write_body(self.payload, body);
+    }
+
+    /// The event's record, by itself; `None` when it is larger than any store takes.
+    pub(crate) fn to_record(self, class: Class) -> Option<Vec<u8>> {
+        let content = self.metadata.body_len(self.payload);
+        let body = content + if self.expires() { EXPIRY_LEN as u64 } else { 0 };
+        if content > crate::config::EVENT_MAX {
+            return None;
+        }
+        let mut record = vec![0; crate::event::record::record_len(body as u32) as usize];
+        match self.expires() {
+            true => self.write_expiring(class, body as u32, 0, &mut record),
+            false => self.write(class, body as u32, 0, &mut record),
+        }
+        Some(record)
     }
 }

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! All little-endian, records start at multiples of 8. The low half of the class byte is the class; bit 4 says
-//! that the body begins with metadata, bits 5 to 7 are zero. `previous` is the address of the event of the same
-//! stream and class six before this one, or zero.
+//! that there is metadata, bit 5 that the first 8 bytes of the body are the moment at which the event expires (i64,
+//! ms), bits 6 and 7 are zero. `previous` is the address of the event of the same stream and class six before this
+//! one, or zero.
 
 use crate::ids::Class;
 
@@ -18,6 +19,11 @@ use crate::ids::Class;
 pub(crate) const HEADER_LEN: usize = 40;
 const CLASS_MASK: u8 = 0x0f;
 const HAS_METADATA: u8 = 0x10;
+const EXPIRES: u8 = 0x20;
+/// Bytes that a body begins with when its event expires by itself.
+pub(crate) const EXPIRY_LEN: usize = 8;
+/// The moment at which an event expires that does not expire by itself.
+pub(crate) const NEVER: i64 = i64::MAX;
 
 /// Everything of a record but its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +54,26 @@ impl RecordHeader {
         Self { timestamp, id, body_len, flags, kind, class_bits, stream, previous: 0 }
     }
 
+    /// The same, of an event that expires by itself: `body_len` counts the moment, too.
+    pub(crate) fn expiring(mut self, expires: bool) -> Self {
+        self.class_bits = self.class_bits & !EXPIRES | if expires { EXPIRES } else { 0 };
+        self
+    }
+
     pub(crate) fn class(&self) -> Class {
         Class::new(usize::from(self.class_bits & CLASS_MASK))
+    }
+
+    /// Whether the body begins with the moment at which the event expires.
+    #[inline]
+    pub(crate) fn expires(&self) -> bool {
+        self.class_bits & EXPIRES != 0
+    }
+
+    /// Whether the body is the payload alone.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.class_bits & (HAS_METADATA | EXPIRES) == 0
     }
 
     pub(crate) fn has_metadata(&self) -> bool {
@@ -151,6 +175,11 @@ mod tests {
         assert_eq!(RecordHeader::read(&bytes), Some(header));
         assert_eq!((header.class().index(), header.has_metadata(), header.record_len()), (15, true, 120));
         assert_eq!(RecordHeader::read(&bytes[..39]), None);
+        assert!(!header.expires());
+        header.expiring(true).write(&mut bytes);
+        let expiring = RecordHeader::read(&bytes).unwrap();
+        assert!(expiring.expires() && expiring.has_metadata() && expiring.class() == header.class());
+        assert_eq!(expiring.expiring(false), header);
     }
 
     #[test]

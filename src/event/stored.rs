@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::event::body::{self, MetadataIter};
-use crate::event::record::{HEADER_LEN, RecordHeader};
+use crate::event::body::{self, Metadata, MetadataIter};
+use crate::event::buffer::Buffer;
+use crate::event::incoming::Event;
+use crate::event::record::{EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader};
 use crate::ids::{Class, Stream};
 
 /// What a scan's filter sees of an event: everything but its bytes.
@@ -25,20 +27,8 @@ pub struct EventHeader {
     pub class: Class,
     /// Bytes of metadata and payload together.
     pub body_len: u32,
-}
-
-impl EventHeader {
-    pub(crate) fn of(header: &RecordHeader) -> Self {
-        Self {
-            stream: Stream::from_raw(header.stream),
-            id: header.id,
-            timestamp: header.timestamp,
-            kind: header.kind,
-            flags: header.flags,
-            class: header.class(),
-            body_len: header.body_len,
-        }
-    }
+    /// When it expires by itself, in milliseconds since the Unix epoch, if it does.
+    pub expires_at: Option<i64>,
 }
 
 /// A stored event: its bytes in place while the guard is held (`'g`), or shared and free of any guard
@@ -58,7 +48,7 @@ enum Bytes<'g> {
     /// The whole record.
     InPlace(&'g [u8]),
     /// A whole record at that place of a buffer.
-    Record { buffer: Arc<Vec<u8>>, at: usize },
+    Record { buffer: Arc<Buffer>, at: usize },
     /// A row of a cold block, which keeps headers as columns.
     Row(Box<Row>),
 }
@@ -66,7 +56,7 @@ enum Bytes<'g> {
 #[derive(Clone)]
 struct Row {
     header: RecordHeader,
-    buffer: Arc<Vec<u8>>,
+    buffer: Arc<Buffer>,
     body_at: u32,
 }
 
@@ -82,14 +72,14 @@ impl<'g> EventRef<'g> {
     }
 
     /// The event whose record begins at that place of `buffer`; `None` where there is no whole record.
-    pub(crate) fn of_record(buffer: Arc<Vec<u8>>, at: usize) -> Option<Self> {
+    pub(crate) fn of_record(buffer: Arc<Buffer>, at: usize) -> Option<Self> {
         let header = RecordHeader::read(buffer.get(at..)?)?;
         buffer.get(at..at.checked_add(HEADER_LEN + header.body_len as usize)?)?;
         Some(Self { bytes: Bytes::Record { buffer, at } })
     }
 
     /// The event of that header whose body begins at that place of `buffer`; `None` where it is cut off.
-    pub(crate) fn of_row(header: RecordHeader, buffer: Arc<Vec<u8>>, body_at: usize) -> Option<Self> {
+    pub(crate) fn of_row(header: RecordHeader, buffer: Arc<Buffer>, body_at: usize) -> Option<Self> {
         buffer.get(body_at..body_at.checked_add(header.body_len as usize)?)?;
         let row = Row { header, buffer, body_at: u32::try_from(body_at).ok()? };
         Some(Self { bytes: Bytes::Row(Box::new(row)) })
@@ -105,6 +95,7 @@ impl<'g> EventRef<'g> {
         RecordHeader::read(bytes).unwrap_or_else(|| unreachable!("a record was checked when it was found"))
     }
 
+    /// Everything after the header.
     #[inline]
     pub(crate) fn body(&self) -> &[u8] {
         match &self.bytes {
@@ -118,6 +109,24 @@ impl<'g> EventRef<'g> {
                 &row.buffer[from..from + row.header.body_len as usize]
             }
         }
+    }
+
+    /// When the event expires by itself, [`NEVER`] for most.
+    #[inline]
+    pub(crate) fn expiry(&self) -> i64 {
+        if self.record().expires() { body::expiry(self.body()) } else { NEVER }
+    }
+
+    /// Whether the event has expired by itself at that moment.
+    #[inline]
+    pub(crate) fn has_expired(&self, now_ms: i64) -> bool {
+        self.record().expires() && body::expiry(self.body()) <= now_ms
+    }
+
+    /// Metadata and payload, each by itself.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let header = self.record();
+        body::parts(self.body(), header.expires(), header.has_metadata())
     }
 
     /// The caller's id.
@@ -156,16 +165,38 @@ impl<'g> EventRef<'g> {
         self.record().class()
     }
 
+    /// When the event expires by itself, in milliseconds since the Unix epoch, if it does; see
+    /// [`Event::ttl`](crate::Event::ttl).
+    #[inline]
+    pub fn expires_at(&self) -> Option<i64> {
+        Some(self.expiry()).filter(|at| *at != NEVER)
+    }
+
     /// Everything but the bytes.
     #[inline]
     pub fn header(&self) -> EventHeader {
-        EventHeader::of(&self.record())
+        let header = self.record();
+        EventHeader {
+            stream: Stream::from_raw(header.stream),
+            id: header.id,
+            timestamp: header.timestamp,
+            kind: header.kind,
+            flags: header.flags,
+            class: header.class(),
+            body_len: header.body_len.saturating_sub(if header.expires() { EXPIRY_LEN as u32 } else { 0 }),
+            expires_at: self.expires_at(),
+        }
     }
 
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        body::split(self.body(), self.record().has_metadata()).1
+        // By values, so that an event that is in registers can stay there.
+        let (header, body) = (self.record(), self.body());
+        if header.is_plain() {
+            return body;
+        }
+        body::parts(body, header.expires(), header.has_metadata()).1
     }
 
     /// The key/value pairs.
@@ -175,7 +206,7 @@ impl<'g> EventRef<'g> {
 
     /// The key/value pairs as they are stored, for [`Metadata::Encoded`](crate::Metadata::Encoded).
     pub fn metadata_bytes(&self) -> &[u8] {
-        body::split(self.body(), self.record().has_metadata()).0
+        self.parts().0
     }
 
     /// The first value of that key.
@@ -183,10 +214,22 @@ impl<'g> EventRef<'g> {
         self.metadata().find(|(found, _)| *found == key.as_ref()).map(|(_, value)| value)
     }
 
+    /// The event as one that can be appended, to another store for example. Classes are numbered by their place in the
+    /// configuration.
+    pub fn to_event(&self) -> Event<'_> {
+        let (record, (pairs, payload)) = (self.record(), self.parts());
+        let event = Event::new(self.stream(), record.id, record.timestamp, record.kind)
+            .flags(record.flags)
+            .class(record.class())
+            .payload(payload)
+            .expires_at(self.expiry());
+        if record.has_metadata() { event.metadata(Metadata::Encoded(pairs)) } else { event }
+    }
+
     /// Frees the event from its guard, by one copy if it lies in the hot tier.
     pub fn into_owned(self) -> EventRef<'static> {
         let bytes = match self.bytes {
-            Bytes::InPlace(record) => Bytes::Record { buffer: Arc::new(record.to_vec()), at: 0 },
+            Bytes::InPlace(record) => Bytes::Record { buffer: Arc::new(record.to_vec().into()), at: 0 },
             Bytes::Record { buffer, at } => Bytes::Record { buffer, at },
             Bytes::Row(row) => Bytes::Row(row),
         };

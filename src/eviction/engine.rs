@@ -155,6 +155,12 @@ impl Engine {
         self.policies.wants_reads()
     }
 
+    /// Whether the engine's buffer was wiped after it was last used.
+    #[cfg(test)]
+    pub(crate) fn scratch_is_wiped(&self) -> bool {
+        self.scratch.is_empty() && self.scratch.capacity() > 0
+    }
+
     /// Bytes that the engine's buffer takes.
     pub(crate) fn buffer_bytes(&self) -> usize {
         self.scratch.capacity()

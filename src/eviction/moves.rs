@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::config::Config;
+use crate::event::record::NEVER;
 use crate::eviction::cursor::Cursor;
 use crate::eviction::engine::EvictionShared;
 use crate::eviction::view::summary;
@@ -153,8 +154,10 @@ impl<'a> Mover<'a> {
         let ends = retention.map(|retention| now_ms.saturating_sub(millis(retention)));
         let counters = &self.shared.counters;
         let (mut over, mut early) = (0, 0);
-        let events = purge(self.lanes, partition, &pin, page, |timestamp| {
-            let ended = summary.expired || ends.is_some_and(|end| timestamp <= end);
+        let events = purge(self.lanes, partition, &pin, page, |event| {
+            let ended = summary.expired
+                || event.has_expired(now_ms)
+                || ends.is_some_and(|end| event.timestamp <= end);
             if ended { over += 1 } else { early += 1 }
         });
         counters.expired_events.fetch_add(over, Ordering::Relaxed);
@@ -178,16 +181,23 @@ struct Leaving {
     stream: Stream,
     head_hash: u64,
     timestamp: i64,
+    expiry: i64,
     offset: u32,
 }
 
-/// Removes a page's events from the indexes. `left` is told the timestamp of each that was not removed before.
+impl Leaving {
+    fn has_expired(&self, now_ms: i64) -> bool {
+        self.expiry != NEVER && self.expiry <= now_ms
+    }
+}
+
+/// Removes a page's events from the indexes. `left` is told of each that was not removed before.
 fn purge(
     lanes: &Lanes,
     partition: &Partition,
     pin: &Pin,
     page: LogicalPage,
-    mut left: impl FnMut(i64),
+    mut left: impl FnMut(&Leaving),
 ) -> usize {
     let meta = lanes.pages.meta(page);
     let (place, committed) = (lanes.pages.place(page), meta.committed());
@@ -199,7 +209,7 @@ fn purge(
         for event in run.iter() {
             if lanes.index.remove_by(event.id, Addr::new(page, event.offset, 0), &mut remover) {
                 gone += 1;
-                left(event.timestamp);
+                left(event);
             }
         }
         lanes.index.finish(&mut remover);
@@ -216,8 +226,8 @@ fn purge(
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
         partition.streams.prefetch(head_hash);
-        let (id, stream, timestamp) = (event.id(), event.stream(), event.timestamp());
-        run.push(Leaving { id, stream, head_hash, timestamp, offset });
+        let (id, stream, timestamp, expiry) = (event.id(), event.stream(), event.timestamp(), event.expiry());
+        run.push(Leaving { id, stream, head_hash, timestamp, expiry, offset });
         if run.len() == PURGE_RUN {
             flush(&mut run);
         }

@@ -14,6 +14,8 @@ pub(crate) mod ids;
 pub(crate) mod region;
 
 #[cfg(not(loom))]
+pub(crate) mod classes;
+#[cfg(not(loom))]
 pub(crate) mod names;
 #[cfg(not(loom))]
 pub(crate) mod streams;

@@ -93,6 +93,23 @@ impl Names {
         Ok(stream)
     }
 
+    /// Takes some of the memory for names for something else that is known of streams. `false`: there is not so much.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let mut added = self.added.lock();
+        let room = added.bytes + bytes <= self.limit;
+        added.bytes += if room { bytes } else { 0 };
+        room
+    }
+
+    /// The error of whoever finds that memory used up.
+    pub(crate) fn full(&self) -> Error {
+        let limit = self.limit;
+        let text = format!(
+            "what is known of streams fills the {limit} bytes there are for it; give the store more `buffers`"
+        );
+        Error::new(ErrorKind::MemoryPressure, text)
+    }
+
     /// Names that must be saved before events of their streams.
     pub(crate) fn unsaved(&self) -> Vec<(String, u64)> {
         self.added.lock().unsaved.clone()

@@ -1,12 +1,12 @@
 //! Appending: claim space, announce the id, write, commit, publish, link — in this order (invariant I1).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::record::{HEADER_LEN, RecordHeader, record_len};
+use crate::event::record::{EXPIRY_LEN, record_len};
 use crate::event::{Event, EventRef};
 use crate::ids::{Addr, Class, LaneId, Stream};
 use crate::index::dense::{Cursor, DenseIndex};
@@ -30,6 +30,8 @@ pub enum Appended {
     Stored,
     /// An event of that id is in memory already; nothing was changed.
     Duplicate,
+    /// The store does not take the event, and it went to the store's dead letters.
+    DeadLettered,
 }
 
 pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
@@ -48,6 +50,11 @@ pub(crate) struct Lanes {
     index_capacity: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
     pub(crate) hot_run_wanted: AtomicU32,
+    /// Whether every event in memory that was not removed exists: no class has a retention, and no event expires by
+    /// itself.
+    plain: AtomicBool,
+    /// Whether a read need not look at anything but the event: the same, and nobody wants to know of reads.
+    reads_plainly: AtomicBool,
     classes: usize,
     max_event: u64,
 }
@@ -87,6 +94,7 @@ impl Lanes {
         let chunks = system.slab::<AtomicU64>(chunks, "the table of chunks")?;
         let chunk_len = config.index.page_size as usize / size_of::<u64>();
         let dense = DenseIndex::new(chunks, index_pages.clone(), chunk_len, seed);
+        let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
         let partition =
             |number| Partition::new(number, config, system, index_pages.clone(), seed, &first_seq);
         Ok(Self {
@@ -99,9 +107,30 @@ impl Lanes {
             left: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
             hot_run_wanted: AtomicU32::new(0),
+            plain: AtomicBool::new(keeps_all),
+            reads_plainly: AtomicBool::new(keeps_all),
             classes: config.classes.len(),
             max_event: config.max_event,
         })
+    }
+
+    /// Whether every event in memory that was not removed exists, so that readers need not ask for time. Whoever has
+    /// found an event that may not, is told so.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        // An event that expires clears it before it is published.
+        self.plain.load(Ordering::Relaxed)
+    }
+
+    /// Whether a read need not look at anything but the event.
+    #[inline]
+    pub(crate) fn reads_plainly(&self) -> bool {
+        self.reads_plainly.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody wants to know of reads.
+    pub(crate) fn note_reads(&self) {
+        self.reads_plainly.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn partition_of(&self, stream: Stream) -> usize {
@@ -156,9 +185,9 @@ impl Lanes {
     #[inline(always)]
     pub(crate) fn check<'e, 'a>(&self, at: u32, event: &'e Event<'a>) -> Result<Checked<'e, 'a>> {
         let class = event.class.unwrap_or(Class::DEFAULT);
-        let body_len = event.metadata.body_len(event.payload);
-        if class.index() >= self.classes || body_len > self.max_event {
-            return Err(self.refuse(event, class, body_len));
+        let mut body_len = event.metadata.body_len(event.payload);
+        if class.index() >= self.classes || body_len > self.max_event || event.expires() {
+            body_len = self.check_rare(event, class, body_len)?;
         }
         let hash = stream_hash(event.stream, self.seed);
         let partition = partition_of(hash, self.partitions.len()) as u16;
@@ -172,18 +201,22 @@ impl Lanes {
         })
     }
 
+    /// Looks again at an event that something is special about. The bytes of its body.
     #[cold]
-    fn refuse(&self, event: &Event<'_>, class: Class, body_len: u64) -> Error {
+    fn check_rare(&self, event: &Event<'_>, class: Class, body_len: u64) -> Result<u64> {
         if class.index() >= self.classes {
             let text = format!("event {} is of {class:?}; the store has {} classes", event.id, self.classes);
-            return Error::new(ErrorKind::InvalidInput, text);
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        if body_len <= self.max_event {
+            return Ok(body_len + EXPIRY_LEN as u64);
         }
         let text = format!(
             "event {} has {body_len} bytes of metadata and payload; this store takes up to {} \
              (ConfigBuilder::max_event, at most 16 MiB)",
             event.id, self.max_event
         );
-        Error::new(ErrorKind::TooLarge, text)
+        Err(Error::new(ErrorKind::TooLarge, text))
     }
 
     /// Asks the processor to fetch the line of the event's stream, which appending it will touch. The caller holds a
@@ -255,7 +288,16 @@ impl Lanes {
     ) {
         let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
         let (slot, previous) = head.next_link();
-        write_record(self.pages.space(open, len), checked, previous);
+        let space = self.pages.space(open, len);
+        let Checked { event, class, body_len, .. } = *checked;
+        if event.expires() {
+            self.plain.store(false, Ordering::Relaxed);
+            self.reads_plainly.store(false, Ordering::Relaxed);
+            meta.note_expiring();
+            event.write_expiring(class, body_len, previous, space);
+        } else {
+            event.write(class, body_len, previous, space);
+        }
         open.offset += len;
         meta.commit(open.offset);
         self.index.publish(ticket, addr);
@@ -359,31 +401,4 @@ impl Lanes {
     pub(crate) fn is_live(&self, id: u64, addr: Addr) -> bool {
         self.index.holds(id, addr)
     }
-}
-
-/// Writes header, body and padding.
-#[inline]
-fn write_record(space: &mut [u8], checked: &Checked<'_, '_>, previous: u64) {
-    let event = checked.event;
-    let mut header = RecordHeader::new(
-        event.timestamp,
-        event.id,
-        checked.body_len,
-        event.flags,
-        event.kind,
-        checked.class,
-        // Without pairs the body is the payload alone.
-        checked.body_len as usize != event.payload.len(),
-        event.stream.as_u64(),
-    );
-    header.previous = previous;
-    let body = checked.body_len as usize;
-    if !body.is_multiple_of(8)
-        && let Some(last) = space.last_chunk_mut::<8>()
-    {
-        // Padding; what belongs to the body is written over.
-        *last = [0; 8];
-    }
-    header.write(space);
-    event.metadata.write_body(event.payload, &mut space[HEADER_LEN..HEADER_LEN + body]);
 }

@@ -37,6 +37,18 @@ impl Stats {
     }
 }
 
+/// What became of events whose timestamps their classes do not take; see [`Skew`](crate::Skew).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct SkewStats {
+    /// Refused, also because the dead letters did not take them.
+    pub refused: u64,
+    /// Stored with the nearest timestamp that their class takes.
+    pub clamped: u64,
+    /// Given to the dead letters.
+    pub dead_lettered: u64,
+}
+
 /// Where events are, and what became of them since the store opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -65,7 +77,7 @@ pub struct EventStats {
     pub promoted: u64,
     /// Left memory after the cold tier had confirmed them.
     pub released: u64,
-    /// Left because their retention had ended.
+    /// Left because their retention had ended, or because they had expired by themselves.
     pub expired: u64,
     /// Left because their class says so.
     pub dropped: u64,
@@ -75,6 +87,14 @@ pub struct EventStats {
     pub corrupt_frames: u64,
     /// Stream names.
     pub names: u64,
+    /// Streams whose class is known, as set or as the [`ClassResolver`](crate::ClassResolver) answered.
+    pub classed_streams: u64,
+    /// Calls of the resolver.
+    pub resolver_calls: u64,
+    /// Events too far ahead of the clock.
+    pub ahead: SkewStats,
+    /// Events too far behind it.
+    pub behind: SkewStats,
 }
 
 /// The moves of pages between the tiers since the store opened. See [`crate::policy`].

@@ -27,6 +27,13 @@ pub(crate) const FRAME_BYTES: usize = 8 << 10;
 /// The most that a frame may claim to unpack to: an event of 16 MiB with its header.
 const FRAME_MAX: usize = (16 << 20) + 4096;
 
+/// Bytes that packing so many takes at most while it is done.
+pub(crate) fn room_for(raw: usize) -> usize {
+    // A frame is at least half full, or holds one record.
+    let frames = 2 * (raw / FRAME_BYTES) + 2;
+    IMAGE_HEADER + frames * (ENTRY + 64) + lz4_flex::block::get_maximum_output_size(raw)
+}
+
 /// Packs the records of a page into `out`, which is cleared first.
 pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
     out.clear();
@@ -229,6 +236,7 @@ mod tests {
             let mut out = Vec::new();
             encode(&raw, &mut out);
             let image = Image::parse(&out).unwrap();
+            assert!(out.len() <= room_for(raw.len()));
             for (offset, header, body) in records(&raw) {
                 let frame = image.frame_of(offset).unwrap();
                 let unpacked = image.unpack(frame).unwrap();

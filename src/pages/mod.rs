@@ -8,3 +8,6 @@ pub(crate) mod image;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]
 pub(crate) mod pool;
+
+#[cfg(not(loom))]
+pub(crate) mod reading;

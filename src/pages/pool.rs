@@ -3,7 +3,6 @@
 //! Reading a page needs a [`Pin`]: frames and page numbers that are let go are reused only after every pin that
 //! could know of them is gone (crossbeam-epoch; Fraser, "Practical lock-freedom", 2004).
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -12,14 +11,17 @@ use crossbeam_epoch as epoch;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::EventRef;
-use crate::event::record::{HEADER_LEN, RecordHeader, body_len};
+use crate::event::buffer::Buffer;
+use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
+pub(crate) use crate::pages::reading::FrameCache;
+use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
-use crate::sys::memory::{Slab, ZeroInit, prefetch_bytes};
+use crate::sys::memory::{Slab, ZeroInit, wipe_all};
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for PageMeta {}
@@ -58,54 +60,11 @@ impl Pin {
     }
 }
 
-/// How far ahead of a walk over a hot page its records are fetched, in bytes: a few records of ordinary size. A
-/// walk looks at headers, which the processor's own prefetching misses between bodies.
-const WALK_AHEAD: usize = 2048;
-
 /// Makes the epoch advance as far as present readers let it, which frees what was let go before.
 pub(crate) fn reclaim() {
     // An epoch must advance twice, and one bag of garbage is looked at per turn.
     for _ in 0..4 {
         epoch::pin().flush();
-    }
-}
-
-/// Frames that a reader has unpacked lately, so that neighbours of an event come without unpacking again.
-#[derive(Default)]
-pub(crate) struct FrameCache {
-    frames: RefCell<Vec<Unpacked>>,
-}
-
-/// One frame, unpacked.
-#[derive(Clone)]
-struct Unpacked {
-    place: Place,
-    /// Where its records begin in the page.
-    raw_at: u32,
-    bytes: Arc<Vec<u8>>,
-}
-
-impl FrameCache {
-    const FRAMES: usize = 8;
-
-    fn find(&self, place: Place, offset: u32) -> Option<Unpacked> {
-        let here = |frame: &&Unpacked| {
-            let at = offset.checked_sub(frame.raw_at);
-            frame.place == place && at.is_some_and(|at| (at as usize) < frame.bytes.len())
-        };
-        self.frames.borrow().iter().find(here).cloned()
-    }
-
-    fn keep(&self, frame: Unpacked) {
-        let mut frames = self.frames.borrow_mut();
-        if frames.len() == Self::FRAMES {
-            frames.remove(0);
-        }
-        frames.push(frame);
-    }
-
-    pub(crate) fn clear(&self) {
-        self.frames.borrow_mut().clear();
     }
 }
 
@@ -131,42 +90,6 @@ impl OpenPage {
     }
 }
 
-/// Walks the committed records of a hot page, in the order of writing.
-pub(crate) struct Records<'g> {
-    bytes: &'g [u8],
-    at: usize,
-    ahead: Ahead,
-}
-
-/// What of the records ahead a walk has fetched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ahead {
-    /// About one line of each: for a walk that looks at headers.
-    Headers,
-    /// Every line.
-    Whole,
-}
-
-impl<'g> Iterator for Records<'g> {
-    /// Offset and event.
-    type Item = (u32, EventRef<'g>);
-
-    #[inline]
-    fn next(&mut self) -> Option<(u32, EventRef<'g>)> {
-        let rest = self.bytes.get(self.at..)?;
-        let len = HEADER_LEN + body_len(rest)? as usize;
-        let record = rest.get(..len)?;
-        // The processor's own prefetching brings what lies ahead into a cache further away, and stops at every 4 KiB.
-        if let Some(ahead) = rest.get(WALK_AHEAD..) {
-            let wanted = if self.ahead == Ahead::Whole { len } else { 1 };
-            prefetch_bytes(&ahead[..ahead.len().min(wanted)]);
-        }
-        let at = self.at as u32;
-        self.at += len.next_multiple_of(8);
-        Some((at, EventRef::in_place(record)))
-    }
-}
-
 pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
@@ -180,6 +103,8 @@ pub(crate) struct Pages {
     leaving: [AtomicU32; 3],
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
+    /// A bit for each class whose pages are overwritten when they are freed.
+    sensitive: u16,
 }
 
 impl Pages {
@@ -192,9 +117,18 @@ impl Pages {
         let numbers = FreeList::new(capacity + 1, at_first.min(capacity) + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
+        let hot = Region::open(RegionKind::Hot, config.hot, config.huge_pages)?;
+        let warm = Region::open(RegionKind::Warm, config.warm, config.huge_pages)?;
+        let bits = config.classes.iter().enumerate().map(|(at, class)| u16::from(class.sensitive) << at);
+        let sensitive = bits.fold(0, |all, bit| all | bit);
+        if sensitive != 0 {
+            hot.keep_out_of_dumps()?;
+            warm.keep_out_of_dumps()?;
+        }
         Ok(Self {
-            hot: Region::open(RegionKind::Hot, config.hot, config.huge_pages)?,
-            warm: Region::open(RegionKind::Warm, config.warm, config.huge_pages)?,
+            hot,
+            warm,
+            sensitive,
             places,
             table,
             stamps,
@@ -226,6 +160,12 @@ impl Pages {
     #[inline]
     pub(crate) fn meta(&self, page: LogicalPage) -> &PageMeta {
         &self.table[page.0 as usize]
+    }
+
+    /// Whether what a page held must not stay in memory after it.
+    #[inline]
+    fn is_sensitive(&self, page: LogicalPage) -> bool {
+        self.sensitive != 0 && self.sensitive >> self.meta(page).lane().class().index() & 1 == 1
     }
 
     /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
@@ -446,7 +386,8 @@ impl Pages {
                 let image = self.image(place)?;
                 let frame =
                     image.frame_of(offset).ok_or_else(|| Error::corrupt("a warm page has no such record"))?;
-                let bytes = Arc::new(image.unpack(frame).inspect_err(|_| self.count_corrupt())?);
+                let raw = image.unpack(frame).inspect_err(|_| self.count_corrupt())?;
+                let bytes = Arc::new(self.buffer(raw));
                 let unpacked = Unpacked { place, raw_at: frame.raw_at, bytes };
                 cache.keep(unpacked.clone());
                 unpacked
@@ -455,6 +396,13 @@ impl Pages {
         let at = (offset - raw_at) as usize;
         EventRef::of_record(bytes, at)
             .ok_or_else(|| Error::corrupt("a warm frame has no record where there must be one"))
+    }
+
+    /// Unpacked records, which are those of one class.
+    fn buffer(&self, raw: Vec<u8>) -> Buffer {
+        let of = |header: RecordHeader| self.sensitive >> header.class().index() & 1 == 1;
+        let sensitive = self.sensitive != 0 && RecordHeader::read(&raw).is_some_and(of);
+        Buffer::new(raw, sensitive)
     }
 
     /// Asks the processor to fetch the beginning of a page that a walk will come to: [`Records`] fetches what is ahead
@@ -482,7 +430,7 @@ impl Pages {
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
         // not released while the pin lives.
         let bytes = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
-        Some(Records { bytes, at: 0, ahead })
+        Some(Records::new(bytes, ahead))
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -512,7 +460,7 @@ impl Pages {
                 let image = self.image(place)?;
                 'frames: for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
                     let bytes = match image.unpack(frame) {
-                        Ok(bytes) => Arc::new(bytes),
+                        Ok(raw) => Arc::new(self.buffer(raw)),
                         Err(error) => {
                             self.count_corrupt();
                             damage = Err(error);
@@ -535,6 +483,17 @@ impl Pages {
 
     /// Moves a sealed hot page to the warm region. `false`: the warm region has no room. `scratch` is reused.
     pub(crate) fn demote(self: &Arc<Self>, pin: &Pin, page: LogicalPage, scratch: &mut Vec<u8>) -> bool {
+        if !self.is_sensitive(page) {
+            return self.demote_by(pin, page, scratch);
+        }
+        // So that it need not grow meanwhile, which would leave a copy behind.
+        scratch.reserve(image::room_for(self.meta(page).committed() as usize));
+        let done = self.demote_by(pin, page, scratch);
+        wipe_all(scratch);
+        done
+    }
+
+    fn demote_by(self: &Arc<Self>, pin: &Pin, page: LogicalPage, scratch: &mut Vec<u8>) -> bool {
         let (meta, place) = (self.meta(page), self.place(page));
         if place.tier() != Tier::Hot {
             return true;
@@ -553,7 +512,7 @@ impl Pages {
         self.places[page.0 as usize].swing(Place::new(Tier::Warm, place.generation(), frames.first));
         self.hold(meta.lane().class(), Tier::Warm, frames.count);
         self.let_go(meta.lane().class(), Tier::Hot, old.count);
-        self.release_later(pin, Tier::Hot, old, None);
+        self.release_later(pin, Tier::Hot, old, None, self.is_sensitive(page));
         true
     }
 
@@ -572,7 +531,12 @@ impl Pages {
         if let Err(error) = image.unpack_all(raw) {
             self.count_corrupt();
             // SAFETY: claimed just now and known to nobody.
-            unsafe { self.hot.release(frames) };
+            unsafe {
+                if self.is_sensitive(page) {
+                    self.hot.scrub(frames);
+                }
+                self.hot.release(frames);
+            }
             return Err(error);
         }
         let old = Frames { first: place.frame(), count: meta.frames() };
@@ -580,7 +544,7 @@ impl Pages {
         self.places[page.0 as usize].swing(Place::new(Tier::Hot, place.generation(), frames.first));
         self.hold(meta.lane().class(), Tier::Hot, frames.count);
         self.let_go(meta.lane().class(), Tier::Warm, old.count);
-        self.release_later(pin, Tier::Warm, old, None);
+        self.release_later(pin, Tier::Warm, old, None, self.is_sensitive(page));
         Ok(true)
     }
 
@@ -608,7 +572,7 @@ impl Pages {
         self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
         self.hold(meta.lane().class(), tier, frames.count);
         self.let_go(meta.lane().class(), tier, old.count);
-        self.release_later(pin, tier, old, None);
+        self.release_later(pin, tier, old, None, self.is_sensitive(page));
         true
     }
 
@@ -619,10 +583,18 @@ impl Pages {
         self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
         let frames = Frames { first: place.frame(), count: meta.frames() };
         self.let_go(meta.lane().class(), place.tier(), frames.count);
-        self.release_later(pin, place.tier(), frames, Some(page));
+        self.release_later(pin, place.tier(), frames, Some(page), self.is_sensitive(page));
     }
 
-    fn release_later(self: &Arc<Self>, pin: &Pin, tier: Tier, frames: Frames, number: Option<LogicalPage>) {
+    /// Frees frames, and a page number, after the readers. `scrub`: what the frames held must not stay there.
+    fn release_later(
+        self: &Arc<Self>,
+        pin: &Pin,
+        tier: Tier,
+        frames: Frames,
+        number: Option<LogicalPage>,
+        scrub: bool,
+    ) {
         let pages = Arc::clone(self);
         let at = usize::from(tier != Tier::Hot);
         self.leaving[at].fetch_add(frames.count, Ordering::Relaxed);
@@ -631,7 +603,12 @@ impl Pages {
             let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
             // did is gone. Whoever swings a page away from its frames, or retires it, releases them, once.
-            unsafe { region.release(frames) };
+            unsafe {
+                if scrub {
+                    region.scrub(frames);
+                }
+                region.release(frames);
+            }
             pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
             if let Some(page) = number {
                 pages.numbers.release(page.0, 1);

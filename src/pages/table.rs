@@ -14,7 +14,7 @@
 //! reads it must ask the id index.
 //!
 //! ```text
-//! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames
+//! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames │ expiring
 //! line 1   min time │ max time │ max time of this and all older pages │ last arrival │ kinds (256 bits)
 //! ```
 //!
@@ -160,7 +160,8 @@ pub(crate) struct PageMeta {
     prev: AtomicU32,
     image_len: AtomicU32,
     frames: AtomicU32,
-    _unused: [u32; 5],
+    expiring: AtomicU32,
+    _unused: [u32; 4],
     min_time: AtomicI64,
     max_time: AtomicI64,
     max_time_so_far: AtomicI64,
@@ -213,7 +214,8 @@ impl PageMeta {
             prev: AtomicU32::new(0),
             image_len: AtomicU32::new(0),
             frames: AtomicU32::new(0),
-            _unused: [0; 5],
+            expiring: AtomicU32::new(0),
+            _unused: [0; 4],
             min_time: AtomicI64::new(0),
             max_time: AtomicI64::new(0),
             max_time_so_far: AtomicI64::new(0),
@@ -235,6 +237,7 @@ impl PageMeta {
         self.prev.store(prev.0, Ordering::Relaxed);
         self.image_len.store(0, Ordering::Relaxed);
         self.frames.store(frames, Ordering::Relaxed);
+        self.expiring.store(0, Ordering::Relaxed);
         self.min_time.store(i64::MAX, Ordering::Relaxed);
         self.max_time.store(i64::MIN, Ordering::Relaxed);
         self.max_time_so_far.store(so_far, Ordering::Relaxed);
@@ -275,6 +278,16 @@ impl PageMeta {
                 word.store(kinds | more, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Notes that a record that is about to be committed expires by itself. The lane's lock is held.
+    pub(crate) fn note_expiring(&self) {
+        self.expiring.store(self.expiring.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many records expire by themselves, of those at least that [`Self::committed`] covers when it is read first.
+    pub(crate) fn expiring(&self) -> u32 {
+        self.expiring.load(Ordering::Relaxed)
     }
 
     /// Makes one more record visible, which the zone map covers. The lane's lock is held.

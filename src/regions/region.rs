@@ -13,7 +13,7 @@ use crate::config::RegionConfig;
 use crate::error::Result;
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
-use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch, prefetch_write};
+use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch, prefetch_write, wipe};
 
 /// A run of consecutive frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +158,28 @@ impl Region {
         Ok(region)
     }
 
+    /// Keeps the whole region out of core dumps.
+    ///
+    /// # Errors
+    /// When the system will not.
+    pub(crate) fn keep_out_of_dumps(&self) -> Result<()> {
+        self.mapping.keep_out_of_dumps(self.kind.name())
+    }
+
+    /// Every byte of the region, for tests of what is left there. Nobody may write meanwhile.
+    #[cfg(test)]
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        // SAFETY: the mapping has that length and is initialised (zero, or written before); the test sees to it that
+        // nobody writes.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }.to_vec()
+    }
+
+    /// The address of the region, for tests that look it up in what the system says.
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
     pub(crate) fn kind(&self) -> RegionKind {
         self.kind
     }
@@ -278,6 +300,16 @@ impl Region {
     pub(crate) unsafe fn release(&self, frames: Frames) {
         self.frames.release(frames.first, frames.count);
         self.releases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Overwrites frames with zeros.
+    ///
+    /// # Safety
+    /// As for [`Self::release`], which is to follow.
+    pub(crate) unsafe fn scrub(&self, frames: Frames) {
+        let len = (frames.count as usize) << self.page_shift;
+        // SAFETY: nobody else refers to the frames, the caller promises, and they are its own until it releases them.
+        wipe(unsafe { self.bytes_mut(frames.first, 0, len) });
     }
 
     /// Whether that frame is in use. For checks.

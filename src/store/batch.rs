@@ -34,6 +34,9 @@ pub struct Batch {
     pub refused: Vec<(usize, Error)>,
     /// The places of the duplicates in the batch, rising.
     pub duplicate_at: Vec<usize>,
+    /// Events that went elsewhere instead, as their class says: their place in the batch, rising, and whither
+    /// ([`DeadLettered`](Appended::DeadLettered)).
+    pub set_aside: Vec<(usize, Appended)>,
 }
 
 impl Batch {
@@ -44,6 +47,9 @@ impl Batch {
     pub fn outcome(&self, at: usize) -> Result<Appended, &Error> {
         if let Ok(found) = self.refused.binary_search_by_key(&at, |(at, _)| *at) {
             return Err(&self.refused[found].1);
+        }
+        if let Ok(found) = self.set_aside.binary_search_by_key(&at, |(at, _)| *at) {
+            return Ok(self.set_aside[found].1);
         }
         Ok(if self.duplicate_at.binary_search(&at).is_ok() { Appended::Duplicate } else { Appended::Stored })
     }
@@ -97,26 +103,38 @@ impl Core {
         self.check_open()?;
         let mut batch = Batch::default();
         for (number, events) in events.chunks(PART).enumerate() {
-            self.append_part(number * PART, events, &mut batch)?;
+            let from = number * PART;
+            if self.screen.is_active() {
+                let (events, numbers) = self.screen_part(from, events, &mut batch);
+                self.append_part(&events, |at| numbers[at], &mut batch)?;
+            } else {
+                self.append_part(events, |at| from + at, &mut batch)?;
+            }
         }
         batch.refused.sort_by_key(|(at, _)| *at);
         batch.duplicate_at.sort_unstable();
+        batch.set_aside.sort_unstable_by_key(|(at, _)| *at);
         batch.duplicates = batch.duplicate_at.len();
         Ok(batch)
     }
 
-    /// Appends a part, which begins at `from` in the batch.
-    fn append_part(&self, from: usize, events: &[Event<'_>], batch: &mut Batch) -> Result<()> {
+    /// Appends a part. `number` says which of the batch each of its events is.
+    fn append_part(
+        &self,
+        events: &[Event<'_>],
+        number: impl Fn(usize) -> usize,
+        batch: &mut Batch,
+    ) -> Result<()> {
         let mut checked = Vec::with_capacity(events.len());
         {
             let _pin = Pin::new();
             for (at, event) in events.iter().enumerate() {
-                match self.lanes.check((from + at) as u32, event) {
+                match self.lanes.check(number(at) as u32, event) {
                     Ok(event) => {
                         self.lanes.prefetch(&event);
                         checked.push(event);
                     }
-                    Err(error) => batch.refused.push((from + at, error)),
+                    Err(error) => batch.refused.push((number(at), error)),
                 }
             }
         }

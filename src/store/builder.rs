@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::Policy;
 use crate::eviction::engine::{Engine, EvictionShared};
+use crate::index::classes::ClassResolver;
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::observe::stats::histogram;
@@ -14,6 +15,8 @@ use crate::pressure::RegionKind;
 use crate::regions::region::Region;
 use crate::store::Store;
 use crate::store::core::Core;
+use crate::store::letters::DeadLetterSink;
+use crate::store::screen::Screen;
 use crate::tiers::cold::{ColdTier, Namespace};
 use crate::tiers::directory::{Directory, Learned};
 use crate::tiers::disk::DiskTier;
@@ -27,6 +30,8 @@ pub struct StoreBuilder {
     clock: Clock,
     cold: Option<Arc<dyn ColdTier>>,
     policy: Option<Box<dyn Policy>>,
+    resolver: Option<Arc<dyn ClassResolver>>,
+    dead_letters: Option<Arc<dyn DeadLetterSink>>,
 }
 
 /// How the configured buffers are divided.
@@ -50,7 +55,7 @@ impl Shares {
 
 impl StoreBuilder {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, clock: Clock::system(), cold: None, policy: None }
+        Self { config, clock: Clock::system(), cold: None, policy: None, resolver: None, dead_letters: None }
     }
 
     /// The clock that ages events.
@@ -72,12 +77,24 @@ impl StoreBuilder {
         self
     }
 
+    /// Says of which class the events of a stream are that name none: see [`ClassResolver`].
+    pub fn class_resolver(mut self, resolver: impl ClassResolver) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Takes the events that the store will not take, where a class says so: see [`DeadLetterSink`].
+    pub fn dead_letters(mut self, sink: impl DeadLetterSink) -> Self {
+        self.dead_letters = Some(Arc::new(sink));
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
     /// As for [`Store::open`].
     pub fn open(self) -> Result<Store> {
-        let Self { mut config, clock, cold, policy } = self;
+        let Self { mut config, clock, cold, policy, resolver, dead_letters } = self;
         let shares = Shares::of(config.buffers);
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
@@ -90,6 +107,7 @@ impl StoreBuilder {
             None => fresh_seed(),
         };
         let names = Names::new(seed, shares.names);
+        let screen = Screen::new(&config, seed, resolver, dead_letters)?;
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let system = Region::open(RegionKind::System, config.system.whole(), config.huge_pages)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
@@ -110,6 +128,7 @@ impl StoreBuilder {
             system,
             lanes,
             names,
+            screen,
             cold,
             engine,
             EvictionShared::new(count),

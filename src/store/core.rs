@@ -22,6 +22,7 @@ use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::guard::Guard;
 use crate::store::resize::Sizes;
+use crate::store::screen::Screen;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -35,16 +36,13 @@ const WAIT_TURN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
     pub(crate) sizes: Sizes,
-    /// Whether no class has a retention.
-    pub(crate) keeps_all: bool,
     /// Whether the policy wants to know when pages are read.
     notes_reads: bool,
-    /// Whether a read need not look at anything but the event: nothing expires and nobody wants to know of it.
-    pub(crate) reads_plainly: bool,
     pub(crate) config: Config,
     pub(crate) system: Region,
     pub(crate) lanes: Lanes,
     pub(crate) names: Names,
+    pub(crate) screen: Screen,
     pub(crate) cold: Option<ColdReader>,
     pub(crate) engine: Mutex<Engine>,
     pub(crate) shared: EvictionShared,
@@ -105,24 +103,26 @@ impl Core {
         system: Region,
         lanes: Lanes,
         names: Names,
+        screen: Screen,
         cold: Option<ColdReader>,
         engine: Engine,
         shared: EvictionShared,
         spiller: Spiller,
     ) -> Self {
-        let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
         let notes_reads = engine.wants_reads();
+        if notes_reads {
+            lanes.note_reads();
+        }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
         let spiller_bells = (0..spiller.count()).map(|_| Bell::default()).collect();
         Self {
             sizes,
-            keeps_all,
             notes_reads,
-            reads_plainly: keeps_all && !notes_reads,
             config,
             system,
             lanes,
             names,
+            screen,
             cold,
             engine: Mutex::new(engine),
             shared,
@@ -163,6 +163,14 @@ impl Core {
     // ---- appending ----
 
     pub(crate) fn append(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
+        if self.screen.is_active() {
+            return self.append_screened(event, timeout);
+        }
+        self.append_unscreened(event, timeout)
+    }
+
+    /// Appends an event whose class is that which it names, or the default one, and whose time is right.
+    pub(crate) fn append_unscreened(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
         let checked = self.lanes.check(0, event)?;
         match self.append_once(&checked)? {
             Ok(done) => Ok(done),
@@ -272,10 +280,16 @@ impl Core {
         }
     }
 
-    /// Whether retention still keeps an event.
-    pub(crate) fn is_kept(&self, class: Class, timestamp: i64, now_ms: i64) -> bool {
+    /// Whether retention still keeps events of that class and time.
+    pub(crate) fn retains(&self, class: Class, timestamp: i64, now_ms: i64) -> bool {
         let horizon = self.horizon(class, now_ms);
         horizon == i64::MIN || timestamp > horizon
+    }
+
+    /// Whether an event exists at that moment: retention keeps it, and it has not expired by itself.
+    #[inline]
+    pub(crate) fn is_kept(&self, event: &EventRef<'_>, now_ms: i64) -> bool {
+        !event.has_expired(now_ms) && self.retains(event.class(), event.timestamp(), now_ms)
     }
 
     pub(crate) fn fetch(&self, id: u64, deadline: Deadline) -> Result<Option<EventRef<'static>>> {
@@ -290,7 +304,7 @@ impl Core {
         match cold.find(id, deadline)? {
             Some((block, row)) => {
                 let event = block.event(&row);
-                Ok(self.is_kept(event.class(), event.timestamp(), now_ms).then_some(event))
+                Ok(self.is_kept(&event, now_ms).then_some(event))
             }
             None => memory,
         }

@@ -229,12 +229,12 @@ impl<'s> FetchHistory<'s> {
                 header.stream == self.stream.as_u64() && (range.0..=range.1).contains(&header.timestamp);
             let older =
                 row.seq < walk.last_page || row.seq == walk.last_page && !walk.given.contains(&header.id);
-            if here
-                && older
-                && self.core.is_kept(header.class(), header.timestamp, self.now_ms)
-                && !cold.is_removed(walk.lane, row)
-            {
-                walk.ready.push_back(Ok(block.event(row)));
+            if !here || !older || cold.is_removed(walk.lane, row) {
+                continue;
+            }
+            let event = block.event(row);
+            if self.core.is_kept(&event, self.now_ms) {
+                walk.ready.push_back(Ok(event));
             }
         }
     }

@@ -169,10 +169,7 @@ impl<'s> FetchScan<'s> {
             let mut gone = false;
             let outcome = lanes.pages.walk(&pin, place, meta.committed(), |offset, event| {
                 let live = || meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(page, offset, 0));
-                if filter.matches(&event)
-                    && core.is_kept(event.class(), event.timestamp(), state.now_ms)
-                    && live()
-                {
+                if filter.matches(&event) && core.is_kept(&event, state.now_ms) && live() {
                     found.push(event.into_owned());
                 }
                 true
@@ -202,7 +199,7 @@ impl<'s> FetchScan<'s> {
         let Some(block) = cold.load(id, state.deadline)? else { return Ok(()) };
         for row in block.rows().iter().filter(|row| choose(row)) {
             let event = block.event(row);
-            let kept = self.core.is_kept(event.class(), event.timestamp(), state.now_ms);
+            let kept = self.core.is_kept(&event, state.now_ms);
             if self.filter.matches(&event) && kept && !cold.is_removed(id.lane(), row) {
                 found.push(event);
             }

@@ -62,6 +62,7 @@ impl Core {
             events.duplicates += load(&partition.counters().duplicates);
         }
         let eviction = &self.shared.counters;
+        let [ahead, behind] = self.screen.skew_stats();
         EventStats {
             rejected: load(&self.rejected),
             waited: load(&self.waited),
@@ -77,6 +78,10 @@ impl Core {
             removed: load(&self.removed),
             corrupt_frames: load(&self.lanes.pages.corrupt),
             names: self.names.len() as u64,
+            classed_streams: self.screen.classes.len() as u64,
+            resolver_calls: load(&self.screen.classes.asked),
+            ahead,
+            behind,
             ..events
         }
     }

@@ -52,7 +52,7 @@ impl<'s> Guard<'s> {
         let place = lanes.index.locate(id);
         // Most events that are asked for are hot and in an array.
         if let Some(event) = lanes.get_hot(&self.pin, place) {
-            let plain = self.core.reads_plainly;
+            let plain = lanes.reads_plainly();
             return Ok(if plain || self.keeps_at(place, &event) { Some(event) } else { None });
         }
         self.try_get_at(id, place)
@@ -86,7 +86,7 @@ impl<'s> Guard<'s> {
             }
             for (id, place) in ids.iter().zip(places) {
                 out.push(match lanes.get_hot(&self.pin, place) {
-                    Some(event) if self.core.reads_plainly || self.keeps_at(place, &event) => Some(event),
+                    Some(event) if lanes.reads_plainly() || self.keeps_at(place, &event) => Some(event),
                     Some(_) => None,
                     None => self.try_get_at(*id, place).ok().flatten(),
                 });
@@ -124,7 +124,7 @@ impl<'s> Guard<'s> {
         }
     }
 
-    /// Whether retention still keeps a hot event that an array led to. Notes the read.
+    /// Whether a hot event still exists that an array led to. Notes the read.
     #[inline(never)]
     fn keeps_at(&self, place: Place<'_>, event: &EventRef<'_>) -> bool {
         let kept = self.keeps(event);
@@ -134,10 +134,10 @@ impl<'s> Guard<'s> {
         kept
     }
 
-    /// Whether retention still keeps an event.
+    /// Whether an event still exists.
     #[inline]
     pub(crate) fn keeps(&self, event: &EventRef<'_>) -> bool {
-        self.core.keeps_all || self.core.is_kept(event.class(), event.timestamp(), self.now_ms)
+        self.core.lanes.is_plain() || self.core.is_kept(event, self.now_ms)
     }
 }
 

@@ -82,17 +82,17 @@ impl<'g> Walk<'g> {
     }
 }
 
-/// Whether an event of a walk is in range, kept by retention, and not removed.
+/// Whether an event of a walk is in range, still exists, and was not removed.
 #[inline]
 pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
     let time = step.event.timestamp();
-    let (core, lanes) = (guard.core, &guard.core.lanes);
+    let lanes = &guard.core.lanes;
     (range.0..=range.1).contains(&time)
-        && (core.reads_plainly || keeps_noting(guard, step))
+        && (lanes.reads_plainly() || keeps_noting(guard, step))
         && (!step.place.has_dead() || lanes.is_live(step.event.id(), step.addr))
 }
 
-/// Whether retention still keeps an event of a walk. Notes the read.
+/// Whether an event of a walk still exists. Notes the read.
 #[inline(never)]
 fn keeps_noting(guard: &Guard<'_>, step: &Step<'_>) -> bool {
     guard.core.note_read(step.addr.page(), guard.now_ms);

@@ -10,8 +10,12 @@ mod fetch_scan;
 mod figures;
 mod guard;
 mod history;
+mod letters;
 mod resize;
 mod scan;
+mod screen;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod worker;
 
@@ -37,6 +41,7 @@ pub use fetch_history::FetchHistory;
 pub use fetch_scan::FetchScan;
 pub use guard::Guard;
 pub use history::History;
+pub use letters::{DeadLetterDir, DeadLetterSink};
 pub use resize::Resized;
 pub use scan::Scan;
 
@@ -112,6 +117,63 @@ impl Store {
         self.core.names.name_of(stream)
     }
 
+    /// Makes a stream's events that name no class ones of that class, from now on; those that are stored stay what they
+    /// are, and reads of the stream find both. The class that was set before, if any was.
+    ///
+    /// What is set is in memory only: it belongs to the caller, who sets it again after opening
+    /// ([`set_classes`](Self::set_classes)), or answers when asked ([`ClassResolver`](crate::ClassResolver)). It takes
+    /// about 20 to 40 bytes a stream of the buffers' share for stream names.
+    ///
+    /// ```
+    /// # use esker::{ClassConfig, Config, Event, Store};
+    /// # let config = Config::builder().memory("16MiB");
+    /// # let store = Store::open(config.class(ClassConfig::new("basic")).class(ClassConfig::new("gold")).build()?)?;
+    /// let (customer, gold) = (store.stream("customer-42")?, store.class("gold").expect("it is configured"));
+    /// store.append(&Event::new(customer, 1, 0, 0))?;
+    /// store.set_class(customer, gold)?;
+    /// store.append(&Event::new(customer, 2, 0, 0))?;
+    /// let guard = store.pin();
+    /// let classes: Vec<_> = [1, 2].iter().filter_map(|id| guard.get(*id)).map(|event| event.class().index()).collect();
+    /// assert_eq!(classes, [0, 1]);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a class that the store does not have,
+    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when there is no memory for one stream more.
+    pub fn set_class(&self, stream: Stream, class: Class) -> Result<Option<Class>> {
+        self.core.set_class(stream, class)
+    }
+
+    /// Sets the classes of many streams, of a map for example. How many there were.
+    ///
+    /// # Errors
+    /// As for [`set_class`](Self::set_class), for the first stream that cannot be set. Those before it are set then.
+    pub fn set_classes(&self, classes: impl IntoIterator<Item = (Stream, Class)>) -> Result<usize> {
+        let mut count = 0;
+        for (stream, class) in classes {
+            self.core.set_class(stream, class)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Forgets a stream's class, as set or as the [`ClassResolver`](crate::ClassResolver) answered, which will be asked
+    /// again. The class that was set, if any was.
+    pub fn forget_class(&self, stream: Stream) -> Option<Class> {
+        self.core.screen.classes.forget(stream)
+    }
+
+    /// The class of a stream's events that name none: what was set, or what the
+    /// [`ClassResolver`](crate::ClassResolver) says, which is asked if it was not yet, or the default class.
+    ///
+    /// # Errors
+    /// [`Panicked`](ErrorKind::Panicked) when the resolver does, [`InvalidInput`](ErrorKind::InvalidInput) when it answers
+    /// with a class that the store does not have.
+    pub fn class_of(&self, stream: Stream) -> Result<Class> {
+        self.core.class_of(stream)
+    }
+
     /// The class of that name.
     pub fn class(&self, name: &str) -> Option<Class> {
         self.core.config.class(name)
@@ -138,9 +200,15 @@ impl Store {
     /// # Errors
     /// [`MemoryPressure`](ErrorKind::MemoryPressure) when there was no room in time, [`TooLarge`](ErrorKind::TooLarge),
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a class that the store does not have,
-    /// [`Closed`](ErrorKind::Closed). Nothing is stored then.
+    /// [`OutsideWindow`](ErrorKind::OutsideWindow) for a timestamp that the class does not take, what the dead letters or
+    /// the [`ClassResolver`](crate::ClassResolver) say, [`Closed`](ErrorKind::Closed). Nothing is stored then.
     pub fn append(&self, event: &Event<'_>) -> Result<Appended> {
         self.core.append(event, self.core.config.append_timeout)
+    }
+
+    /// Appends an event that has been screened before.
+    fn append_unscreened(&self, event: &Event<'_>) -> Result<Appended> {
+        self.core.append_unscreened(event, self.core.config.append_timeout)
     }
 
     /// Appends an event if there is room for it now.

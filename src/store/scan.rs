@@ -7,7 +7,7 @@ use std::vec;
 
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
-use crate::pages::pool::{Ahead, Records};
+use crate::pages::reading::{Ahead, Records};
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
 
@@ -172,7 +172,7 @@ struct HotPage<'g> {
     page: LogicalPage,
     meta: &'g PageMeta,
     records: Records<'g>,
-    /// Whether every event passes the filter and is kept by retention.
+    /// Whether every event passes the filter and still exists.
     all: bool,
 }
 
@@ -243,7 +243,7 @@ impl<'g> Reader<'g> {
         let records = guard.core.lanes.pages.records(&guard.pin, source.place, meta.committed(), ahead)?;
         // After the committed length: the zone map covers at least what that says.
         let (min_time, max_time) = (meta.min_time(), meta.max_time());
-        let kept = guard.core.is_kept(meta.lane().class(), min_time, guard.now_ms);
+        let kept = meta.expiring() == 0 && guard.core.retains(meta.lane().class(), min_time, guard.now_ms);
         let all = kept && self.filter.takes_all_of(min_time, max_time);
         Some(HotPage { page: source.page, meta, records, all })
     }

@@ -88,6 +88,31 @@ impl Mapping {
         }
     }
 
+    /// Keeps the whole mapping out of core dumps. A part of it would not do: each border between what is dumped and what
+    /// is not takes one of the few mappings that a process may have (`vm.max_map_count`), and splits huge pages.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the system will not.
+    pub(crate) fn keep_out_of_dumps(&self, what: &str) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            self.raw.advise(memmap2::Advice::DontDump).map_err(|source| {
+                Error::io(
+                    format!(
+                        "the system would not keep the {what} region out of core dumps, as classes that are sensitive need \
+                         it; forbid core dumps (ulimit -c 0) and do without `sensitive`"
+                    ),
+                    source,
+                )
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = what;
+            Ok(())
+        }
+    }
+
     /// Touches a range so that later writes meet no page fault.
     ///
     /// # Errors
@@ -212,6 +237,21 @@ pub(crate) fn prefetch_bytes(bytes: &[u8]) {
     }
 }
 
+/// Overwrites bytes with zeros that are about to be freed or forgotten.
+pub(crate) fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // So that the compiler cannot take it that nobody will see the zeros, and leave them out.
+    std::hint::black_box(bytes);
+}
+
+/// The same for everything that a buffer has allocated.
+pub(crate) fn wipe_all(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.resize(buffer.capacity(), 0);
+    std::hint::black_box(buffer.as_slice());
+    buffer.clear();
+}
+
 /// The error of a region that must exist but cannot.
 pub(crate) fn out_of_system_memory(what: &str) -> Error {
     Error::new(
@@ -250,6 +290,20 @@ mod tests {
         let bytes = unsafe { std::slice::from_raw_parts(map.base().as_ptr(), 1 << 20) };
         assert!(bytes[..from].iter().chain(&bytes[from + len..]).all(|byte| *byte == 7));
         assert_eq!(bytes.iter().filter(|byte| **byte == 0).count(), gone);
+    }
+
+    #[test]
+    fn wiping_reaches_what_was_truncated() {
+        let mut buffer = vec![7u8; 1000];
+        buffer.truncate(10);
+        wipe_all(&mut buffer);
+        assert!(buffer.is_empty() && buffer.capacity() >= 1000);
+        // SAFETY: the bytes within the capacity were written by the lines above.
+        unsafe { buffer.set_len(1000) };
+        assert!(buffer.iter().all(|byte| *byte == 0));
+        let mut part = [7u8; 9];
+        wipe(&mut part[..8]);
+        assert_eq!(part, [0, 0, 0, 0, 0, 0, 0, 0, 7]);
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //! but the kind are varints, differences are zigzag-coded. A part that LZ4 cannot make smaller is stored as it is
 //! (packed length equals raw length). All numbers are little-endian.
 //!
+//! Version 2 is written where an event expires by itself: below the metadata bit is another that says so, and the
+//! event's body begins with the moment, as in a record. Blocks without such events stay of version 1.
+//!
 //! A block read back is untrusted: every length is bounded before anything is allocated, and the checksum is
 //! verified before anything is unpacked.
 
@@ -21,11 +24,14 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventRef;
-use crate::event::record::RecordHeader;
+use crate::event::buffer::Buffer;
+use crate::event::record::{EXPIRY_LEN, RecordHeader};
 use crate::ids::{Class, LaneId};
 
 const MAGIC: &[u8; 4] = b"ESKB";
 const VERSION: u16 = 1;
+/// Events may expire by themselves.
+const VERSION_EXPIRING: u16 = 2;
 const HEADER: usize = 48;
 /// The most that a block may claim to unpack to: the largest event and room for a whole large page beside it.
 const RAW_MAX: usize = 64 << 20;
@@ -96,12 +102,16 @@ impl BlockWriter {
 
     /// The block's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let columns = self.columns();
+        let version = match self.rows.iter().any(RecordHeader::expires) {
+            true => VERSION_EXPIRING,
+            false => VERSION,
+        };
+        let columns = self.columns(version);
         let mut out = vec![0; HEADER];
         let packed_columns = pack(&columns, &mut out);
         let packed_bodies = pack(&self.bodies, &mut out);
         out[..4].copy_from_slice(MAGIC);
-        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[4..6].copy_from_slice(&version.to_le_bytes());
         out[6..8].copy_from_slice(&u16::from(self.id.class).to_le_bytes());
         let lengths = [columns.len(), packed_columns, self.bodies.len(), packed_bodies].map(|len| len as u32);
         for (at, value) in [(8, self.id.partition), (12, self.rows.len() as u32)] {
@@ -117,7 +127,7 @@ impl BlockWriter {
         out
     }
 
-    fn columns(&self) -> Vec<u8> {
+    fn columns(&self, version: u16) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.rows.len() * 12);
         for count in &self.pages {
             put(&mut out, u64::from(*count));
@@ -145,7 +155,8 @@ impl BlockWriter {
             put(&mut out, u64::from(row.flags));
         }
         for row in &self.rows {
-            put(&mut out, u64::from(row.body_len) << 1 | u64::from(row.has_metadata()));
+            let len = u64::from(row.body_len) << 1 | u64::from(row.has_metadata());
+            put(&mut out, if version == VERSION { len } else { len << 1 | u64::from(row.expires()) });
         }
         out.extend(self.rows.iter().map(|row| row.kind));
         out
@@ -230,7 +241,7 @@ pub(crate) struct Block {
     /// How many pages it holds.
     pub(crate) pages: u32,
     rows: Vec<Row>,
-    bodies: Arc<Vec<u8>>,
+    bodies: Arc<Buffer>,
 }
 
 impl Block {
@@ -245,11 +256,12 @@ impl Block {
             return Err(corrupt("does not begin with its magic number"));
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
-        if version != VERSION {
+        if !(VERSION..=VERSION_EXPIRING).contains(&version) {
             return Err(Error::new(
                 ErrorKind::Incompatible,
                 format!(
-                    "a cold block is of version {version}; this esker reads version {VERSION}: use a newer one"
+                    "a cold block is of version {version}; this esker reads versions up to {VERSION_EXPIRING}: use a \
+                     newer one"
                 ),
             ));
         }
@@ -272,9 +284,10 @@ impl Block {
         }
         let columns = unpack(&columns[HEADER..], u32_at(28) as usize, "the columns")?;
         let bodies = unpack(bodies, u32_at(36) as usize, "the bodies")?;
-        let rows = read_columns(&columns, u32_at(24) as usize, u32_at(12) as usize, id, bodies.len())
+        let (pages, events) = (u32_at(24) as usize, u32_at(12) as usize);
+        let rows = read_columns(&columns, pages, events, id, bodies.len(), version == VERSION_EXPIRING)
             .ok_or_else(|| corrupt("has columns that do not fit together"))?;
-        Ok(Self { id, pages: u32_at(24), rows, bodies: Arc::new(bodies) })
+        Ok(Self { id, pages: u32_at(24), rows, bodies: Arc::new(bodies.into()) })
     }
 
     pub(crate) fn rows(&self) -> &[Row] {
@@ -293,7 +306,14 @@ impl Block {
     }
 }
 
-fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies: usize) -> Option<Vec<Row>> {
+fn read_columns(
+    columns: &[u8],
+    pages: usize,
+    events: usize,
+    id: BlockId,
+    bodies: usize,
+    may_expire: bool,
+) -> Option<Vec<Row>> {
     use crate::event::varint as take;
     // Each event takes a byte in each of six columns at least, each page one.
     if pages.checked_add(events.checked_mul(6)?)? > columns.len() {
@@ -337,7 +357,12 @@ fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies
     let mut row = 0..events;
     let rows = column(events, || {
         let row = row.next()?;
-        let (len, metadata) = (u32::try_from(lengths[row] >> 1).ok()?, lengths[row] & 1 == 1);
+        let expires = may_expire && lengths[row] & 1 == 1;
+        let length = if may_expire { lengths[row] >> 1 } else { lengths[row] };
+        let (len, metadata) = (u32::try_from(length >> 1).ok()?, length & 1 == 1);
+        if expires && (len as usize) < EXPIRY_LEN {
+            return None;
+        }
         let flags = u16::try_from(flags[row]).ok()?;
         let header = RecordHeader::new(
             times[row] as i64,
@@ -348,7 +373,8 @@ fn read_columns(columns: &[u8], pages: usize, events: usize, id: BlockId, bodies
             class,
             metadata,
             streams[row],
-        );
+        )
+        .expiring(expires);
         let body_at = u32::try_from(at).ok()?;
         at = at.checked_add(len as usize).filter(|end| *end <= bodies)?;
         Some(Row { header, seq: seqs.next()?, body_at })
@@ -370,12 +396,17 @@ mod tests {
     use super::*;
 
     fn writer(events: u64) -> BlockWriter {
+        writer_of(events, |_| false)
+    }
+
+    fn writer_of(events: u64, expires: impl Fn(u64) -> bool) -> BlockWriter {
         let mut writer = BlockWriter::new(LaneId::new(5, Class::new(3)), 77);
         for id in 0..events {
             if id % 10 == 0 {
                 writer.begin_page();
             }
-            let body: Vec<u8> = (0..id % 97).map(|byte| (byte * id) as u8).collect();
+            let len = id % 97 + if expires(id) { 8 } else { 0 };
+            let body: Vec<u8> = (0..len).map(|byte| (byte * id) as u8).collect();
             let header = RecordHeader::new(
                 i64::MIN.wrapping_add((id * id) as i64),
                 id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -385,16 +416,20 @@ mod tests {
                 Class::new(3),
                 id % 2 == 0,
                 id % 7,
-            );
-            writer.push(&EventRef::of_row(header, std::sync::Arc::new(body), 0).unwrap());
+            )
+            .expiring(expires(id));
+            writer.push(&EventRef::of_row(header, Arc::new(body.into()), 0).unwrap());
         }
         writer
     }
 
     #[test]
     fn what_was_written_is_read() {
-        for events in [0, 1, 9, 1000] {
-            let writer = writer(events);
+        let writers = [0, 1, 9, 1000].into_iter().flat_map(|events| {
+            [writer(events), writer_of(events, |id| id % 3 == 0), writer_of(events, |_| true)]
+        });
+        for writer in writers {
+            let events = writer.rows().len() as u64;
             let block = Block::decode(&writer.encode()).unwrap();
             assert_eq!(block.id, writer.id());
             assert_eq!(block.rows().len() as u64, events);
@@ -411,7 +446,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_an_error() {
-        let bytes = writer(40).encode();
+        let bytes = writer_of(40, |id| id == 11).encode();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -419,6 +454,24 @@ mod tests {
         }
         for len in 0..bytes.len() {
             assert!(Block::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    /// So that an older esker reads what it can.
+    #[test]
+    fn only_blocks_with_events_that_expire_are_of_version_2() {
+        assert_eq!(writer(1000).encode()[4..6], [1, 0]);
+        assert_eq!(writer_of(1000, |id| id == 999).encode()[4..6], [2, 0]);
+    }
+
+    #[test]
+    fn an_event_that_expires_has_room_for_the_moment() {
+        let mut short = BlockWriter::new(LaneId::new(0, Class::DEFAULT), 0);
+        short.begin_page();
+        for len in [8u32, 7] {
+            let header = RecordHeader::new(0, 1, len, 0, 0, Class::DEFAULT, false, 0).expiring(true);
+            short.push(&EventRef::of_row(header, Arc::new(vec![0; len as usize].into()), 0).unwrap());
+            assert_eq!(Block::decode(&short.encode()).is_ok(), len == 8, "{len} bytes");
         }
     }
 
@@ -433,7 +486,7 @@ mod tests {
 
     #[test]
     fn lies_behind_a_right_checksum_are_errors_too() {
-        let bytes = writer(40).encode();
+        let bytes = writer_of(40, |id| id % 2 == 1).encode();
         for at in (6..44).chain(HEADER..bytes.len()) {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut bad = bytes.clone();

@@ -295,7 +295,8 @@ impl Spiller {
         pin: &Pin,
     ) -> BlockWriter {
         let retention = config.classes[lane.id.class().index()].retention;
-        let ends = retention.map(|age| lanes.clock.now_ms().saturating_sub(millis(age)));
+        let now_ms = lanes.clock.now_ms();
+        let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
         let mut writer = BlockWriter::new(lane.id, first);
         for (page, meta) in pages {
             writer.begin_page();
@@ -303,7 +304,8 @@ impl Spiller {
             let outcome =
                 lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
                     seen += 1;
-                    let expired = ends.is_some_and(|end| event.timestamp() <= end);
+                    let expired =
+                        event.has_expired(now_ms) || ends.is_some_and(|end| event.timestamp() <= end);
                     let addr = Addr::new(*page, offset, 0);
                     if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
                         writer.push(&event);

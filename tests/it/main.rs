@@ -15,4 +15,6 @@ mod moving;
 mod policies;
 mod resize;
 mod restart;
+mod screen;
 mod tier;
+mod ttl;

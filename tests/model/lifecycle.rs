@@ -34,6 +34,7 @@ impl World {
         let retention = |class: &esker::ClassConfig| class.retention.map(|age| age.as_millis() as i64);
         self.reference.retention = self.setup.classes.iter().map(retention).collect();
         self.tally = Tally::default();
+        self.set.clear();
         self.store = Some(store);
         Ok(())
     }

@@ -435,6 +435,11 @@ impl World {
             counted == expected,
             "appended, duplicates, rejected are {counted:?}, should be {expected:?}"
         );
+        let outside = [events.ahead, events.behind].into_iter().fold([0; 3], |sum: [u64; 3], side| {
+            let side = [side.refused, side.clamped, side.dead_lettered];
+            std::array::from_fn(|at| sum[at] + side[at])
+        });
+        ensure!(outside == self.tally.outside, "{outside:?} were outside, not {:?}", self.tally.outside);
         ensure!(stats.memory_bytes <= 16 << 20, "{} bytes of 16 MiB are taken", stats.memory_bytes);
         ensure!(events.corrupt_frames == 0 && stats.cold.corrupt_blocks == 0, "corrupt: {stats:?}");
         if !self.is_alone() {
@@ -464,6 +469,9 @@ impl World {
         totals.expired += stats.events.expired;
         totals.dropped += stats.events.dropped;
         totals.expired_blocks += stats.cold.expired_blocks;
+        for (sum, more) in totals.outside.iter_mut().zip(self.tally.outside) {
+            *sum += more;
+        }
     }
 
     /// A deadline must not be what ends a read.

@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) flags: u16,
     pub(crate) pairs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) payload: Vec<u8>,
+    /// When it expires by itself.
+    pub(crate) expires_at: Option<i64>,
     /// The clock when it came, and which setting of the clock that was.
     pub(crate) arrival: i64,
     pub(crate) tick: usize,
@@ -110,10 +112,11 @@ impl Reference {
 
     /// Whether a read may give the event now.
     pub(crate) fn may(&self, entry: &Entry) -> bool {
-        self.retention[entry.class].is_none_or(|age| {
-            let ends = self.now_ms.saturating_sub(age);
-            ends == i64::MIN || entry.timestamp > ends
-        })
+        entry.expires_at.is_none_or(|at| self.now_ms < at)
+            && self.retention[entry.class].is_none_or(|age| {
+                let ends = self.now_ms.saturating_sub(age);
+                ends == i64::MIN || entry.timestamp > ends
+            })
     }
 
     /// Whether retention cannot have taken the event at any time since it came. A page may go when its last
@@ -121,6 +124,7 @@ impl Reference {
     pub(crate) fn must(&self, entry: &Entry) -> bool {
         !entry.unsure
             && self.may(entry)
+            && entry.expires_at.is_none_or(|at| self.times.latest_since(entry.tick) < at)
             && self.retention[entry.class].is_none_or(|age| {
                 let ends = self.times.latest_since(entry.tick).saturating_sub(age);
                 entry.timestamp > ends && entry.arrival > ends
@@ -138,13 +142,15 @@ pub(crate) fn same(event: &EventRef<'_>, entry: &Entry) -> Checked {
         && header.timestamp == event.timestamp()
         && header.kind == event.kind()
         && header.flags == event.flags()
+        && header.expires_at == event.expires_at()
         && header.class == event.class();
     ensure!(bodies_agree, "event {} has a header that differs from it: {header:?}, {event:?}", event.id());
     let heads_agree = event.stream() == entry.stream
         && event.class().index() == entry.class
         && event.timestamp() == entry.timestamp
         && event.kind() == entry.kind
-        && event.flags() == entry.flags;
+        && event.flags() == entry.flags
+        && event.expires_at() == entry.expires_at;
     ensure!(heads_agree, "event {} is {event:?}, appended was {entry:?}", event.id());
     ensure!(event.payload() == entry.payload, "event {} has wrong payload bytes: {event:?}", event.id());
     let same_pairs =

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker::{ClassConfig, Clock, Config, OnLeave, Result, Store};
+use esker::{
+    Class, ClassConfig, Clock, Config, DeadLetterDir, OnLeave, Outside, Result, Skew, Store, Stream,
+};
 
 use crate::rng::Rng;
 use crate::tier::MapTier;
@@ -26,6 +28,10 @@ pub(crate) struct Setup {
     /// Whether the store runs its own threads.
     pub(crate) threads: bool,
     pub(crate) below: Below,
+    /// Where events go whose time is not right, and the directory that it is in.
+    pub(crate) letters: (DeadLetterDir, tempfile::TempDir),
+    /// Whether a resolver says of which class streams are: see [`resolved`].
+    pub(crate) resolves: bool,
     pub(crate) classes: Vec<ClassConfig>,
     pub(crate) partitions: usize,
     pub(crate) page_size: u64,
@@ -53,9 +59,13 @@ impl Setup {
             _ => Below::Disk(tempfile::tempdir().unwrap()),
         };
         let classes = (0..1 + rng.index(3)).map(|number| class(rng, number)).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let letters = DeadLetterDir::open(dir.path(), "1MiB", 20).unwrap();
         let mut setup = Self {
             threads,
             below,
+            letters: (letters, dir),
+            resolves: rng.chance(30),
             classes,
             partitions: rng.pick(&[1, 2, 2, 4]),
             page_size: rng.pick(&[2, 4, 4, 8, 16]) * KIB,
@@ -133,7 +143,14 @@ impl Setup {
         if let Below::Disk(dir) = &self.below {
             config = config.data_dir(dir.path());
         }
-        let mut builder = Store::builder(config.build()?).clock(clock.clone());
+        let config = config.build()?;
+        let classes: Vec<Class> = self.classes.iter().filter_map(|class| config.class(&class.name)).collect();
+        let mut builder = Store::builder(config).clock(clock.clone()).dead_letters(self.letters.0.clone());
+        if self.resolves {
+            let resolver =
+                move |stream: Stream, _: Option<&str>| resolved(stream, classes.len()).map(|at| classes[at]);
+            builder = builder.class_resolver(resolver);
+        }
         if let Below::Map(tier) = &self.below {
             builder = builder.cold(tier.clone());
         }
@@ -170,6 +187,24 @@ impl Setup {
     }
 }
 
+/// The class that the resolver gives a stream.
+pub(crate) fn resolved(stream: Stream, classes: usize) -> Option<usize> {
+    let number = stream.as_u64() as usize;
+    (!number.is_multiple_of(3)).then_some(number / 3 % classes)
+}
+
+/// Which timestamps a class takes.
+fn skew(rng: &mut Rng) -> Skew {
+    let seconds = Duration::from_secs;
+    if rng.chance(65) {
+        return Skew::new();
+    }
+    let (ahead, behind) =
+        (rng.pick(&[None, Some(0), Some(60), Some(7200)]), rng.pick(&[None, Some(30), Some(5000)]));
+    let outside = rng.pick(&[Outside::Refuse, Outside::Clamp, Outside::DeadLetter]);
+    Skew::new().ahead(ahead.map(seconds)).behind(behind.map(seconds)).outside(outside)
+}
+
 fn class(rng: &mut Rng, number: usize) -> ClassConfig {
     let seconds = Duration::from_secs;
     let hot = rng.pick(&[0, 5, 20, 60, 3600]);
@@ -177,6 +212,7 @@ fn class(rng: &mut Rng, number: usize) -> ClassConfig {
     let retention = rng.pick(&[None, None, Some(90), Some(900), Some(7200)]);
     let class = ClassConfig::new(format!("class {number}"))
         .compress(rng.chance(80))
+        .skew(skew(rng))
         .hot_for(seconds(hot))
         .warm_for(seconds(warm))
         .retention(retention.map(seconds));

@@ -1,6 +1,6 @@
 //! One seed's run: a store, its reference, and the choice of what to do next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use esker::{Class, Clock, ErrorKind, RegionKind, Store, Stream};
 
@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     pub(crate) removed: u64,
     pub(crate) removed_from_memory: u64,
+    /// Events outside of their class's window: refused, clamped, dead-lettered.
+    pub(crate) outside: [u64; 3],
 }
 
 /// What a whole run did, so that a tester which tests nothing is noticed.
@@ -40,6 +42,9 @@ pub(crate) struct Totals {
     pub(crate) expired: u64,
     pub(crate) dropped: u64,
     pub(crate) expired_blocks: u64,
+    pub(crate) outside: [u64; 3],
+    pub(crate) replayed: u64,
+    pub(crate) by_stream: u64,
     pub(crate) reopened: u64,
     pub(crate) abandoned: u64,
     pub(crate) resized: u64,
@@ -63,6 +68,11 @@ impl Totals {
         self.expired += other.expired;
         self.dropped += other.dropped;
         self.expired_blocks += other.expired_blocks;
+        for (sum, more) in self.outside.iter_mut().zip(other.outside) {
+            *sum += more;
+        }
+        self.replayed += other.replayed;
+        self.by_stream += other.by_stream;
         self.reopened += other.reopened;
         self.abandoned += other.abandoned;
         self.resized += other.resized;
@@ -81,6 +91,11 @@ impl Totals {
             ("expired", self.expired, 500),
             ("dropped", self.dropped, 500),
             ("expired blocks", self.expired_blocks, 50),
+            ("refused for their time", self.outside[0], 200),
+            ("clamped", self.outside[1], 200),
+            ("dead letters", self.outside[2], 100),
+            ("replayed", self.replayed, 50),
+            ("of their stream's class", self.by_stream, 500),
             ("reopened", self.reopened, 20),
             ("abandoned", self.abandoned, 5),
             ("resized", self.resized, 50),
@@ -101,6 +116,8 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     pub(crate) totals: Totals,
     pub(crate) classes: Vec<Class>,
+    /// Classes of streams that were set since the store was opened.
+    pub(crate) set: BTreeMap<Stream, usize>,
     pub(crate) names: Vec<(String, Stream)>,
     pub(crate) recent: VecDeque<u64>,
     pub(crate) next_id: u64,
@@ -118,7 +135,7 @@ pub(crate) struct World {
 type Operation = fn(&mut World) -> Checked;
 
 /// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
-const OPERATIONS: [(&str, u64, bool, Operation); 24] = [
+const OPERATIONS: [(&str, u64, bool, Operation); 26] = [
     ("append", 160, true, World::append),
     ("append_batch", 60, true, World::append_batch),
     ("append a duplicate", 20, true, World::append_duplicate),
@@ -139,6 +156,8 @@ const OPERATIONS: [(&str, u64, bool, Operation); 24] = [
     ("read while others write", 8, false, World::read_while_writing),
     ("hold a guard", 4, false, World::hold_a_guard),
     ("names", 5, true, World::check_names),
+    ("classes of streams", 6, true, World::set_classes),
+    ("dead letters", 6, true, World::settle_dead_letters),
     ("tier down or up", 3, false, World::toggle_tier),
     ("close and reopen", 2, false, World::reopen),
     ("resize", 6, true, World::resize),
@@ -165,6 +184,7 @@ impl World {
             tally: Tally::default(),
             totals: Totals::default(),
             classes: Vec::new(),
+            set: BTreeMap::new(),
             names: Vec::new(),
             recent: VecDeque::new(),
             next_id: 1,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use esker::{Appended, ConfigBuilder, Error, ErrorKind, Event, RegionKind, Stream};
 
 use crate::reference::{Checked, Entry, ensure, same};
+use crate::screen::Fate;
 use crate::world::World;
 
 type Pairs<'a> = Vec<(&'a [u8], &'a [u8])>;
@@ -16,6 +17,8 @@ enum Expected {
     Stored,
     Duplicate,
     TooLarge,
+    /// Its class does not take its time.
+    Outside,
 }
 
 /// Bytes of a record beside its body.
@@ -99,6 +102,18 @@ impl World {
         }
     }
 
+    /// When an event expires by itself, if it does.
+    fn new_moment(&mut self, timestamp: i64) -> Option<i64> {
+        let at = match self.rng.weighted(&[80, 8, 8, 3, 1]) {
+            0 => return None,
+            1 => timestamp.saturating_add(self.rng.within(0, 30_000)),
+            2 => timestamp.saturating_add(self.rng.within(0, 2_000_000)),
+            3 => self.reference.now_ms + self.rng.within(-1, 1),
+            _ => self.rng.pick(&[i64::MIN, 0, i64::MAX - 1, i64::MAX]),
+        };
+        (at != i64::MAX).then_some(at)
+    }
+
     pub(crate) fn new_event(&mut self) -> (u64, Entry) {
         let pairs = if self.rng.chance(25) { self.rng.below(4) } else { 0 };
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..pairs)
@@ -108,11 +123,14 @@ impl World {
             })
             .collect();
         let taken: usize = pairs.iter().map(|(key, value)| key.len() + value.len() + 4).sum();
+        let (timestamp, stream) = (self.new_timestamp(), self.new_stream());
+        let of_stream = self.class_of_stream(stream);
         let entry = Entry {
             serial: 0,
-            stream: self.new_stream(),
-            class: self.rng.index(self.classes.len()),
-            timestamp: self.new_timestamp(),
+            stream,
+            class: if self.rng.chance(40) { of_stream } else { self.rng.index(self.classes.len()) },
+            timestamp,
+            expires_at: self.new_moment(timestamp),
             kind: self.rng.pick(&[0, 1, 1, 2, 63, 64, 200, 255]),
             flags: self.rng.pick(&[0, 0, 1, 2, 3, 0x8000]),
             payload: self.new_payload(taken),
@@ -130,8 +148,19 @@ impl World {
             .flags(entry.flags)
             .metadata(pairs.as_slice())
             .payload(&entry.payload);
-        // The default class need not be named.
-        if entry.class == 0 && id.is_multiple_of(2) { event } else { event.class(self.classes[entry.class]) }
+        let event = match entry.expires_at {
+            Some(at) if at >= entry.timestamp && id.is_multiple_of(2) => {
+                event.ttl(Duration::from_millis(at.abs_diff(entry.timestamp)))
+            }
+            Some(at) => event.expires_at(at),
+            None => event,
+        };
+        if self.is_unnamed(id, entry) { event } else { event.class(self.classes[entry.class]) }
+    }
+
+    /// Whether an event names no class: that of its stream need not be named.
+    fn is_unnamed(&self, id: u64, entry: &Entry) -> bool {
+        entry.class == self.class_of_stream(entry.stream) && id.is_multiple_of(2)
     }
 
     fn is_large(&self, entry: &Entry) -> bool {
@@ -141,8 +170,9 @@ impl World {
     // ---- appending ----
 
     pub(crate) fn append(&mut self) -> Checked {
-        let (id, entry) = self.new_event();
+        let (id, mut entry) = self.new_event();
         let how = self.rng.below(10);
+        let fate = self.fate(&entry);
         self.detail(|| format!("{id}, {} B of class {}", entry.payload.len(), entry.class));
         let pairs = pairs_of(&entry);
         let event = self.event(id, &entry, &pairs);
@@ -154,9 +184,20 @@ impl World {
             _ => store
                 .append_timeout(&event, Duration::from_nanos(if self.is_alone() { 1 } else { 50_000_000 })),
         };
+        let Fate::Taken { timestamp, expires_at } = fate else {
+            ensure!(
+                store.pin().get(id).is_none(),
+                "event {id} is there although its class does not take its time"
+            );
+            return self.kept_out(id, fate, outcome.as_ref().copied());
+        };
         self.count_fairness(how != 0, &entry, outcome.is_err());
         match outcome {
-            Ok(Appended::Stored) => self.stored(id, entry),
+            Ok(Appended::Stored) => {
+                self.totals.by_stream += u64::from(self.is_unnamed(id, &entry) && entry.class != 0);
+                (entry.timestamp, entry.expires_at) = (timestamp, expires_at);
+                self.stored(id, entry)
+            }
             Err(error) => self.refused(id, &error),
             other => Err(format!("appending the new event {id} gave {other:?}")),
         }
@@ -181,7 +222,7 @@ impl World {
     }
 
     /// Notes an acknowledged event; nothing has had time to move it yet.
-    fn stored(&mut self, id: u64, mut entry: Entry) -> Checked {
+    pub(crate) fn stored(&mut self, id: u64, mut entry: Entry) -> Checked {
         self.tally.stored += 1;
         self.totals.stored += 1;
         entry.serial = self.reference.next_serial();
@@ -201,7 +242,7 @@ impl World {
     }
 
     /// There was no room: the error says where, and nothing was stored.
-    fn refused(&mut self, id: u64, error: &Error) -> Checked {
+    pub(crate) fn refused(&mut self, id: u64, error: &Error) -> Checked {
         ensure!(error.kind() == ErrorKind::MemoryPressure, "append {id}: {error:?}");
         let pressure = error.back_pressure().ok_or_else(|| format!("{error} without back-pressure"))?;
         ensure!(error.is_retryable() && error.retry_after().is_some(), "{error} cannot be tried again");
@@ -227,7 +268,8 @@ impl World {
 
     pub(crate) fn append_duplicate(&mut self) -> Checked {
         let Some(id) = self.id_in_memory() else { return Ok(()) };
-        let (_, other) = self.new_event();
+        let (_, mut other) = self.new_event();
+        other.timestamp = self.reference.now_ms;
         let pairs = pairs_of(&other);
         // Without waiting: to make room, the store might let go of the very event.
         let outcome = self.store().try_append(&self.event(id, &other, &pairs));
@@ -251,6 +293,7 @@ impl World {
         let (id, mut entry) = self.new_event();
         let (store, pairs) = (self.store(), Vec::new());
         entry.payload = vec![1; self.setup.max_event as usize + 1];
+        entry.timestamp = self.reference.now_ms;
         let kind = store.append(&self.event(id, &entry, &pairs)).map_err(|error| error.kind());
         ensure!(kind == Err(ErrorKind::TooLarge), "an event above the limit gave {kind:?}");
         let foreign = (0..=self.classes.len())
@@ -268,6 +311,7 @@ impl World {
     pub(crate) fn append_batch(&mut self) -> Checked {
         let len = self.rng.pick(&[0, 1, 2, 5, 16, 40, 120]);
         let mut list: Vec<(u64, Entry, Expected)> = Vec::with_capacity(len);
+        let mut fates = Vec::with_capacity(len);
         while list.len() < len {
             let (mut id, mut entry) = self.new_event();
             let mut expected = Expected::Stored;
@@ -286,7 +330,10 @@ impl World {
                 expected = Expected::TooLarge;
             }
             if list.iter().all(|(other, _, _)| *other != id) || expected == Expected::Duplicate {
-                list.push((id, entry, expected));
+                let fate = self.fate(&entry);
+                let taken = matches!(fate, Fate::Taken { .. });
+                fates.push(fate);
+                list.push((id, entry, if taken { expected } else { Expected::Outside }));
             }
         }
         self.detail(|| format!("of {len}"));
@@ -297,20 +344,30 @@ impl World {
         let waited = store.stats().events.waited;
         let batch = store.append_batch(&events).map_err(|error| format!("append_batch: {error:?}"))?;
         let waited = store.stats().events.waited > waited;
-        let counted = batch.stored + batch.duplicates + batch.refused.len();
+        let counted = batch.stored + batch.duplicates + batch.refused.len() + batch.set_aside.len();
         ensure!(counted == len && batch.duplicate_at.len() == batch.duplicates, "{batch:?} of {len} events");
-        self.take_outcomes(list, &batch, waited)
+        self.take_outcomes(list, &fates, &batch, waited)
     }
 
     fn take_outcomes(
         &mut self,
         list: Vec<(u64, Entry, Expected)>,
+        fates: &[Fate],
         batch: &esker::Batch,
         waited: bool,
     ) -> Checked {
         let (mut doubled, mut duplicates) = (BTreeSet::new(), Vec::new());
         let mut told = false;
-        for (at, (id, entry, expected)) in list.into_iter().enumerate() {
+        for (at, (id, mut entry, expected)) in list.into_iter().enumerate() {
+            match fates[at] {
+                Fate::Taken { timestamp, expires_at } => {
+                    (entry.timestamp, entry.expires_at) = (timestamp, expires_at);
+                }
+                fate => {
+                    self.kept_out(id, fate, batch.outcome(at))?;
+                    continue;
+                }
+            }
             // Once one is refused, the rest of the batch is not tried.
             if expected != Expected::TooLarge && !told {
                 told = batch.outcome(at).is_err();
@@ -340,7 +397,10 @@ impl World {
                     self.tally.stored += 1;
                     doubled.insert(id);
                 }
-                Ok(Appended::Stored) => self.note_of_batch(id, entry),
+                Ok(Appended::Stored) => {
+                    self.totals.by_stream += u64::from(self.is_unnamed(id, &entry) && entry.class != 0);
+                    self.note_of_batch(id, entry);
+                }
                 Ok(other) => return Err(format!("event {at} of a batch gave {other:?}")),
             }
         }

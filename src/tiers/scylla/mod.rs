@@ -16,9 +16,9 @@ use crate::config::ClassConfig;
 use crate::error::Result;
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
+use crate::tiers::letters::DeadLetter;
 use crate::tiers::scylla::cluster::Cluster;
 use crate::tiers::scylla::config::ScyllaConfig;
-use crate::tiers::shield::dead::DeadLetter;
 use crate::tiers::shield::{Limits, Shield};
 
 /// Batches that are on their way at once: while one waits for the cluster, another is made.

@@ -1,0 +1,158 @@
+//! Tests of a whole store that look at what only the inside can see.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::{ClassConfig, Config, OnLeave};
+use crate::event::Event;
+use crate::ids::Stream;
+use crate::pages::pool::reclaim;
+use crate::store::Store;
+
+/// Bytes that no other memory has.
+const SECRET: &[u8] = b"the seven of diamonds, face down";
+
+/// A store of the class `vault` and another, which both drop what is a minute old.
+fn open(sensitive: bool) -> (Store, Clock) {
+    let clock = Clock::manual(0);
+    let class = |name: &str| {
+        let class = ClassConfig::new(name).hot_for(Duration::from_secs(10)).warm_for(Duration::from_secs(60));
+        class.on_leave(OnLeave::Drop)
+    };
+    let config = Config::builder()
+        .memory("32MiB")
+        .partitions(1)
+        .hot(|hot| hot.max("4MiB").page_size("16KiB"))
+        .warm(|warm| warm.max("4MiB").page_size("2KiB"))
+        .class(class("vault").sensitive(sensitive))
+        .class(class("hall"))
+        .background(false);
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
+    (store, clock)
+}
+
+/// How often a region holds the secret.
+fn secrets(region: &crate::regions::region::Region) -> usize {
+    region.contents().windows(SECRET.len()).filter(|bytes| *bytes == SECRET).count()
+}
+
+/// Lets go of what waits for readers.
+fn settle(store: &Store) {
+    for _ in 0..1000 {
+        if !store.core.lanes.pages.is_leaving() {
+            return;
+        }
+        reclaim();
+        std::thread::yield_now();
+    }
+    panic!("something still waits for readers");
+}
+
+fn append(store: &Store, class: &str, ids: std::ops::Range<u64>) {
+    let class = store.class(class).unwrap();
+    for id in ids {
+        // So long that each has a frame of its own, and nothing that LZ4 could make smaller: the secret is as it is in
+        // the warm region, too.
+        let mut noise = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut payload: Vec<u8> = (0..5000)
+            .map(|_| {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                noise as u8
+            })
+            .collect();
+        payload.extend_from_slice(SECRET);
+        let event = Event::new(Stream::from(1u32), id, 0, 0).class(class).payload(&payload);
+        store.append(&event).unwrap();
+    }
+}
+
+#[test]
+fn pages_of_a_sensitive_class_leave_nothing_behind() {
+    for sensitive in [true, false] {
+        let (store, clock) = open(sensitive);
+        let pages = store.core.lanes.pages.clone();
+        append(&store, "vault", 0..60);
+        append(&store, "hall", 60..80);
+        // An event of several frames.
+        let large = SECRET.repeat(1000);
+        let vault = store.class("vault").unwrap();
+        let event = Event::new(Stream::from(1u32), 1000, 0, 0).class(vault);
+        store.append(&event.payload(&large)).unwrap();
+        assert_eq!(secrets(&pages.hot), 1080);
+        clock.set_ms(10_000);
+        store.maintain().unwrap();
+        settle(&store);
+        assert_eq!((store.stats().events.hot, store.stats().events.warm), (0, 81));
+        let expected = if sensitive { 20 } else { 1080 };
+        assert_eq!(secrets(&pages.hot), expected, "in freed hot frames; sensitive: {sensitive}");
+        assert!(secrets(&pages.warm) >= 80);
+        assert_eq!(store.pin().history(Stream::from(1u32)).count(), 81);
+        clock.set_ms(60_000);
+        store.maintain().unwrap();
+        settle(&store);
+        assert_eq!(store.stats().events.dropped, 81);
+        let left = secrets(&pages.warm);
+        assert!(if sensitive { left == 20 } else { left >= 80 }, "{left} in freed warm frames, {sensitive}");
+        store.validate().unwrap();
+    }
+}
+
+#[test]
+fn the_movers_buffer_is_wiped_after_each_sensitive_page() {
+    for sensitive in [true, false] {
+        let (store, clock) = open(sensitive);
+        append(&store, "vault", 0..50);
+        clock.set_ms(10_000);
+        store.maintain().unwrap();
+        assert_eq!(store.stats().events.demoted, 50);
+        assert_eq!(store.core.engine.lock().scratch_is_wiped(), sensitive);
+    }
+}
+
+#[test]
+fn hot_pages_that_leave_uncompressed_are_overwritten_too() {
+    let (store, clock) = open(true);
+    append(&store, "vault", 0..50);
+    clock.set_ms(60_000);
+    store.maintain().unwrap();
+    settle(&store);
+    let pages = &store.core.lanes.pages;
+    assert_eq!((secrets(&pages.hot), secrets(&pages.warm)), (0, 0));
+    assert!(pages.hot.contents().iter().all(|byte| *byte == 0));
+}
+
+/// What the system says of the mapping that an address is in.
+#[cfg(target_os = "linux")]
+fn flags_of(address: usize) -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut here = false;
+    for line in smaps.lines() {
+        let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+        let parse = |number: &str| usize::from_str_radix(number, 16).ok();
+        if let Some((Some(from), Some(to))) = range.map(|(from, to)| (parse(from), parse(to))) {
+            here = (from..to).contains(&address);
+        } else if here && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return format!("{flags} ");
+        }
+    }
+    panic!("{address:#x} is not mapped");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn regions_with_a_sensitive_class_are_kept_out_of_core_dumps() {
+    for sensitive in [true, false] {
+        let (store, _) = open(sensitive);
+        let pages = &store.core.lanes.pages;
+        for region in [&pages.hot, &pages.warm] {
+            let len = region.pages_max() as usize * region.page_size() as usize;
+            for at in [0, len / 2, len - 1] {
+                let flags = flags_of(region.address() + at);
+                assert_eq!(flags.contains(" dd "), sensitive, "byte {at} of {}: {flags}", region.kind());
+            }
+        }
+        assert!(!flags_of(store.core.lanes.index_region.address()).contains(" dd "), "ids are no secret");
+    }
+}

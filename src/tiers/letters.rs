@@ -1,0 +1,225 @@
+//! Dead letters: what nobody would take, each in a file with the reason, until somebody decides.
+//!
+//! A file is a line of text, which is the reason, and the bytes of what it is about. It is synced before it counts as
+//! kept. What the bytes are is the affair of whoever keeps them here: blocks that a cluster refuses for good, events
+//! that a store would not take.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::config::ByteSize;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventHeader;
+use crate::tiers::block::BlockId;
+
+/// The longest file that is read.
+const LETTER_MAX: u64 = 192 << 20;
+/// The longest reason that is kept.
+const REASON_MAX: usize = 2000;
+
+/// Something that nobody would take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// What to call it when it is replayed or discarded: the name of its file.
+    pub name: String,
+    /// Which block it is, for blocks of a cold tier.
+    pub block: Option<BlockId>,
+    /// What the event says of itself, for single events. A letter that is neither a block nor an event holds bytes that
+    /// are damaged, and cannot be replayed.
+    pub event: Option<EventHeader>,
+    /// Why it is here.
+    pub reason: String,
+    /// The length of its file.
+    pub bytes: u64,
+}
+
+/// What the bytes of a letter are.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct About {
+    pub(crate) block: Option<BlockId>,
+    pub(crate) event: Option<EventHeader>,
+}
+
+/// A directory of letters.
+pub(crate) struct Letters {
+    dir: PathBuf,
+    kept: Mutex<Kept>,
+    next: AtomicU64,
+    /// The most that is kept here: bytes of files, and files.
+    limit: (u64, usize),
+}
+
+#[derive(Default)]
+struct Kept {
+    letters: BTreeMap<String, DeadLetter>,
+    bytes: u64,
+    /// Letters that are being written, and their bytes.
+    coming: (usize, u64),
+}
+
+impl Letters {
+    /// Opens a directory, or makes it. `about` says what the bytes of a letter are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn open(dir: &Path, limit: (u64, usize), about: impl Fn(&[u8]) -> About) -> Result<Self> {
+        let failed =
+            |source| Error::io(format!("cannot use the dead-letter directory {}", dir.display()), source);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let letters = Self { dir: dir.to_path_buf(), kept: Mutex::default(), next: AtomicU64::new(0), limit };
+        for file in std::fs::read_dir(dir).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".letter") {
+                let (reason, content, bytes) = letters.load(&name)?;
+                let About { block, event } = about(&content);
+                letters.keep(DeadLetter { name, block, event, reason, bytes });
+            }
+        }
+        Ok(letters)
+    }
+
+    fn keep(&self, letter: DeadLetter) {
+        let mut kept = self.kept.lock();
+        kept.bytes += letter.bytes;
+        kept.letters.insert(letter.name.clone(), letter);
+    }
+
+    /// Reason, content and length of a letter's file.
+    fn load(&self, name: &str) -> Result<(String, Vec<u8>, u64)> {
+        let path = self.dir.join(name);
+        let failed = |source| Error::io(format!("cannot read the dead letter {}", path.display()), source);
+        let len = std::fs::metadata(&path).map_err(failed)?.len();
+        if len > LETTER_MAX {
+            return Ok((format!("a file of {len} bytes, which no esker writes"), Vec::new(), len));
+        }
+        let bytes = std::fs::read(&path).map_err(failed)?;
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        let reason = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        Ok((reason, bytes.get(end + 1..).unwrap_or_default().to_vec(), len))
+    }
+
+    /// Keeps a letter, safely on disk. Its name is made of `stem`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DeadLettersFull`], [`ErrorKind::Io`]; nothing is kept then.
+    pub(crate) fn put(&self, stem: &str, reason: &str, content: &[u8], about: About) -> Result<()> {
+        let mut reason = reason.replace(['\n', '\r'], " ");
+        if let Some((end, _)) = reason.char_indices().find(|(at, _)| *at >= REASON_MAX) {
+            reason.truncate(end);
+        }
+        let bytes = (reason.len() + 1 + content.len()) as u64;
+        self.claim(bytes)?;
+        let name = self.fresh_name(stem);
+        let outcome = self.write(&name, &reason, content);
+        let mut kept = self.kept.lock();
+        kept.coming = (kept.coming.0 - 1, kept.coming.1 - bytes);
+        drop(kept);
+        outcome?;
+        let About { block, event } = about;
+        self.keep(DeadLetter { name, block, event, reason, bytes });
+        Ok(())
+    }
+
+    /// Takes room for a letter.
+    fn claim(&self, bytes: u64) -> Result<()> {
+        let mut kept = self.kept.lock();
+        let (letters, taken) = (kept.letters.len() + kept.coming.0, kept.bytes + kept.coming.1);
+        if letters >= self.limit.1 || taken.saturating_add(bytes) > self.limit.0 {
+            let text = format!(
+                "the dead-letter directory {} has {letters} letters of {} and no room for one of {}: it takes {} letters \
+                 of {} together; replay or discard some",
+                self.dir.display(),
+                ByteSize::new(taken),
+                ByteSize::new(bytes),
+                self.limit.1,
+                ByteSize::new(self.limit.0)
+            );
+            return Err(Error::new(ErrorKind::DeadLettersFull, text));
+        }
+        kept.coming = (kept.coming.0 + 1, kept.coming.1 + bytes);
+        Ok(())
+    }
+
+    fn write(&self, name: &str, reason: &str, content: &[u8]) -> Result<()> {
+        // Not a letter before it is complete.
+        let (path, draft) = (self.dir.join(name), self.dir.join(format!("{name}.draft")));
+        let attempt = || -> std::io::Result<()> {
+            let mut file = std::fs::File::create(&draft)?;
+            file.write_all(reason.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            std::fs::rename(&draft, &path)?;
+            // The file's name must last as its bytes do.
+            std::fs::File::open(&self.dir)?.sync_all()
+        };
+        attempt().map_err(|source| {
+            let _ = std::fs::remove_file(&draft);
+            Error::io(format!("cannot write the dead letter {}; check its disk", path.display()), source)
+        })
+    }
+
+    fn fresh_name(&self, stem: &str) -> String {
+        loop {
+            let name = format!("{stem}-{}.letter", self.next.fetch_add(1, Ordering::Relaxed));
+            if !self.dir.join(&name).exists() {
+                return name;
+            }
+        }
+    }
+
+    /// The first letter that the predicate takes.
+    #[cfg(feature = "scylla")]
+    pub(crate) fn find(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Option<DeadLetter> {
+        self.kept.lock().letters.values().find(|letter| wanted(letter)).cloned()
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.kept.lock().letters.contains_key(name)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.kept.lock().letters.len() as u64
+    }
+
+    pub(crate) fn list(&self) -> Vec<DeadLetter> {
+        self.kept.lock().letters.values().cloned().collect()
+    }
+
+    /// The bytes of a letter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when there is none of that name, [`ErrorKind::Io`].
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        if self.has(name) { self.load(name).map(|(_, content, _)| content) } else { Err(unknown(name)) }
+    }
+
+    /// Removes a letter for good.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when there is none of that name; [`ErrorKind::Io`], and the letter stays.
+    pub(crate) fn discard(&self, name: &str) -> Result<()> {
+        let mut kept = self.kept.lock();
+        let Some(letter) = kept.letters.get(name) else { return Err(unknown(name)) };
+        let bytes = letter.bytes;
+        match std::fs::remove_file(self.dir.join(name)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("cannot remove the dead letter {name}"), source));
+            }
+            _ => {}
+        }
+        kept.letters.remove(name);
+        kept.bytes -= bytes;
+        Ok(())
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    let text = format!("there is no dead letter {name:?}; `list` tells which there are");
+    Error::new(ErrorKind::InvalidInput, text)
+}
