@@ -101,6 +101,8 @@ pub use store::{
 #[doc(hidden)]
 pub mod fuzz_doors;
 #[cfg(not(loom))]
+pub use sys::topology::{Cache, NumaNode, Topology, topology};
+#[cfg(not(loom))]
 pub use tiers::block::BlockId;
 #[cfg(not(loom))]
 pub use tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};

@@ -6,3 +6,6 @@ pub(crate) mod memory;
 
 #[cfg(not(loom))]
 pub(crate) mod affinity;
+
+#[cfg(not(loom))]
+pub(crate) mod topology;
