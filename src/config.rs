@@ -10,6 +10,7 @@ use crate::ids::Class;
 mod builder;
 mod class;
 mod layout;
+mod machine;
 mod region;
 mod size;
 
@@ -17,6 +18,7 @@ pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnLeave, Outside, Skew};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
 use layout::{logical_pages, system_bytes, system_region};
+pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
 
@@ -112,10 +114,16 @@ pub struct Config {
     /// Whether the store runs its own threads; without them, [`Store::maintain`](crate::Store::maintain) does
     /// the work when it is called.
     pub background: bool,
-    /// Whether transparent huge pages are asked for in the data regions.
-    pub huge_pages: bool,
-    /// Processors that the store's threads are pinned to, one each in turn; empty leaves them alone.
-    pub worker_cpus: Vec<usize>,
+    /// The pages of the processor behind the regions.
+    pub huge_pages: HugePages,
+    /// How the nodes of the machine are used.
+    pub numa: NumaConfig,
+    /// Whether what the regions have of memory is kept out of swap.
+    pub lock_memory: bool,
+    /// Whether what the system refuses (nodes, huge pages, locked memory) is an error at opening, and not a warning.
+    pub strict: bool,
+    /// The processors that the store's threads are kept on.
+    pub affinity: Affinity,
 }
 
 impl Config {

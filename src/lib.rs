@@ -63,8 +63,9 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave, Outside,
-    RegionBuilder, RegionConfig, Skew, Thresholds,
+    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, HugePages,
+    IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnLeave, Outside, PagePlacement, RegionBuilder,
+    RegionConfig, Skew, Thresholds,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
@@ -88,14 +89,16 @@ pub use lanes::append::Appended;
 pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
 pub use pressure::{BackPressure, Pressure, RegionKind};
 #[cfg(not(loom))]
+pub use regions::placement::{ArenaPlacement, RegionPlacement};
+#[cfg(not(loom))]
 pub use regions::region::RegionStats;
 #[cfg(all(feature = "async", not(loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{
-    Batch, CloseReport, DeadLetterDir, DeadLetterSink, FetchHistory, FetchScan, Guard, History, Resized,
-    Scan, Store, StoreBuilder,
+    Batch, CloseReport, DeadLetterDir, DeadLetterSink, FetchHistory, FetchScan, Guard, History, Home,
+    Placement, Resized, Router, Scan, Store, StoreBuilder,
 };
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]

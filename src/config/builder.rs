@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{
-    ByteSize, ClassConfig, Config, ConfigFault, IntoByteSize, KIB, MIB, PARTITIONS_MAX, RegionBuilder,
-    Thresholds,
+    Affinity, ByteSize, ClassConfig, Config, ConfigFault, HugePages, IntoByteSize, KIB, MIB, NumaConfig,
+    NumaPolicy, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;
+
+/// Numbers of nodes are below this: Linux has no more.
+const NODES_MAX: u32 = 1024;
 
 /// Collects wishes and turns them into a [`Config`].
 #[derive(Clone, Debug)]
@@ -31,8 +34,11 @@ pub struct ConfigBuilder {
     pub(super) move_rate: Option<u64>,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
-    pub(super) huge_pages: bool,
-    pub(super) worker_cpus: Vec<usize>,
+    pub(super) huge_pages: HugePages,
+    pub(super) numa: NumaConfig,
+    pub(super) lock_memory: bool,
+    pub(super) strict: bool,
+    pub(super) affinity: Affinity,
     pub(super) faults: Vec<ConfigFault>,
 }
 
@@ -56,8 +62,11 @@ impl Default for ConfigBuilder {
             move_rate: None,
             block_bytes: 128 * KIB,
             background: true,
-            huge_pages: true,
-            worker_cpus: Vec::new(),
+            huge_pages: HugePages::Advise,
+            numa: NumaConfig::default(),
+            lock_memory: false,
+            strict: false,
+            affinity: Affinity::Leave,
             faults: Vec::new(),
         }
     }
@@ -171,15 +180,43 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether transparent huge pages are asked for in the data regions (default: yes).
-    pub fn huge_pages(mut self, yes: bool) -> Self {
-        self.huge_pages = yes;
+    /// The pages of the processor behind the regions (default: [`HugePages::Advise`]; `true` and `false` are that and
+    /// [`HugePages::Never`]).
+    pub fn huge_pages(mut self, pages: impl Into<HugePages>) -> Self {
+        self.huge_pages = pages.into();
         self
     }
 
-    /// Pins the store's threads to these processors, one each in turn (default: not pinned).
+    /// Adjusts how the nodes of the machine are used.
+    pub fn numa(mut self, change: impl FnOnce(NumaConfig) -> NumaConfig) -> Self {
+        self.numa = change(self.numa);
+        self
+    }
+
+    /// Whether what the regions have of memory is kept out of swap (default: no). The process needs a limit for it
+    /// (`ulimit -l`) or the capability `CAP_IPC_LOCK`.
+    pub fn lock_memory(mut self, yes: bool) -> Self {
+        self.lock_memory = yes;
+        self
+    }
+
+    /// Whether nodes, huge pages or locked memory that the system refuses are an error at opening (default: no; they
+    /// are then told by [`Stats::warnings`](crate::Stats::warnings), and the store does without).
+    pub fn strict(mut self, yes: bool) -> Self {
+        self.strict = yes;
+        self
+    }
+
+    /// The processors that the store's threads are kept on (default: the system moves them as it sees fit). The threads
+    /// of writers and readers are the caller's: see [`Affinity::pin`].
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
+    /// Pins the store's threads to these processors, one each in turn: [`Affinity::Cpus`].
     pub fn worker_cpus(mut self, cpus: impl Into<Vec<usize>>) -> Self {
-        self.worker_cpus = cpus.into();
+        self.affinity = Affinity::from(cpus.into());
         self
     }
 
@@ -247,10 +284,35 @@ impl ConfigBuilder {
         {
             self.fault("partitions", format!("{count} is not a power of two up to 1024"));
         }
+        self.check_machine();
+    }
+
+    fn check_machine(&mut self) {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from).max(1024);
-        if let Some(cpu) = self.worker_cpus.iter().find(|cpu| **cpu >= cpus) {
+        if let Affinity::Cpus(named) = &self.affinity
+            && let Some(cpu) = named.iter().find(|cpu| **cpu >= cpus)
+        {
             let problem = format!("there is no processor {cpu}");
             self.fault("worker_cpus", problem);
+        }
+        if let Affinity::Nodes(named) = &self.affinity
+            && named.is_empty()
+        {
+            self.fault("affinity", "names no node; use Affinity::Leave");
+        }
+        match &self.numa.nodes {
+            Some(nodes) if nodes.is_empty() => {
+                self.fault("numa.nodes", "names no node; leave it out to use all of them");
+            }
+            Some(nodes) if nodes.iter().any(|node| *node >= NODES_MAX) => {
+                self.fault("numa.nodes", format!("there is no node of a number from {NODES_MAX} up"));
+            }
+            _ => {}
+        }
+        if self.huge_pages.is_explicit() && self.numa.policy == NumaPolicy::Bind {
+            let problem = "pages from a pool cannot be bound: the pool of a node may be empty when they are touched, and \
+                           the system would end the process; use NumaPolicy::Preferred";
+            self.fault("numa.policy", problem);
         }
     }
 

@@ -26,6 +26,9 @@ impl ConfigBuilder {
         let rest = memory.saturating_sub(buffers).saturating_sub(memory / 64 + MIB / 2).saturating_sub(fixed);
         let share =
             |asked: Option<u64>, share: u64| asked.unwrap_or((rest / open.max(1)).saturating_mul(share));
+        // What nobody asked for is made to fit pages from a pool.
+        let whole = if self.huge_pages.is_explicit() { PAGE_MAX } else { 1 };
+        let share = |wish: Option<u64>, of| wish.unwrap_or_else(|| share(wish, of) / whole * whole);
         let (hot_max, warm_max, index_max) = (share(asked[0], 11), share(asked[1], 4), share(asked[2], 3));
 
         let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
@@ -116,7 +119,10 @@ impl ConfigBuilder {
             block_bytes: self.block_bytes.min(buffers / 16),
             background: self.background,
             huge_pages: self.huge_pages,
-            worker_cpus: std::mem::take(&mut self.worker_cpus),
+            numa: std::mem::take(&mut self.numa),
+            lock_memory: self.lock_memory,
+            strict: self.strict,
+            affinity: std::mem::take(&mut self.affinity),
         }
     }
 
@@ -149,7 +155,9 @@ impl ConfigBuilder {
             let problem = format!("{} is less than max, {}", ByteSize::new(ceiling), ByteSize::new(max));
             self.fault(format!("{name}.ceiling"), problem);
         }
-        let ceiling = wish.ceiling.unwrap_or(memory).min(memory) / page_size;
+        // Pages from a pool are all taken at once.
+        let most = if self.huge_pages.is_explicit() { max } else { memory };
+        let ceiling = wish.ceiling.unwrap_or(most).min(memory) / page_size;
         let ceiling = ceiling.min(PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
         // In whole pages, as the maximum is.

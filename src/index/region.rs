@@ -8,6 +8,7 @@ use crate::index::streams::Head;
 use crate::pages::pool::Pin;
 use crate::regions::region::{Frames, Region};
 use crate::sync::AtomicU64;
+use crate::sys::machine::Spot;
 use crate::sys::memory::ZeroInit;
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
@@ -27,11 +28,18 @@ pub(crate) const RESERVE: u32 = 2;
 #[derive(Clone)]
 pub(crate) struct IndexPages {
     region: Arc<Region>,
+    /// Where pages come from; `None`: from wherever the caller is.
+    home: Option<Spot>,
 }
 
 impl IndexPages {
     pub(crate) fn new(region: Arc<Region>) -> Self {
-        Self { region }
+        Self { region, home: None }
+    }
+
+    /// The same, with pages that come from near that spot.
+    pub(crate) fn near(self, home: Spot) -> Self {
+        Self { home: Some(home), ..self }
     }
 
     /// A page of zeros, if `keep` pages remain after it.
@@ -39,7 +47,7 @@ impl IndexPages {
         if self.region.pages_max().saturating_sub(self.region.used_pages()) <= keep {
             return None;
         }
-        let frame = self.region.claim(1)?.first;
+        let frame = self.region.claim_for(self.home, 1)?.first;
         if !self.region.is_fresh(frame) {
             // SAFETY: the frame was just claimed, so it is ours alone until its number is stored in a directory.
             unsafe { self.region.bytes_mut(frame, 0, self.region.page_size() as usize) }.fill(0);

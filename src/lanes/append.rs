@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PagePlacement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{EXPIRY_LEN, record_len};
 use crate::event::{Event, EventRef};
@@ -20,6 +20,7 @@ use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::RegionKind;
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, wait_a_turn};
+use crate::sys::machine::Machine;
 use crate::sys::memory::{Slab, out_of_system_memory};
 
 /// What came of appending an event.
@@ -76,12 +77,13 @@ impl Lanes {
     pub(crate) fn new(
         config: &Config,
         system: &Region,
+        machine: &Arc<Machine>,
         seed: u64,
         clock: Clock,
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
-        let pages = Arc::new(Pages::open(config, system)?);
-        let index_region = Arc::new(Region::open(RegionKind::Index, config.index, config.huge_pages)?);
+        let pages = Arc::new(Pages::open(config, system, machine)?);
+        let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let index_pages = IndexPages::new(index_region.clone());
         let slots = system
             .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
@@ -95,8 +97,13 @@ impl Lanes {
         let chunk_len = config.index.page_size as usize / size_of::<u64>();
         let dense = DenseIndex::new(chunks, index_pages.clone(), chunk_len, seed);
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
-        let partition =
-            |number| Partition::new(number, config, system, index_pages.clone(), seed, &first_seq);
+        let partition = |number| {
+            let home = machine.home(number, config.partitions);
+            let index = index_pages.clone().near(home);
+            let mut partition = Partition::new(number, config, system, index, seed, &first_seq)?;
+            partition.home = (config.numa.pages == PagePlacement::Home).then_some(home);
+            Ok(partition)
+        };
         Ok(Self {
             pages,
             index: IdIndex::new(hash, dense),

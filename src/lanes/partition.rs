@@ -18,6 +18,7 @@ use crate::index::streams::StreamDirectory;
 use crate::pages::pool::{OpenPage, Pages, Pin};
 use crate::pages::table::{PageMeta, Tier};
 use crate::regions::region::Region;
+use crate::sys::machine::Spot;
 use crate::sys::memory::prefetch_write;
 
 /// One class's log in a partition: a list of pages, linked both ways through the page table.
@@ -168,6 +169,8 @@ pub(crate) struct Partition {
     shared: CachePadded<Shared>,
     pub(crate) streams: StreamDirectory,
     lanes: Vec<CachePadded<Lane>>,
+    /// Where its pages come from; `None`: from wherever the appender is.
+    pub(crate) home: Option<Spot>,
 }
 
 impl Partition {
@@ -190,6 +193,7 @@ impl Partition {
             }),
             streams: StreamDirectory::new(config, system, index, seed)?,
             lanes: ids.iter().map(|lane| CachePadded::new(Lane::new(*lane, first_seq(*lane)))).collect(),
+            home: None,
         })
     }
 
@@ -241,7 +245,7 @@ impl Partition {
             writer.max_time_so_far = writer.max_time_so_far.max(so_far);
         }
         let seq = writer.next_seq;
-        let open = pages.claim(lane.id, seq, before, writer.max_time_so_far, len)?;
+        let open = pages.claim(lane.id, seq, before, writer.max_time_so_far, len, self.home)?;
         let page = open.page;
         writer.next_seq += 1;
         writer.open = Some(open);

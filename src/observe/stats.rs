@@ -28,6 +28,10 @@ pub struct Stats {
     pub eviction: EvictionStats,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
+    /// Bytes of the regions that the system agreed to keep out of swap.
+    pub locked_bytes: u64,
+    /// What the system refused and the store does without, or what else an operator should know: each once.
+    pub warnings: Vec<String>,
 }
 
 impl Stats {

@@ -21,6 +21,7 @@ use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
 use crate::pressure::RegionKind;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
+use crate::sys::machine::{Machine, Spot};
 use crate::sys::memory::{Slab, ZeroInit, wipe_all};
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
@@ -108,7 +109,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn open(config: &Config, system: &Region) -> Result<Self> {
+    pub(crate) fn open(config: &Config, system: &Region, machine: &Arc<Machine>) -> Result<Self> {
         let capacity = config.logical_pages_ceiling();
         let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
         let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
@@ -117,8 +118,8 @@ impl Pages {
         let numbers = FreeList::new(capacity + 1, at_first.min(capacity) + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
-        let hot = Region::open(RegionKind::Hot, config.hot, config.huge_pages)?;
-        let warm = Region::open(RegionKind::Warm, config.warm, config.huge_pages)?;
+        let hot = Region::open(RegionKind::Hot, config.hot, machine)?;
+        let warm = Region::open(RegionKind::Warm, config.warm, machine)?;
         let bits = config.classes.iter().enumerate().map(|(at, class)| u16::from(class.sensitive) << at);
         let sensitive = bits.fold(0, |all, bit| all | bit);
         if sensitive != 0 {
@@ -242,7 +243,8 @@ impl Pages {
         self.numbers.is_taken(page.0)
     }
 
-    /// Takes a page for records of `len` bytes at least and makes it the newest of its lane.
+    /// Takes a page for records of `len` bytes at least, near to `home` or to the caller, and makes it the newest of its
+    /// lane.
     ///
     /// # Errors
     /// The region that has no room.
@@ -253,9 +255,10 @@ impl Pages {
         prev: LogicalPage,
         so_far: i64,
         len: u32,
+        home: Option<Spot>,
     ) -> Result<OpenPage, RegionKind> {
         let count = len.div_ceil(self.hot.page_size()).max(1);
-        let Frames { first, count } = self.hot.claim(count).ok_or(RegionKind::Hot)?;
+        let Frames { first, count } = self.hot.claim_for(home, count).ok_or(RegionKind::Hot)?;
         let Some(page) = self.numbers.claim() else {
             // SAFETY: claimed just now and known to nobody.
             unsafe { self.hot.release(Frames { first, count }) };
@@ -501,10 +504,9 @@ impl Pages {
         // SAFETY: committed bytes do not change, and the page is not released while `pin` lives.
         let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, meta.committed() as usize) };
         image::encode(raw, scratch);
-        let Some(frames) = self.warm.claim(scratch.len().div_ceil(self.warm.page_size() as usize) as u32)
-        else {
-            return false;
-        };
+        let count = scratch.len().div_ceil(self.warm.page_size() as usize) as u32;
+        // The page stays on its node, whoever moves it.
+        let Some(frames) = self.warm.claim_for(self.hot.spot_of(place.frame()), count) else { return false };
         // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
         unsafe { self.warm.bytes_mut(frames.first, 0, scratch.len()) }.copy_from_slice(scratch);
         let old = Frames { first: place.frame(), count: meta.frames() };
@@ -558,7 +560,9 @@ impl Pages {
             Tier::Hot => meta.committed(),
             Tier::Warm => meta.image_len(),
         };
-        let Some(frames) = region.claim_committed(len.div_ceil(region.page_size()).max(1)) else {
+        let Some(frames) =
+            region.claim_committed(region.spot_of(place.frame()), len.div_ceil(region.page_size()).max(1))
+        else {
             return false;
         };
         // SAFETY: committed bytes and images do not change, and are not released while `pin` lives; the new frames were

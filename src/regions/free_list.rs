@@ -127,6 +127,11 @@ impl FreeList {
             .or_else(|| self.claim_run_in(0, start.saturating_add(count).min(limit), count))
     }
 
+    /// Takes `count` consecutive numbers, all of them from `from` up to `to`.
+    pub(crate) fn claim_run_between(&self, from: u32, to: u32, count: u32) -> Option<u32> {
+        self.claim_run_in(from, to.min(self.limit()), count.max(1))
+    }
+
     fn claim_run_in(&self, from: u32, to: u32, count: u32) -> Option<u32> {
         let (mut first, mut at) = (from, from);
         while at < to {

@@ -12,7 +12,11 @@ use parking_lot::Mutex;
 use crate::config::RegionConfig;
 use crate::error::Result;
 use crate::pressure::RegionKind;
+use crate::regions::arenas::Arenas;
+use crate::regions::backing::{Backing, PageKind};
 use crate::regions::free_list::FreeList;
+use crate::regions::placement::{ArenaPlacement, RegionPlacement};
+use crate::sys::machine::{Machine, Spot};
 use crate::sys::memory::{Mapping, Slab, ZeroInit, out_of_system_memory, prefetch, prefetch_write, wipe};
 
 /// A run of consecutive frames.
@@ -42,7 +46,10 @@ pub(crate) struct Region {
     releases: AtomicU64,
     /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
     touched: AtomicU32,
-    huge: bool,
+    pages: PageKind,
+    /// None where it makes no difference who takes which frame.
+    arenas: Option<Arenas>,
+    machine: Arc<Machine>,
 }
 
 impl RegionStats {
@@ -101,8 +108,16 @@ pub struct RegionStats {
     /// Bytes given back to the system since the store opened, because the region was made smaller or its use had
     /// fallen.
     pub returned_bytes: u64,
-    /// Whether the system agreed to use huge pages where it can.
+    /// Whether the system agreed to use huge pages where it can. [`Store::placement`](crate::Store::placement) tells
+    /// what it gave.
     pub huge_pages: bool,
+    /// Arenas, one on each node: none where memory is not tied to nodes, or lies on all of them in turn.
+    pub arenas: u32,
+    /// Of the allocations, those that were served from the node they were for: the caller's, or the home of the
+    /// partition. All others were served from another node; both are zero where the region has no arenas.
+    pub local_allocations: u64,
+    /// Allocations that another node had to serve.
+    pub remote_allocations: u64,
 }
 
 impl Withdrawn {
@@ -133,9 +148,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    pub(crate) fn open(kind: RegionKind, config: RegionConfig, huge_pages: bool) -> Result<Self> {
-        let mapping = Mapping::anonymous(config.ceiling as usize, kind.name())?;
-        let huge = huge_pages && mapping.advise_huge(0, config.ceiling as usize);
+    pub(crate) fn open(kind: RegionKind, config: RegionConfig, machine: &Arc<Machine>) -> Result<Self> {
+        let Backing { mapping, pages, arenas } = Backing::new(kind, &config, machine)?;
         let ceiling = (config.ceiling / config.page_size) as u32;
         let region = Self {
             kind,
@@ -152,9 +166,12 @@ impl Region {
             claims: AtomicU64::new(0),
             releases: AtomicU64::new(0),
             touched: AtomicU32::new(0),
-            huge,
+            pages,
+            arenas,
+            machine: machine.clone(),
         };
-        region.grow_to(config.initial.div_ceil(config.page_size) as u32)?;
+        // Touching it is for the one who opens the store: it is done for all regions at once.
+        region.grow(config.initial.div_ceil(config.page_size) as u32, false)?;
         Ok(region)
     }
 
@@ -220,14 +237,19 @@ impl Region {
 
     /// Makes at least `pages` pages usable, as far as the maximum allows.
     fn grow_to(&self, pages: u32) -> Result<()> {
+        self.grow(pages, self.config.prefault)
+    }
+
+    fn grow(&self, pages: u32, touch: bool) -> Result<()> {
         let mut withdrawn = self.growing.lock();
         let (from, to) = (self.frames.limit(), pages.min(self.pages_max()));
         if to <= from {
             return Ok(());
         }
-        if self.config.prefault {
-            let start = (from as usize) << self.page_shift;
-            self.mapping.populate(start, ((to - from) as usize) << self.page_shift)?;
+        let (start, len) = ((from as usize) << self.page_shift, ((to - from) as usize) << self.page_shift);
+        self.machine.lock(&self.mapping, start, len)?;
+        if touch {
+            self.mapping.populate(start, len)?;
         }
         withdrawn.give(&self.frames, from, to);
         self.committed.store(withdrawn.top, Ordering::Relaxed);
@@ -257,6 +279,7 @@ impl Region {
             return 0;
         }
         let (start, len) = ((end as usize) << self.page_shift, ((top - end) as usize) << self.page_shift);
+        self.machine.unlock(&self.mapping, start, len);
         // SAFETY: the frames are withdrawn, so they are the region's own, and stay so until they are unparked.
         let bytes = unsafe { self.mapping.give_back(start, len) } as u64;
         self.committed.store(end, Ordering::Relaxed);
@@ -264,27 +287,122 @@ impl Region {
         bytes
     }
 
-    /// Takes a run of frames without growing the region.
-    pub(crate) fn claim_committed(&self, count: u32) -> Option<Frames> {
-        let first = self.frames.claim_run(count)?;
-        self.claims.fetch_add(1, Ordering::Relaxed);
-        Some(Frames { first, count })
+    /// Tells of each part of what is committed, if it is to be touched at once: where it begins, how long it is, at most
+    /// `len`, and where it lies.
+    pub(crate) fn to_prefault(&self, len: usize, mut tell: impl FnMut(usize, usize, Option<Spot>)) {
+        if !self.config.prefault {
+            return;
+        }
+        let end = (self.frames.limit() as usize) << self.page_shift;
+        let mut from = 0;
+        while from < end {
+            let frame = (from >> self.page_shift) as u32;
+            let arena_end = self
+                .arenas
+                .as_ref()
+                .map_or(end, |arenas| ((arenas.end_of_stripe(frame) as usize) << self.page_shift).min(end));
+            let to = arena_end.min(from + len);
+            tell(from, to - from, self.spot_of(frame));
+            from = to;
+        }
+    }
+
+    /// Touches a part of the region.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub(crate) fn populate(&self, from: usize, len: usize) -> Result<()> {
+        self.mapping.populate(from, len)
+    }
+
+    /// Takes a run of frames without growing the region, from wherever it is nearest to a spot; `None`: to the caller.
+    pub(crate) fn claim_committed(&self, spot: Option<Spot>, count: u32) -> Option<Frames> {
+        let Some(arenas) = &self.arenas else { return self.claim_near(None, count) };
+        self.claim_far(arenas, spot.unwrap_or_else(|| arenas.here()), count)
     }
 
     /// Takes a run of frames, growing the region where it must and may. `None`: no room.
     pub(crate) fn claim(&self, count: u32) -> Option<Frames> {
+        self.claim_for(None, count)
+    }
+
+    /// The same from the arena that is nearest to a spot; `None`: to the caller.
+    pub(crate) fn claim_for(&self, spot: Option<Spot>, count: u32) -> Option<Frames> {
+        let spot = self.arenas.as_ref().map(|arenas| spot.unwrap_or_else(|| arenas.here()));
         loop {
-            if let Some(frames) = self.claim_committed(count) {
+            if let Some(frames) = self.claim_near(spot, count) {
                 return Some(frames);
             }
             let limit = self.frames.limit();
             if limit >= self.pages_max() {
-                return None;
+                break;
             }
             let chunk = ((self.config.chunk >> self.page_shift) as u32).max(count);
             // A system without memory to give is the same as a full region.
-            self.grow_to(limit.saturating_add(chunk)).ok()?;
+            if self.grow_to(limit.saturating_add(chunk)).is_err() {
+                break;
+            }
         }
+        // The nearest arena is full, and the region cannot grow.
+        self.claim_far(self.arenas.as_ref()?, spot?, count)
+    }
+
+    /// Takes a run of frames from the nearest arena that has one.
+    fn claim_far(&self, arenas: &Arenas, spot: Spot, count: u32) -> Option<Frames> {
+        let releases = self.releases.load(Ordering::Acquire);
+        self.claimed(arenas.claim_anywhere(&self.frames, releases, spot, count)?, count)
+    }
+
+    /// Takes a run of frames from the arena nearest to a spot, or from anywhere where there are no arenas, without
+    /// growing the region.
+    #[inline]
+    fn claim_near(&self, spot: Option<Spot>, count: u32) -> Option<Frames> {
+        let first = match (&self.arenas, spot) {
+            (Some(arenas), Some(spot)) => {
+                let releases = self.releases.load(Ordering::Acquire);
+                arenas.claim_near(&self.frames, releases, spot, count)
+            }
+            _ => self.frames.claim_run(count),
+        };
+        self.claimed(first?, count)
+    }
+
+    fn claimed(&self, first: u32, count: u32) -> Option<Frames> {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        Some(Frames { first, count })
+    }
+
+    /// Which pages are behind the region and where they lie, as the system tells.
+    pub(crate) fn placement(&self) -> RegionPlacement {
+        let given = self.mapping.given();
+        let mut placement = RegionPlacement {
+            resident_bytes: given.resident,
+            huge_bytes: given.huge,
+            locked_bytes: given.locked,
+            arenas: Vec::new(),
+        };
+        let (len, whole) = (self.mapping.len(), [(0, self.pages_ceiling(), None)]);
+        let runs: Vec<(u32, u32, Option<u32>)> = match &self.arenas {
+            Some(arenas) => arenas.runs().map(|(first, count, node)| (first, count, Some(node))).collect(),
+            None => whole.to_vec(),
+        };
+        for (first, count, node) in runs {
+            let from = ((first as usize) << self.page_shift).min(len);
+            let run = ((count as usize) << self.page_shift).min(len - from);
+            let at = placement.arenas.iter().position(|arena| arena.node == node).unwrap_or_else(|| {
+                placement.arenas.push(ArenaPlacement { node, ..ArenaPlacement::default() });
+                placement.arenas.len() - 1
+            });
+            let arena = &mut placement.arenas[at];
+            // Where the system does not tell, nothing is known to be anywhere.
+            let _ = self.mapping.nodes_of(from, run, |node| arena.add(node));
+        }
+        placement
+    }
+
+    /// Where a frame lies, where that makes a difference.
+    pub(crate) fn spot_of(&self, frame: u32) -> Option<Spot> {
+        self.arenas.as_ref()?.spot_of(frame)
     }
 
     /// Whether a frame that the caller has just claimed is as the system gave it, which is zero. To be asked each time
@@ -299,7 +417,8 @@ impl Region {
     /// They must have been claimed and not released since, and no reference into them may be used again.
     pub(crate) unsafe fn release(&self, frames: Frames) {
         self.frames.release(frames.first, frames.count);
-        self.releases.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees this count sees the frames free.
+        self.releases.fetch_add(1, Ordering::Release);
     }
 
     /// Overwrites frames with zeros.
@@ -321,6 +440,8 @@ impl Region {
         let committed = u64::from(self.committed.load(Ordering::Relaxed));
         let used = u64::from(self.used_pages());
         let page_size = self.config.page_size;
+        let [local_allocations, remote_allocations] =
+            self.arenas.as_ref().map(Arenas::claims).unwrap_or_default();
         RegionStats {
             page_size,
             reserved_bytes: self.config.ceiling,
@@ -334,7 +455,10 @@ impl Region {
             allocations: self.claims.load(Ordering::Relaxed),
             frees: self.releases.load(Ordering::Relaxed),
             returned_bytes: self.returned.load(Ordering::Relaxed),
-            huge_pages: self.huge,
+            huge_pages: self.pages != PageKind::Small,
+            arenas: self.arenas.as_ref().map_or(0, Arenas::len) as u32,
+            local_allocations,
+            remote_allocations,
         }
     }
 

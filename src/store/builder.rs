@@ -17,6 +17,8 @@ use crate::store::Store;
 use crate::store::core::Core;
 use crate::store::letters::DeadLetterSink;
 use crate::store::screen::Screen;
+use crate::store::worker::{self, Progress};
+use crate::sys::machine::Machine;
 use crate::tiers::cold::{ColdTier, Namespace};
 use crate::tiers::directory::{Directory, Learned};
 use crate::tiers::disk::DiskTier;
@@ -32,6 +34,7 @@ pub struct StoreBuilder {
     policy: Option<Box<dyn Policy>>,
     resolver: Option<Arc<dyn ClassResolver>>,
     dead_letters: Option<Arc<dyn DeadLetterSink>>,
+    on_prefault: Option<Box<Progress>>,
 }
 
 /// How the configured buffers are divided.
@@ -55,7 +58,15 @@ impl Shares {
 
 impl StoreBuilder {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, clock: Clock::system(), cold: None, policy: None, resolver: None, dead_letters: None }
+        Self {
+            config,
+            clock: Clock::system(),
+            cold: None,
+            policy: None,
+            resolver: None,
+            dead_letters: None,
+            on_prefault: None,
+        }
     }
 
     /// The clock that ages events.
@@ -89,12 +100,27 @@ impl StoreBuilder {
         self
     }
 
+    /// Is told how far the touching of memory is ([`RegionBuilder::prefault`](crate::RegionBuilder::prefault)): bytes
+    /// done, and bytes in all. It is called from several threads, for each 32 MiB or so.
+    ///
+    /// ```
+    /// use esker::{Config, Store};
+    ///
+    /// let config = Config::builder().memory("64MiB").hot(|hot| hot.prefault(true)).build()?;
+    /// let store = Store::builder(config).on_prefault(|done, all| println!("{done} of {all} bytes")).open()?;
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    pub fn on_prefault(mut self, told: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.on_prefault = Some(Box::new(told));
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
     /// As for [`Store::open`].
     pub fn open(self) -> Result<Store> {
-        let Self { mut config, clock, cold, policy, resolver, dead_letters } = self;
+        let Self { mut config, clock, cold, policy, resolver, dead_letters, on_prefault } = self;
         let shares = Shares::of(config.buffers);
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
@@ -109,7 +135,8 @@ impl StoreBuilder {
         let names = Names::new(seed, shares.names);
         let screen = Screen::new(&config, seed, resolver, dead_letters)?;
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
-        let system = Region::open(RegionKind::System, config.system.whole(), config.huge_pages)?;
+        let machine = Arc::new(Machine::new(&config)?);
+        let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let end_seq = |lane| {
             if first_seq > 0 {
@@ -118,13 +145,20 @@ impl StoreBuilder {
             let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
             blocks.max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
-        let lanes = Lanes::new(&config, &system, seed, clock, end_seq)?;
+        let lanes = Lanes::new(&config, &system, &machine, seed, clock, end_seq)?;
+        worker::prefault(
+            &machine,
+            &[&system, &lanes.pages.hot, &lanes.pages.warm, &lanes.index_region],
+            on_prefault.as_deref(),
+        )?;
+        machine.is_open();
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         Store::start(Core::new(
             config,
+            machine,
             system,
             lanes,
             names,

@@ -1,5 +1,6 @@
 //! What all handles of a store share, and the work behind its methods.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::store::CloseReport;
 use crate::store::guard::Guard;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
+use crate::sys::machine::Machine;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -39,6 +41,7 @@ pub(crate) struct Core {
     /// Whether the policy wants to know when pages are read.
     notes_reads: bool,
     pub(crate) config: Config,
+    pub(crate) machine: Arc<Machine>,
     pub(crate) system: Region,
     pub(crate) lanes: Lanes,
     pub(crate) names: Names,
@@ -100,6 +103,7 @@ impl Core {
     #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
     pub(crate) fn new(
         config: Config,
+        machine: Arc<Machine>,
         system: Region,
         lanes: Lanes,
         names: Names,
@@ -119,6 +123,7 @@ impl Core {
             sizes,
             notes_reads,
             config,
+            machine,
             system,
             lanes,
             names,

@@ -50,6 +50,8 @@ impl Core {
             events: self.event_stats(hot, warm),
             eviction: self.eviction_stats(),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
+            locked_bytes: self.machine.locked.load(Ordering::Relaxed),
+            warnings: self.machine.warnings(),
         }
     }
 

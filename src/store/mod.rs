@@ -11,6 +11,7 @@ mod figures;
 mod guard;
 mod history;
 mod letters;
+mod placement;
 mod resize;
 mod scan;
 mod screen;
@@ -42,6 +43,7 @@ pub use fetch_scan::FetchScan;
 pub use guard::Guard;
 pub use history::History;
 pub use letters::{DeadLetterDir, DeadLetterSink};
+pub use placement::{Home, Placement, Router};
 pub use resize::Resized;
 pub use scan::Scan;
 
@@ -285,6 +287,41 @@ impl Store {
     /// One snapshot of all figures. It looks at every page, so take it once a second rather than once an event.
     pub fn stats(&self) -> Stats {
         self.core.stats()
+    }
+
+    /// Where a stream is at home: the node of its partition. With
+    /// [`PagePlacement::Home`](crate::PagePlacement::Home) its events lie there; otherwise they lie where they are
+    /// appended, so append them there, too ([`router`](Self::router)). On a machine with one node it is that one.
+    pub fn home_of(&self, stream: Stream) -> Home<'_> {
+        self.core.home_of(stream)
+    }
+
+    /// Divides all streams among so many workers (at least one), each near to the memory of its streams.
+    ///
+    /// ```
+    /// # let store = esker::Store::open(esker::Config::builder().memory("16MiB").build()?)?;
+    /// let router = store.router(2);
+    /// let worker = router.worker_of(store.stream("customer-42")?);
+    /// std::thread::scope(|scope| {
+    ///     for number in 0..router.workers() {
+    ///         let affinity = router.affinity_of(number);
+    ///         scope.spawn(move || {
+    ///             affinity.pin(0);
+    ///             // … takes what was sent to worker `number`, and works on it.
+    ///         });
+    ///     }
+    /// });
+    /// # assert!(worker < 2);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    pub fn router(&self, workers: usize) -> Router {
+        self.core.router(workers)
+    }
+
+    /// Asks the system on which pages and on which nodes the regions really lie. It looks at every page: for once a
+    /// minute rather than once a second.
+    pub fn placement(&self) -> Placement {
+        self.core.placement()
     }
 
     /// Does what the store's threads would do: moves pages by age and pressure, spills, deletes what has expired.

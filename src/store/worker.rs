@@ -2,17 +2,20 @@
 //! threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::clock::Deadline;
+use crate::config::Affinity;
 use crate::error::{Error, Result};
+use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::core::{Bell, Core, Turn};
 use crate::sys::affinity;
+use crate::sys::machine::{Machine, Spot};
 
 /// How often the mover looks round when nobody calls it; also how coarse the coarse clock is.
 const MOVER_TICK: Duration = Duration::from_millis(5);
@@ -59,11 +62,13 @@ impl Workers {
         work: impl FnOnce(&Core, &AtomicBool) + Send + 'static,
     ) -> Result<()> {
         let (core, stop) = (self.core.clone(), self.stop.clone());
-        let cpus = &core.config.worker_cpus;
-        let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
         let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
-            // A processor that may not be used leaves the thread where it is.
-            let _ = cpu.map(affinity::pin_to);
+            if core.config.affinity.pin(number).is_none() && core.config.affinity != Affinity::Leave {
+                core.machine.warn(format!(
+                    "a thread of the store stays where the system puts it: none of the processors of {:?} may be used",
+                    core.config.affinity
+                ));
+            }
             work(&core, &stop);
         });
         let thread = thread.map_err(|source| Error::io(format!("cannot start the thread {name}"), source))?;
@@ -161,4 +166,76 @@ fn wait_out(bell: &Bell, stop: &AtomicBool, pause: Duration) {
     while !deadline.has_passed() && !stop.load(Ordering::Acquire) {
         bell.wait(deadline.left(SPILLER_TICK));
     }
+}
+
+/// Is told bytes done and bytes in all.
+pub(crate) type Progress = dyn Fn(u64, u64) + Send + Sync;
+
+/// How much memory a thread touches between two looks at what is left.
+const PREFAULT_PART: usize = 32 << 20;
+/// More threads than that wait for the kernel rather than work.
+const PREFAULT_THREADS: usize = 32;
+
+/// A range of a region that is to be touched, and where it lies.
+struct Part<'r> {
+    region: &'r Region,
+    from: usize,
+    len: usize,
+    spot: Option<Spot>,
+}
+
+/// Touches what regions have at the beginning, with threads near to it.
+pub(crate) fn prefault(machine: &Machine, regions: &[&Region], told: Option<&Progress>) -> Result<()> {
+    let mut parts = Vec::new();
+    for region in regions {
+        region.to_prefault(PREFAULT_PART, |from, len, spot| parts.push(Part { region, from, len, spot }));
+    }
+    let all: u64 = parts.iter().map(|part| part.len as u64).sum();
+    let (done, failed) = (AtomicU64::new(0), Mutex::new(None));
+    let mut groups: Vec<(Option<Spot>, Vec<Part<'_>>)> = Vec::new();
+    for part in parts {
+        match groups.iter_mut().find(|(spot, _)| *spot == part.spot) {
+            Some((_, group)) => group.push(part),
+            None => groups.push((part.spot, vec![part])),
+        }
+    }
+    let touch = |group: &[Part<'_>], next: &AtomicUsize| {
+        while let Some(part) = group.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = part.region.populate(part.from, part.len) {
+                failed.lock().get_or_insert(error);
+                return;
+            }
+            let done = done.fetch_add(part.len as u64, Ordering::Relaxed) + part.len as u64;
+            if let Some(told) = told {
+                told(done, all);
+            }
+        }
+    };
+    let cursors: Vec<AtomicUsize> = groups.iter().map(|_| AtomicUsize::new(0)).collect();
+    std::thread::scope(|scope| {
+        for ((spot, group), next) in groups.iter().zip(&cursors) {
+            let cpus = machine.cpus_near(*spot);
+            for cpu in cpus.into_iter().take(group.len().min(PREFAULT_THREADS)) {
+                let cpu = spot.map(|_| cpu);
+                let (touch, group) = (&touch, &group[..]);
+                let work = move || {
+                    // A thread that is not near is slower, nothing else.
+                    let _ = cpu.map(affinity::pin_to);
+                    touch(group, next);
+                };
+                if std::thread::Builder::new()
+                    .name("esker-prefault".into())
+                    .spawn_scoped(scope, work)
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        }
+    });
+    // What no thread was started for.
+    for ((_, group), next) in groups.iter().zip(&cursors) {
+        touch(group, next);
+    }
+    failed.into_inner().map_or(Ok(()), Err)
 }

@@ -11,18 +11,32 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::config::ByteSize;
+use crate::config::{ByteSize, NumaPolicy};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::smaps::Given;
+
+/// Where mappings begin and stripes of them end, so that transparent huge pages fit in.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// One anonymous, private, zero-filled mapping.
 pub(crate) struct Mapping {
     raw: MmapRaw,
+    /// Bytes before the first that is used.
+    skip: usize,
+    len: usize,
+    /// Bytes of a page of the system behind it.
+    page: usize,
 }
 
 impl Mapping {
     /// Reserves `len` bytes without taking physical memory or swap for them.
     pub(crate) fn anonymous(len: usize, what: &str) -> Result<Self> {
-        let map = MmapOptions::new().len(len).no_reserve_swap().map_anon().map_err(|source| {
+        let page = page_size();
+        let align = if len >= HUGE_PAGE { HUGE_PAGE.max(page) } else { page };
+        // Room to align it, and a page on either side that nobody may touch: the system would otherwise take it and a
+        // neighbour for one, and tell of both together.
+        let spare = align + 2 * page;
+        let map = MmapOptions::new().len(len.saturating_add(spare)).no_reserve_swap().map_anon().map_err(|source| {
             let size = ByteSize::new(len as u64);
             Error::io(
                 format!(
@@ -32,28 +46,61 @@ impl Mapping {
                 source,
             )
         })?;
-        Ok(Self { raw: map.into() })
+        let raw = MmapRaw::from(map);
+        let skip = page + raw.as_ptr().addr().wrapping_add(page).wrapping_neg() % align;
+        let mapping = Self { raw, skip, len, page };
+        mapping.guard(0, skip);
+        let end = (skip + len).next_multiple_of(page);
+        mapping.guard(end, mapping.raw.len() - end);
+        Ok(mapping)
+    }
+
+    /// Keeps a range beside what is used from being touched.
+    fn guard(&self, from: usize, len: usize) {
+        #[cfg(unix)]
+        // SAFETY: the range is within the mapping, and outside of what [`Self::base`] and [`Self::len`] give out.
+        unsafe {
+            // Where the system refuses, figures of neighbours run together, and nothing else.
+            let _ = libc::mprotect(self.raw.as_mut_ptr().add(from).cast(), len, libc::PROT_NONE);
+        }
+        #[cfg(not(unix))]
+        let _ = (from, len);
+    }
+
+    /// Takes all of `len` bytes from the pool of pages of `1 << page_bits` bytes, of which it is a multiple.
+    ///
+    /// # Errors
+    /// The system's: there is no such pool, or too little in it. What is taken cannot run out later.
+    pub(crate) fn explicit(len: usize, page_bits: u8) -> std::io::Result<Self> {
+        if !cfg!(target_os = "linux") {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
+        let raw = MmapRaw::from(MmapOptions::new().len(len).huge(Some(page_bits)).map_anon()?);
+        Ok(Self { raw, skip: 0, len, page: 1 << page_bits })
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
         // A mapping is never at address zero, so `dangling` is not reached.
-        NonNull::new(self.raw.as_mut_ptr()).unwrap_or(NonNull::dangling())
+        NonNull::new(self.raw.as_mut_ptr().wrapping_add(self.skip)).unwrap_or(NonNull::dangling())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.raw.len()
+        self.len
     }
 
-    /// Asks for transparent huge pages. Refusal costs speed, nothing else, and is told by `false`.
-    pub(crate) fn advise_huge(&self, from: usize, len: usize) -> bool {
+    /// Asks for transparent huge pages. Refusal costs speed, nothing else.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn advise_huge(&self, from: usize, len: usize) -> std::io::Result<()> {
         #[cfg(target_os = "linux")]
         {
-            self.raw.advise_range(memmap2::Advice::HugePage, from, len).is_ok()
+            self.raw.advise_range(memmap2::Advice::HugePage, self.skip + from, len)
         }
         #[cfg(not(target_os = "linux"))]
         {
             let _ = (from, len);
-            false
+            Err(std::io::ErrorKind::Unsupported.into())
         }
     }
 
@@ -66,9 +113,7 @@ impl Mapping {
     pub(crate) unsafe fn give_back(&self, from: usize, len: usize) -> usize {
         #[cfg(target_os = "linux")]
         {
-            // SAFETY: the call has no conditions.
-            let page =
-                usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << 16).max(1);
+            let page = self.page;
             let end = (from + len).min(self.len());
             let (start, end) =
                 (from.next_multiple_of(page), if end == self.len() { end } else { end / page * page });
@@ -77,7 +122,11 @@ impl Mapping {
             }
             // SAFETY: the caller promises that nobody refers to the range, and whole pages of it are taken only.
             let done = unsafe {
-                self.raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                self.raw.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    self.skip + start,
+                    end - start,
+                )
             };
             if done.is_ok() { end - start } else { 0 }
         }
@@ -113,6 +162,141 @@ impl Mapping {
         }
     }
 
+    /// Takes back [`Self::lock`], for the whole pages of a range. Whether the system did.
+    pub(crate) fn unlock(&self, from: usize, len: usize) -> bool {
+        assert!(from + len <= self.len, "a range must lie within its mapping");
+        #[cfg(target_os = "linux")]
+        {
+            let start = from.next_multiple_of(self.page);
+            // SAFETY: the range is ours, and unlocking it changes nothing that the program can see.
+            let unlock =
+                || unsafe { libc::munlock(self.base().as_ptr().add(start).cast(), from + len - start) };
+            start < from + len && unlock() == 0
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
+    /// Ties the memory of a range to nodes: the one, where the policy is not to interleave. It holds for what is touched
+    /// from now on.
+    ///
+    /// # Errors
+    /// The system's: it knows no nodes, or may not be asked.
+    pub(crate) fn bind(
+        &self,
+        from: usize,
+        len: usize,
+        nodes: &[u32],
+        policy: NumaPolicy,
+    ) -> std::io::Result<()> {
+        assert!(from + len <= self.len, "a range must lie within its mapping");
+        #[cfg(target_os = "linux")]
+        {
+            const BITS: usize = libc::c_ulong::BITS as usize;
+            let mode = match policy {
+                NumaPolicy::Preferred => libc::MPOL_PREFERRED,
+                NumaPolicy::Bind => libc::MPOL_BIND,
+                NumaPolicy::Interleave => libc::MPOL_INTERLEAVE,
+            };
+            let top = nodes.iter().max().map_or(0, |node| *node as usize);
+            let mut mask: Vec<libc::c_ulong> = vec![0; top / BITS + 1];
+            for node in nodes {
+                mask[*node as usize / BITS] |= 1 << (*node as usize % BITS);
+            }
+            // The kernel takes one bit less than it is told.
+            let bits = mask.len() * BITS + 1;
+            // SAFETY: the range is ours, and its contents do not change by it; the mask has as many bits as are told,
+            // less the one that the kernel leaves out.
+            let done = unsafe {
+                libc::syscall(
+                    libc::SYS_mbind,
+                    self.base().as_ptr().add(from),
+                    len,
+                    mode,
+                    mask.as_ptr(),
+                    bits,
+                    0,
+                )
+            };
+            if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (nodes, policy);
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// Tells for each of the system's pages of a range on which node it is; `None` for one that was never touched.
+    ///
+    /// # Errors
+    /// The system's: it knows no nodes, or may not be asked.
+    pub(crate) fn nodes_of(
+        &self,
+        from: usize,
+        len: usize,
+        mut tell: impl FnMut(Option<u32>),
+    ) -> std::io::Result<()> {
+        assert!(from + len <= self.len, "a range must lie within its mapping");
+        #[cfg(target_os = "linux")]
+        {
+            const AT_ONCE: usize = 1024;
+            let (page, base) = (page_size(), self.base().as_ptr());
+            for start in (from..from + len).step_by(AT_ONCE * page) {
+                let pages = (from + len - start).div_ceil(page).min(AT_ONCE);
+                let addresses: Vec<*const u8> =
+                    (0..pages).map(|at| base.wrapping_add(start + at * page).cast_const()).collect();
+                let mut nodes: Vec<libc::c_int> = vec![-1; pages];
+                let none = std::ptr::null::<libc::c_int>();
+                // SAFETY: without target nodes the call moves nothing; both arrays are as long as they are said to be.
+                let done = unsafe {
+                    libc::syscall(
+                        libc::SYS_move_pages,
+                        0,
+                        pages,
+                        addresses.as_ptr(),
+                        none,
+                        nodes.as_mut_ptr(),
+                        0,
+                    )
+                };
+                if done != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                nodes.into_iter().for_each(|node| tell(u32::try_from(node).ok()));
+            }
+            Ok(())
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = &mut tell;
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// What the system gave for this mapping; all zero where it does not tell.
+    pub(crate) fn given(&self) -> Given {
+        let from = self.base().as_ptr().addr() as u64;
+        Given::of(std::path::Path::new("/proc/self/smaps"), from..from + self.len as u64)
+    }
+
+    /// Keeps what of a range is touched, now or later, from being written to swap.
+    ///
+    /// # Errors
+    /// The system's: more than the process may lock (ulimit -l), or not to be asked for.
+    pub(crate) fn lock(&self, from: usize, len: usize) -> std::io::Result<()> {
+        assert!(from + len <= self.len, "a range must lie within its mapping");
+        #[cfg(target_os = "linux")]
+        {
+            // SAFETY: the range is ours, and locking it changes nothing that the program can see.
+            let done =
+                unsafe { libc::mlock2(self.base().as_ptr().add(from).cast(), len, libc::MLOCK_ONFAULT as _) };
+            if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        }
+        #[cfg(not(target_os = "linux"))]
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     /// Touches a range so that later writes meet no page fault.
     ///
     /// # Errors
@@ -120,7 +304,7 @@ impl Mapping {
     pub(crate) fn populate(&self, from: usize, len: usize) -> Result<()> {
         #[cfg(target_os = "linux")]
         {
-            match self.raw.advise_range(memmap2::Advice::PopulateWrite, from, len) {
+            match self.raw.advise_range(memmap2::Advice::PopulateWrite, self.skip + from, len) {
                 Ok(()) => Ok(()),
                 // Kernels before 5.14 do not know the advice: the memory then comes at its first use.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -139,6 +323,32 @@ impl Mapping {
             Ok(())
         }
     }
+}
+
+/// Bytes of the system's pages.
+pub(crate) fn page_size() -> usize {
+    #[cfg(unix)]
+    {
+        // SAFETY: the call has no conditions.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })
+            .ok()
+            .filter(|bytes| *bytes > 0)
+            .unwrap_or(4096)
+    }
+    #[cfg(not(unix))]
+    4096
+}
+
+/// The processor that the calling thread runs on just now. A few nanoseconds: no system call is made.
+#[inline]
+pub(crate) fn current_cpu() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: the call has no conditions.
+        usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Types for which all bits zero is a value, and which are changed through shared references only.

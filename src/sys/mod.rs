@@ -8,4 +8,8 @@ pub(crate) mod memory;
 pub(crate) mod affinity;
 
 #[cfg(not(loom))]
+pub(crate) mod machine;
+#[cfg(not(loom))]
+pub(crate) mod smaps;
+#[cfg(not(loom))]
 pub(crate) mod topology;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use hwlocality::Topology as Hwloc;
 use hwlocality::cpu::binding::CpuBindingFlags;
 use hwlocality::object::TopologyObject;
-use hwlocality::object::attributes::{CacheAttributes, NUMANodeAttributes, ObjectAttributes};
+use hwlocality::object::attributes::ObjectAttributes;
 use hwlocality::object::distance::DistancesKind;
 use hwlocality::object::types::{CacheType, ObjectType};
 use hwlocality::topology::builder::BuildFlags;
@@ -37,9 +37,7 @@ pub(super) fn read() -> Option<Topology> {
             allowed_cpus: cpus.iter().copied().filter(|cpu| may_run(*cpu)).collect(),
             cpus,
             memory: match object.attributes() {
-                Some(ObjectAttributes::NUMANode(node)) => {
-                    NUMANodeAttributes::local_memory(&node).map_or(0, u64::from)
-                }
+                Some(ObjectAttributes::NUMANode(node)) => node.local_memory().map_or(0, u64::from),
                 _ => 0,
             },
             memory_allowed: hwloc.allowed_nodeset().iter_set().any(|bit| usize::from(bit) == id),
@@ -79,7 +77,7 @@ fn cache(object: &TopologyObject) -> Option<Cache> {
         return None;
     }
     Some(Cache {
-        level: u32::try_from(CacheAttributes::depth(&cache)).ok()?,
+        level: u32::try_from(cache.depth()).ok()?,
         cpus: numbers(object),
         size: cache.size().map_or(0, u64::from),
         line: cache.line_size().and_then(|line| u32::try_from(line.get()).ok()).unwrap_or(0),
