@@ -63,7 +63,7 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave, Outside,
+    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnFull, OnLeave, Outside,
     RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 pub use error::{Error, ErrorKind, Result};
@@ -86,7 +86,10 @@ pub use index::classes::ClassResolver;
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
 pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
-pub use pressure::{BackPressure, Pressure, RegionKind};
+pub use pressure::{
+    AdmissionStats, BackPressure, ByReason, Flow, HeldGuard, Hysteresis, Pressure, PressureReason,
+    RegionKind, Stall,
+};
 #[cfg(not(loom))]
 pub use regions::region::RegionStats;
 #[cfg(all(feature = "async", not(loom)))]
@@ -94,8 +97,8 @@ pub use regions::region::RegionStats;
 pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{
-    Batch, CloseReport, DeadLetterDir, DeadLetterSink, FetchHistory, FetchScan, Guard, History, Resized,
-    Scan, Store, StoreBuilder,
+    Batch, CloseReport, DeadLetterDir, DeadLetterSink, Drained, FetchHistory, FetchScan, FullHandler, Guard, HandOver,
+    History, Listening, PressureListener, Resized, Scan, Store, StoreBuilder, Verdict,
 };
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]

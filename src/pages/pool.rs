@@ -18,7 +18,7 @@ use crate::pages::image::{self, IMAGE_HEADER, Image};
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
-use crate::pressure::RegionKind;
+use crate::pressure::{PressureReason, RegionKind};
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::memory::{Slab, ZeroInit, wipe_all};
@@ -245,7 +245,7 @@ impl Pages {
     /// Takes a page for records of `len` bytes at least and makes it the newest of its lane.
     ///
     /// # Errors
-    /// The region that has no room.
+    /// What has no room.
     pub(crate) fn claim(
         &self,
         lane: LaneId,
@@ -253,13 +253,13 @@ impl Pages {
         prev: LogicalPage,
         so_far: i64,
         len: u32,
-    ) -> Result<OpenPage, RegionKind> {
+    ) -> Result<OpenPage, PressureReason> {
         let count = len.div_ceil(self.hot.page_size()).max(1);
-        let Frames { first, count } = self.hot.claim(count).ok_or(RegionKind::Hot)?;
+        let Frames { first, count } = self.hot.claim(count).ok_or(PressureReason::HotFull)?;
         let Some(page) = self.numbers.claim() else {
             // SAFETY: claimed just now and known to nobody.
             unsafe { self.hot.release(Frames { first, count }) };
-            return Err(RegionKind::System);
+            return Err(PressureReason::PageTableFull);
         };
         let meta = &self.table[page as usize];
         meta.begin(count, lane, seq, prev, so_far);

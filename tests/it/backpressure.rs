@@ -70,7 +70,7 @@ fn check_refusal(error: &Error) {
     assert_eq!(error.kind(), ErrorKind::MemoryPressure);
     assert!(error.is_retryable());
     let pressure = error.back_pressure().unwrap();
-    assert_eq!(pressure.region, RegionKind::Hot, "{error}");
+    assert_eq!(pressure.region, Some(RegionKind::Hot), "{error}");
     assert_eq!(pressure.level, Pressure::Full, "{error}");
     assert!(pressure.used_bytes <= pressure.limit_bytes, "{error}");
     assert!(pressure.used_bytes * 100 >= pressure.limit_bytes * 90, "{error}");

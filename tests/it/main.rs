@@ -11,7 +11,9 @@ mod concurrency;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod corrupt_cold;
+mod flow;
 mod moving;
+mod on_full;
 mod policies;
 mod resize;
 mod restart;
