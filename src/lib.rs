@@ -63,8 +63,8 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnFull, OnLeave, Outside,
-    RegionBuilder, RegionConfig, Skew, Thresholds,
+    ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnFull, OnLeave,
+    Outside, RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
@@ -97,8 +97,8 @@ pub use regions::region::RegionStats;
 pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{
-    Batch, CloseReport, DeadLetterDir, DeadLetterSink, Drained, FetchHistory, FetchScan, FullHandler, Guard, HandOver,
-    History, Listening, PressureListener, Resized, Scan, Store, StoreBuilder, Verdict,
+    Batch, CloseReport, DeadLetterDir, DeadLetterSink, Drained, FetchHistory, FetchScan, FullHandler, Guard,
+    HandOver, History, Listening, PressureListener, Resized, Scan, Store, StoreBuilder, Verdict,
 };
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]

@@ -26,7 +26,6 @@ pub use size::SizeThreshold;
 pub use time::TimeWindow;
 pub use view::{ClassView, LaneView, PageId, PageSummary, RegionView, Tier, View};
 
-
 /// Decides which pages move between the tiers, and which leave memory.
 ///
 /// The engine asks a policy several times a second, and whenever an append waits for room. The policy looks at the

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::index::bucket::Bucket;
 use crate::index::hash::BucketPages;
 use crate::index::streams::Head;
-use crate::pages::pool::Pin;
+use crate::pages::readers::Readers;
 use crate::regions::region::{Frames, Region};
 use crate::sync::AtomicU64;
 use crate::sys::memory::ZeroInit;
@@ -27,11 +27,12 @@ pub(crate) const RESERVE: u32 = 2;
 #[derive(Clone)]
 pub(crate) struct IndexPages {
     region: Arc<Region>,
+    readers: Arc<Readers>,
 }
 
 impl IndexPages {
-    pub(crate) fn new(region: Arc<Region>) -> Self {
-        Self { region }
+    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>) -> Self {
+        Self { region, readers }
     }
 
     /// A page of zeros, if `keep` pages remain after it.
@@ -71,7 +72,7 @@ impl IndexPages {
         let region = self.region.clone();
         // SAFETY: the closure owns its region. The page is in no directory any more, and is retired once.
         let free = move || unsafe { region.release(Frames { first: page, count: 1 }) };
-        let pin = Pin::new();
+        let pin = self.readers.pin();
         // SAFETY: the closure owns what it uses.
         unsafe { pin.defer(free) };
         // What a thread defers waits in a bag of its own until the bag is full; the few free pages of a full index

@@ -16,6 +16,7 @@ use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
+use crate::pages::readers::Readers;
 use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::Region;
@@ -41,6 +42,7 @@ pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {
     pub(crate) pages: Arc<Pages>,
+    pub(crate) readers: Arc<Readers>,
     pub(crate) index: Ids,
     pub(crate) index_region: Arc<Region>,
     pub(crate) partitions: Vec<Partition>,
@@ -86,7 +88,8 @@ impl Lanes {
     ) -> Result<Self> {
         let pages = Arc::new(Pages::open(config, system)?);
         let index_region = Arc::new(Region::open(RegionKind::Index, config.index, config.huge_pages)?);
-        let index_pages = IndexPages::new(index_region.clone());
+        let readers = Arc::new(Readers::new());
+        let index_pages = IndexPages::new(index_region.clone(), readers.clone());
         let slots = system
             .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
         // A tag has 19 bits, and each split uses one of them up. So that twelve are left when every page of the region
@@ -103,6 +106,7 @@ impl Lanes {
             |number| Partition::new(number, config, system, index_pages.clone(), seed, &first_seq);
         Ok(Self {
             pages,
+            readers,
             index: IdIndex::new(hash, dense),
             index_region,
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
@@ -144,6 +148,12 @@ impl Lanes {
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &crate::lanes::partition::Lane> {
         self.partitions.iter().flat_map(Partition::lanes)
+    }
+
+    /// Keeps what this thread may come to know of from being reused, while the pin lives.
+    #[inline]
+    pub(crate) fn pin(&self) -> Pin {
+        self.readers.pin()
     }
 
     /// Events in memory, roughly while others write.

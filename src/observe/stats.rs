@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::{Move, Refusal};
-use crate::pressure::{AdmissionStats, Pressure, RegionKind, Stall};
+use crate::pressure::{AdmissionStats, HeldGuard, Pressure, RegionKind, Stall};
 use crate::regions::region::RegionStats;
 use crate::tiers::cold::TierFigures;
 
@@ -30,6 +30,8 @@ pub struct Stats {
     pub admission: Vec<AdmissionStats>,
     /// Why a full store makes no room, if it makes none.
     pub stall: Option<Stall>,
+    /// The guard that readers have held longest, if any is held: what was let go since it was taken is not reused.
+    pub oldest_guard: Option<HeldGuard>,
     /// Calls of listeners that panicked.
     pub listener_panics: u64,
     /// The cold tier; all zero without one.

@@ -36,8 +36,10 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    pub(crate) fn new() -> Self {
-        Self { epoch: epoch::pin() }
+    /// Of a guard of the store's own collector; see [`Readers`](crate::pages::readers::Readers).
+    #[inline]
+    pub(super) fn of(epoch: epoch::Guard) -> Self {
+        Self { epoch }
     }
 
     /// Lets pages that were let go before this pin be reused, for a pin that is held long.
@@ -50,6 +52,12 @@ impl Pin {
         self.epoch.flush();
     }
 
+    #[cfg(test)]
+    pub(super) fn defer_for_test(&self, free: impl FnOnce() + Send + 'static) {
+        // SAFETY: the closure owns what it uses.
+        unsafe { self.defer(free) };
+    }
+
     /// Runs `free` once every pin of this moment is gone.
     ///
     /// # Safety
@@ -57,14 +65,6 @@ impl Pin {
     pub(crate) unsafe fn defer(&self, free: impl FnOnce() + Send + 'static) {
         // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
         unsafe { self.epoch.defer_unchecked(free) };
-    }
-}
-
-/// Makes the epoch advance as far as present readers let it, which frees what was let go before.
-pub(crate) fn reclaim() {
-    // An epoch must advance twice, and one bag of garbage is looked at per turn.
-    for _ in 0..4 {
-        epoch::pin().flush();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::event::Event;
 use crate::ids::Class;
 use crate::lanes::append::{Appended, Checked};
-use crate::pages::pool::{FrameCache, Pin, reclaim};
+use crate::pages::pool::FrameCache;
 use crate::pressure::{AdmissionStats, BackPressure, ByReason, PressureReason};
 use crate::store::core::Core;
 use crate::store::letters::DeadLetterSink;
@@ -205,7 +205,7 @@ impl Core {
 
     #[inline]
     fn append_now(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, PressureReason>> {
-        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         self.lanes.prefetch(checked);
         let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
@@ -272,7 +272,7 @@ impl Core {
     /// Waits a moment for room; a store without threads makes it itself.
     pub(crate) fn make_room(&self, deadline: Deadline) -> Result<()> {
         // There may be room already that only waits for its last readers.
-        reclaim();
+        self.lanes.readers.reclaim();
         self.look_round();
         if self.config.background {
             self.mover_bell.ring();
@@ -295,7 +295,8 @@ impl Core {
     /// The same for who just comes, and has no room either while others wait for it.
     #[inline]
     pub(crate) fn rejecting_newcomers(&self) -> Option<PressureReason> {
-        let full = self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages() || self.admission.has_line();
+        let full =
+            self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages() || self.admission.has_line();
         full.then_some(PressureReason::HotFull)
     }
 

@@ -17,7 +17,7 @@ use crate::ids::Class;
 use crate::lanes::append::{Appended, Checked};
 use crate::lanes::partition::Writer;
 use crate::lanes::run::{Progress, Runner};
-use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::pool::FrameCache;
 use crate::pressure::{BackPressure, PressureReason};
 use crate::store::admission::Decision;
 use crate::store::core::Core;
@@ -185,7 +185,7 @@ impl Core {
     ) -> Result<()> {
         let mut checked = Vec::with_capacity(events.len());
         {
-            let _pin = Pin::new();
+            let _pin = self.lanes.pin();
             for (at, event) in events.iter().enumerate() {
                 match self.lanes.check(number(at) as u32, event) {
                     Ok(event) => {
@@ -285,7 +285,7 @@ impl Core {
         batch: &mut Batch,
         in_turn: bool,
     ) -> Result<(bool, Option<Short>)> {
-        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         let mut runner = Runner::new(&self.lanes, &pin, &cache);
         let now_ms = self.lanes.clock.coarse_ms();
         // Writers that come at a time begin at different partitions, as their ids differ.

@@ -15,7 +15,7 @@ use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
-use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::pool::FrameCache;
 use crate::pages::table::Stamps;
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::Region;
@@ -251,7 +251,7 @@ impl Core {
     }
 
     fn remove_from_memory(&self, id: u64) -> Result<bool> {
-        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         let Some((addr, event)) = self.lanes.get(&pin, &cache, id)? else { return Ok(false) };
         let len = event.record().record_len();
         let meta = self.lanes.pages.meta(addr.page());
@@ -376,7 +376,7 @@ impl Core {
 
     /// Closes all open pages of classes that are spilled. Gives the lanes, and where each of them ended.
     fn seal_all(&self) -> Vec<(&Lane, u64)> {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let mut ends = Vec::new();
         for partition in &self.lanes.partitions {
             for lane in partition.lanes() {
@@ -438,7 +438,7 @@ impl Core {
 
     /// Live events that the cold tier has not confirmed.
     fn not_clean(&self) -> u64 {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let unclean = |lane: &Lane| {
             let clean = lane.clean_seq();
             let pages = lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.seq() >= clean);

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
-use crate::pages::pool::Pin;
 use crate::pages::table::Tier;
 use crate::pressure::AdmissionStats;
 use crate::store::core::Core;
@@ -12,7 +11,7 @@ use crate::tiers::reader::ColdReader;
 impl Core {
     /// Sums over a tier's pages: events, raw bytes, stored bytes, live bytes.
     fn tier_sums(&self, tier: Tier) -> [u64; 4] {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let mut sums = [0; 4];
         for lane in self.lanes.lanes() {
             for (_, meta) in lane
@@ -54,6 +53,7 @@ impl Core {
             events: self.event_stats(hot, warm, &admission),
             admission,
             stall,
+            oldest_guard: self.lanes.readers.oldest(),
             listener_panics: self.listeners.panics.load(Ordering::Relaxed),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
         }

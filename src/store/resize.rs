@@ -9,7 +9,6 @@ use crate::clock::Deadline;
 use crate::config::{ByteSize, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::vacate::vacate;
-use crate::pages::pool::reclaim;
 use crate::pages::table::Tier;
 use crate::pressure::RegionKind;
 use crate::store::core::Core;
@@ -196,7 +195,7 @@ impl Core {
             let progress = self.move_and_spill();
             let vacated = self.vacate(kind, pages);
             moved += vacated;
-            reclaim();
+            self.lanes.readers.reclaim();
             if progress == 0 && vacated == 0 {
                 if kind == RegionKind::Index {
                     break;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::config::OnLeave;
 use crate::ids::Class;
-use crate::pressure::{BackPressure, Pressure, PressureReason, RegionKind, Stall};
+use crate::pressure::{BackPressure, HeldGuard, Pressure, PressureReason, RegionKind, Stall};
 use crate::store::core::Core;
 
 /// Samples are at least so far apart.
@@ -38,21 +38,23 @@ impl Watch {
         Self(Mutex::new(Seen { freed: 0, sampled_freed: 0, sampled: now, progress: now, rate: 0.0 }))
     }
 
-    /// Takes note of how often pages were freed so far. Whether that is more than before.
-    fn sample(&self, freed: u64, level: Pressure) -> bool {
+    /// Takes note of how often pages were freed so far. Whether that is more than before, and whether the last sample of
+    /// the rate was so long ago that another was taken.
+    fn sample(&self, freed: u64, level: Pressure) -> (bool, bool) {
         let (mut seen, now) = (self.0.lock(), clock::now());
         let (more, elapsed) = (freed > seen.freed, now.saturating_duration_since(seen.sampled));
         if more || level < Pressure::Full {
             seen.progress = now;
         }
         seen.freed = freed;
-        if elapsed >= SAMPLE {
+        let due = elapsed >= SAMPLE;
+        if due {
             let share = 1.0 - (-elapsed.as_secs_f64() / MEMORY.as_secs_f64()).exp();
             let rate = freed.saturating_sub(seen.sampled_freed) as f64 / elapsed.as_secs_f64();
             seen.rate += share * (rate - seen.rate);
             (seen.sampled_freed, seen.sampled) = (freed, now);
         }
-        more
+        (more, due)
     }
 
     /// For how long nothing was freed although the store was full, and frees a second before that.
@@ -69,7 +71,12 @@ impl Core {
         let (pages, index) = (&self.lanes.pages, &self.lanes.index_region);
         let freed = pages.hot.releases() + pages.warm.releases() + index.releases();
         self.listeners.ring_if_changed(&self.lanes.gauge);
-        self.watch.sample(freed, self.pressure())
+        let (more, due) = self.watch.sample(freed, self.pressure());
+        if due {
+            // The age of a guard counts from when it is first seen.
+            self.lanes.readers.oldest();
+        }
+        more
     }
 
     /// Rings whoever waits for room.
@@ -112,6 +119,9 @@ impl Core {
     /// The same for a full store in which nothing was freed for so long.
     fn stall_after(&self, silence: Duration) -> Option<Stall> {
         let limit = self.config.stall_after;
+        if let Some(guard) = self.blocking_guard().filter(|guard| guard.held_for >= limit) {
+            return Some(Stall::Guard(guard));
+        }
         if let Some((since, last_error)) = self.cold.as_ref().and_then(|_| self.spiller.trouble(limit)) {
             return Some(Stall::ColdTier { since, last_error });
         }
@@ -132,6 +142,17 @@ impl Core {
             return Some(Stall::NoColdTier);
         }
         Some(Stall::Unknown { since: silence })
+    }
+
+    /// The oldest guard, if there would be room without what guards hold back.
+    fn blocking_guard(&self) -> Option<HeldGuard> {
+        let pages = &self.lanes.pages;
+        let reject = self.config.thresholds.reject;
+        let [hot, _, numbers] = pages.used_ahead();
+        let has_room = |(used, max): (u32, u32)| f64::from(used) < f64::from(max) * reject;
+        let held =
+            pages.is_leaving() && has_room(hot) && has_room(numbers) && self.lanes.index_fill() < reject;
+        self.lanes.readers.oldest().filter(|_| held)
     }
 
     /// Pages that lanes are writing.
@@ -156,13 +177,13 @@ mod tests {
         std::thread::sleep(Duration::from_millis(30));
         watch.sample(0, Pressure::Full);
         assert!(watch.silence().0 >= Duration::from_millis(30));
-        assert!(watch.sample(7, Pressure::Full), "seven were freed");
+        assert!(watch.sample(7, Pressure::Full).0, "seven were freed");
         std::thread::sleep(Duration::from_millis(30));
         watch.sample(9, Pressure::Full);
         let (silence, rate) = watch.silence();
         assert!(silence < Duration::from_secs(60) && rate > 0.0, "{silence:?} {rate}");
         std::thread::sleep(Duration::from_millis(30));
-        assert!(!watch.sample(9, Pressure::Full), "none was freed since");
+        assert!(!watch.sample(9, Pressure::Full).0, "none was freed since");
         assert!(watch.silence().1 < rate, "a rate falls when nothing comes");
     }
 }

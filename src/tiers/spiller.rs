@@ -264,7 +264,7 @@ impl Spiller {
             return None;
         }
         let partition = &lanes.partitions[lane.id.partition()];
-        let pin = Pin::new();
+        let pin = lanes.pin();
         let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
             if meta.seq() < from {

@@ -12,6 +12,7 @@ mod concurrency;
 mod contract;
 mod corrupt_cold;
 mod flow;
+mod guards;
 mod moving;
 mod on_full;
 mod policies;
