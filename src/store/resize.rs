@@ -112,6 +112,7 @@ impl Core {
         if kind == RegionKind::Hot {
             self.sizes.set_hot(&self.config, pages);
         }
+        self.lanes.note_pressure();
     }
 
     /// What hot, warm and index may take, if that region may take so much.
