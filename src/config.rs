@@ -15,7 +15,7 @@ mod region;
 mod size;
 
 pub use builder::ConfigBuilder;
-pub use class::{ClassConfig, OnLeave, Outside, Skew};
+pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
 use layout::{logical_pages, system_bytes, system_region};
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
@@ -98,6 +98,10 @@ pub struct Config {
     pub max_event: u64,
     /// How long `append` waits for room.
     pub append_timeout: Duration,
+    /// What becomes of events for which there is no room, of classes that say nothing of it.
+    pub on_full: OnFull,
+    /// After how long without a page freed a full store says that it is stalled.
+    pub stall_after: Duration,
     /// How long a read waits for the cold tier.
     pub fetch_timeout: Duration,
     /// Shares of a region at which the store reacts.

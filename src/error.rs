@@ -38,7 +38,7 @@ pub enum ErrorKind {
     Incompatible,
     /// The operating system refused an operation on memory or a file.
     Io,
-    /// Code of the caller's own, such as a [`ClassResolver`](crate::ClassResolver), panicked. The store goes on.
+    /// Code of the caller's own, such as a [`ClassResolver`](crate::ClassResolver) or a [`FullHandler`](crate::FullHandler), panicked. The store goes on.
     Panicked,
     /// The event's timestamp is outside of what its class takes; see [`Skew`](crate::Skew).
     OutsideWindow,
@@ -81,10 +81,10 @@ impl Error {
     }
 
     pub(crate) fn pressure(pressure: BackPressure) -> Self {
-        let message = pressure.to_string();
         Self(Box::new(Inner {
             kind: ErrorKind::MemoryPressure,
-            message,
+            // Its text is made when somebody asks for it: a full store may refuse very often.
+            message: String::new(),
             detail: Detail::Pressure(pressure),
             source: None,
         }))
@@ -151,14 +151,17 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        match &self.0.detail {
+            Detail::Pressure(pressure) => write!(f, "{pressure}"),
+            _ => f.write_str(&self.0.message),
+        }
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Error");
-        out.field("kind", &self.0.kind).field("message", &self.0.message);
+        out.field("kind", &self.0.kind).field("message", &self.to_string());
         if let Some(source) = &self.0.source {
             out.field("source", source);
         }

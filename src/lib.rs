@@ -64,8 +64,8 @@ mod tiers;
 pub use clock::Clock;
 pub use config::{
     Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, HugePages,
-    IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnLeave, Outside, PagePlacement, RegionBuilder,
-    RegionConfig, Skew, Thresholds,
+    IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
+    RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
@@ -87,7 +87,10 @@ pub use index::classes::ClassResolver;
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
 pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
-pub use pressure::{BackPressure, Pressure, RegionKind};
+pub use pressure::{
+    AdmissionStats, BackPressure, ByReason, Flow, HeldGuard, Hysteresis, Pressure, PressureReason,
+    RegionKind, Stall,
+};
 #[cfg(not(loom))]
 pub use regions::placement::{ArenaPlacement, RegionPlacement};
 #[cfg(not(loom))]
@@ -97,8 +100,9 @@ pub use regions::region::RegionStats;
 pub use store::AsyncStore;
 #[cfg(not(loom))]
 pub use store::{
-    Batch, CloseReport, DeadLetterDir, DeadLetterSink, FetchHistory, FetchScan, Guard, History, Home,
-    Placement, Resized, Router, Scan, Store, StoreBuilder,
+    Batch, CloseReport, DeadLetterDir, DeadLetterSink, Drained, FetchHistory, FetchScan, FullHandler, Guard,
+    HandOver, History, Home, Listening, Placement, PressureListener, Resized, Router, Scan, Store,
+    StoreBuilder, Verdict,
 };
 #[cfg(all(fuzzing, not(loom)))]
 #[doc(hidden)]

@@ -1,7 +1,13 @@
 //! How full memory is, and what a caller is told when there is no room.
 
 use std::fmt;
-use std::time::Duration;
+
+mod gauge;
+mod refusal;
+
+pub(crate) use gauge::Gauge;
+pub use gauge::{Flow, Hysteresis};
+pub use refusal::{AdmissionStats, BackPressure, ByReason, HeldGuard, PressureReason, Stall};
 
 /// The regions that a store divides its memory into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -52,33 +58,7 @@ pub enum Pressure {
     Full,
 }
 
-/// Why an append was refused: which region is short, how badly, and when to try again.
-#[derive(Clone, Copy, PartialEq, Debug)]
-#[non_exhaustive]
-pub struct BackPressure {
-    /// The region without room.
-    pub region: RegionKind,
-    /// How short of memory the store is as a whole.
-    pub level: Pressure,
-    /// Bytes of the region that are taken.
-    pub used_bytes: u64,
-    /// Bytes that the region may take at most.
-    pub limit_bytes: u64,
-    /// A guess of when there will be room again.
-    pub retry_after: Duration,
-}
-
-impl fmt::Display for BackPressure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no room in the {} region ({} of {} bytes taken, pressure {:?}); try again in {} ms, slow the source \
-             down, or give the region more memory",
-            self.region,
-            self.used_bytes,
-            self.limit_bytes,
-            self.level,
-            self.retry_after.as_millis()
-        )
-    }
+impl Pressure {
+    /// All of them, from the lowest to the highest.
+    pub const ALL: [Self; 4] = [Self::Normal, Self::Warning, Self::Critical, Self::Full];
 }

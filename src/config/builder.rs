@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::{
     Affinity, ByteSize, ClassConfig, Config, ConfigFault, HugePages, IntoByteSize, KIB, MIB, NumaConfig,
-    NumaPolicy, PARTITIONS_MAX, RegionBuilder, Thresholds,
+    NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;
@@ -27,6 +27,8 @@ pub struct ConfigBuilder {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) max_event: Option<u64>,
     pub(super) append_timeout: Duration,
+    pub(super) on_full: OnFull,
+    pub(super) stall_after: Duration,
     pub(super) fetch_timeout: Duration,
     pub(super) thresholds: Thresholds,
     pub(super) slice_events: usize,
@@ -55,6 +57,8 @@ impl Default for ConfigBuilder {
             data_dir: None,
             max_event: None,
             append_timeout: Duration::from_millis(100),
+            on_full: OnFull::Wait,
+            stall_after: Duration::from_secs(1),
             fetch_timeout: Duration::from_secs(10),
             thresholds: Thresholds::default(),
             slice_events: 10_000,
@@ -137,6 +141,20 @@ impl ConfigBuilder {
     /// How long `append` and `append_batch` wait for room (default 100 ms).
     pub fn append_timeout(mut self, limit: Duration) -> Self {
         self.append_timeout = limit;
+        self
+    }
+
+    /// What becomes of events for which there is no room, of classes that say nothing of it (default:
+    /// [`OnFull::Wait`]).
+    pub fn on_full(mut self, what: OnFull) -> Self {
+        self.on_full = what;
+        self
+    }
+
+    /// After how long without a page freed a full store says that it is stalled, and why (default 1 s); see
+    /// [`Stall`](crate::Stall).
+    pub fn stall_after(mut self, limit: Duration) -> Self {
+        self.stall_after = limit;
         self
     }
 

@@ -84,6 +84,23 @@ impl Skew {
     }
 }
 
+/// What becomes of an event for which there is no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// The call waits up to its time-out; then the event is refused.
+    #[default]
+    Wait,
+    /// The event is refused at once, whatever the time-out.
+    Reject,
+    /// The call waits up to its time-out; then the event goes to the store's dead letters
+    /// ([`StoreBuilder::dead_letters`](crate::StoreBuilder::dead_letters)), and counts as refused if those fail.
+    DeadLetter,
+    /// The call waits up to its time-out; then the store's handler decides
+    /// ([`StoreBuilder::on_full`](crate::StoreBuilder::on_full)).
+    Ask,
+}
+
 /// How long events of a class stay where, and what happens then.
 ///
 /// Ages are counted from an event's own timestamp, or from its arrival where the timestamp lies after that, so
@@ -114,6 +131,9 @@ pub struct ClassConfig {
     pub skew: Skew,
     /// Whether what the class's events held is overwritten when its memory is freed (default: no).
     pub sensitive: bool,
+    /// What becomes of events for which there is no room; `None` for what the store does by default
+    /// ([`Config::on_full`](crate::Config::on_full)).
+    pub on_full: Option<OnFull>,
 }
 
 impl ClassConfig {
@@ -130,6 +150,7 @@ impl ClassConfig {
             quota: None,
             skew: Skew::new(),
             sensitive: false,
+            on_full: None,
         }
     }
 
@@ -222,6 +243,13 @@ impl ClassConfig {
     #[must_use]
     pub fn quota(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.quota = bytes.into();
+        self
+    }
+
+    /// What becomes of events for which there is no room.
+    #[must_use]
+    pub fn on_full(mut self, what: OnFull) -> Self {
+        self.on_full = Some(what);
         self
     }
 }

@@ -111,6 +111,8 @@ impl ConfigBuilder {
             data_dir: self.data_dir.take(),
             max_event,
             append_timeout: self.append_timeout,
+            on_full: self.on_full,
+            stall_after: self.stall_after,
             fetch_timeout: self.fetch_timeout,
             thresholds: self.thresholds,
             slice_events: self.slice_events,

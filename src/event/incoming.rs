@@ -59,6 +59,16 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// The event without what it borrows.
+    pub(crate) fn bare(&self) -> Event<'static> {
+        Event {
+            class: self.class,
+            flags: self.flags,
+            expires_before_end: self.expires_before_end,
+            ..Event::new(self.stream, self.id, self.timestamp, self.kind)
+        }
+    }
+
     /// Sets the payload.
     pub fn payload(mut self, payload: &'a [u8]) -> Self {
         self.payload = payload;

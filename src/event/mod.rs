@@ -2,7 +2,7 @@
 
 mod body;
 pub(crate) mod buffer;
-pub(crate) use body::take_varint as varint;
+pub(crate) use body::{split as split_body, take_varint as varint};
 mod incoming;
 mod pool;
 pub(crate) mod record;

@@ -20,7 +20,6 @@ use crate::eviction::{LaneView, Move, PageSummary, Plan, Policy, Refusal, Region
 use crate::ids::LogicalPage;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
-use crate::pages::pool::{Pin, reclaim};
 
 /// Slots of the index's table of chunks that are looked at in a slice for chunks that are empty.
 const SWEEP: usize = 32;
@@ -201,7 +200,7 @@ impl Engine {
                 break;
             } else if !reclaimed {
                 // What was let go may still wait for its readers: give it a chance, then try once more.
-                reclaim();
+                lanes.readers.reclaim();
                 reclaimed = true;
             } else if self.warm_is_full || room_is_coming(config, lanes) {
                 break;
@@ -215,7 +214,7 @@ impl Engine {
             lanes.index.sweep(SWEEP);
         }
         if progress.pages > 0 || promoted > 0 || lanes.pages.is_leaving() {
-            reclaim();
+            lanes.readers.reclaim();
         }
         progress
     }
@@ -229,7 +228,7 @@ impl Engine {
         shared: &EvictionShared,
         slice: &mut Slice,
     ) -> Round {
-        let pin = Pin::new();
+        let pin = lanes.pin();
         let regions = self.regions(lanes);
         self.plan.begin(self.rate.allowance());
         let view = View {
@@ -358,7 +357,7 @@ impl Engine {
             // The head is looked at after the page was found: see `View::summary`.
             summary(config, lanes, now_ms, page, lane, page == lane.head())
         };
-        let pin = Pin::new();
+        let pin = lanes.pin();
         let oldest = Some(lane.tail()).filter(|page| *page != LogicalPage::NONE);
         let hot = self.cursors[number].oldest_hot(lanes, &pin, lane);
         let view = &mut self.views[number];

@@ -26,9 +26,6 @@ pub use size::SizeThreshold;
 pub use time::TimeWindow;
 pub use view::{ClassView, LaneView, PageId, PageSummary, RegionView, Tier, View};
 
-use crate::config::Config;
-use crate::pressure::Pressure;
-
 /// Decides which pages move between the tiers, and which leave memory.
 ///
 /// The engine asks a policy several times a second, and whenever an append waits for room. The policy looks at the
@@ -93,19 +90,4 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
 
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// How short of memory the fullest region is.
-pub(crate) fn pressure(config: &Config, fills: [f64; 4]) -> Pressure {
-    let fill = fills.into_iter().fold(0.0, f64::max);
-    let thresholds = &config.thresholds;
-    if fill >= thresholds.reject {
-        Pressure::Full
-    } else if fill >= thresholds.critical {
-        Pressure::Critical
-    } else if fill >= thresholds.warning {
-        Pressure::Warning
-    } else {
-        Pressure::Normal
-    }
 }

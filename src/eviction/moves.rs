@@ -94,7 +94,7 @@ impl<'a> Mover<'a> {
             return Outcome::Refused(Refusal::NotCompressed);
         }
         partition.seal_page(summary.class, page);
-        if !self.lanes.pages.demote(&Pin::new(), page, self.scratch) {
+        if !self.lanes.pages.demote(&self.lanes.pin(), page, self.scratch) {
             return Outcome::WarmIsFull;
         }
         let meta = self.lanes.pages.meta(page);
@@ -117,7 +117,7 @@ impl<'a> Mover<'a> {
         if f64::from(used + wanted) > f64::from(max) * self.config.thresholds.warning {
             return Outcome::Refused(Refusal::NoRoom);
         }
-        match pages.promote(&Pin::new(), page) {
+        match pages.promote(&self.lanes.pin(), page) {
             Ok(true) => {}
             Ok(false) => return Outcome::Refused(Refusal::NoRoom),
             Err(_) => return Outcome::Refused(Refusal::Damaged),
@@ -145,7 +145,7 @@ impl<'a> Mover<'a> {
             self.ask_for_spill(found);
             return Outcome::Waits;
         }
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         if !partition.unlink_tail(&self.lanes.pages, class, page) {
             return Outcome::Refused(Refusal::NotOldest);
         }

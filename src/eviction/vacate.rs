@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::eviction::engine::Engine;
 use crate::lanes::append::Lanes;
-use crate::pages::pool::Pin;
 use crate::pages::table::Tier;
 
 /// Moves pages of a tier that lie on frames at or above `frame` to free ones below, for so long. A page that is being
@@ -16,7 +15,7 @@ use crate::pages::table::Tier;
 pub(crate) fn vacate(_mover: &mut Engine, lanes: &Lanes, tier: Tier, frame: u32, limit: Duration) -> u64 {
     let (begin, mut moved) = (clock::now(), 0);
     for page in lanes.pages.pages_above(tier, frame) {
-        let pin = Pin::new();
+        let pin = lanes.pin();
         let lane = lanes.pages.meta(page).lane();
         lanes.partitions[lane.partition()].seal_page(lane.class(), page);
         moved += u64::from(lanes.pages.relocate(&pin, page));

@@ -4,12 +4,15 @@
 //! same stream without asking. Should two names ever hash alike, the second takes the next free value; the table
 //! that says so is kept with the cold tier.
 
+use std::time::Duration;
+
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Stream;
+use crate::pressure::{BackPressure, Pressure, PressureReason};
 
 /// The longest name.
 pub(crate) const NAME_MAX: usize = 1024;
@@ -76,15 +79,17 @@ impl Names {
         }
         let cost = Self::cost(name);
         if added.bytes + cost > self.limit {
-            return Err(Error::new(
-                ErrorKind::MemoryPressure,
-                format!(
-                    "{} stream names fill the {} bytes there are for them; give the store more `buffers`, or number \
-                     the streams",
-                    self.len(),
-                    self.limit
-                ),
-            ));
+            return Err(Error::pressure(BackPressure {
+                reason: PressureReason::BuffersFull,
+                region: None,
+                class: None,
+                level: Pressure::Full,
+                used_bytes: added.bytes as u64,
+                limit_bytes: self.limit as u64,
+                // Names are kept for good.
+                retry_after: Duration::from_secs(1),
+                stall: None,
+            }));
         }
         let stream = self.free_value(name);
         added.unsaved.push((name.to_string(), stream.as_u64()));

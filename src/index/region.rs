@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::index::bucket::Bucket;
 use crate::index::hash::BucketPages;
 use crate::index::streams::Head;
-use crate::pages::pool::Pin;
+use crate::pages::readers::Readers;
 use crate::regions::region::{Frames, Region};
 use crate::sync::AtomicU64;
 use crate::sys::machine::Spot;
@@ -28,13 +28,14 @@ pub(crate) const RESERVE: u32 = 2;
 #[derive(Clone)]
 pub(crate) struct IndexPages {
     region: Arc<Region>,
+    readers: Arc<Readers>,
     /// Where pages come from; `None`: from wherever the caller is.
     home: Option<Spot>,
 }
 
 impl IndexPages {
-    pub(crate) fn new(region: Arc<Region>) -> Self {
-        Self { region, home: None }
+    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>) -> Self {
+        Self { region, readers, home: None }
     }
 
     /// The same, with pages that come from near that spot.
@@ -79,7 +80,7 @@ impl IndexPages {
         let region = self.region.clone();
         // SAFETY: the closure owns its region. The page is in no directory any more, and is retired once.
         let free = move || unsafe { region.release(Frames { first: page, count: 1 }) };
-        let pin = Pin::new();
+        let pin = self.readers.pin();
         // SAFETY: the closure owns what it uses.
         unsafe { pin.defer(free) };
         // What a thread defers waits in a bag of its own until the bag is full; the few free pages of a full index

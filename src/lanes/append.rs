@@ -16,8 +16,9 @@ use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
+use crate::pages::readers::Readers;
 use crate::pages::table::{PageMeta, Zone};
-use crate::pressure::RegionKind;
+use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::machine::Machine;
@@ -31,8 +32,10 @@ pub enum Appended {
     Stored,
     /// An event of that id is in memory already; nothing was changed.
     Duplicate,
-    /// The store does not take the event, and it went to the store's dead letters.
+    /// The store does not take the event, or had no room for it, and it went to the store's dead letters.
     DeadLettered,
+    /// There was no room, and the store's [`FullHandler`](crate::FullHandler) had the event dropped. It is counted.
+    Dropped,
 }
 
 pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
@@ -40,6 +43,7 @@ pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {
     pub(crate) pages: Arc<Pages>,
+    pub(crate) readers: Arc<Readers>,
     pub(crate) index: Ids,
     pub(crate) index_region: Arc<Region>,
     pub(crate) partitions: Vec<Partition>,
@@ -56,6 +60,8 @@ pub(crate) struct Lanes {
     plain: AtomicBool,
     /// Whether a read need not look at anything but the event: the same, and nobody wants to know of reads.
     reads_plainly: AtomicBool,
+    /// How short of memory the store is.
+    pub(crate) gauge: Gauge,
     classes: usize,
     max_event: u64,
 }
@@ -84,7 +90,8 @@ impl Lanes {
     ) -> Result<Self> {
         let pages = Arc::new(Pages::open(config, system, machine)?);
         let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
-        let index_pages = IndexPages::new(index_region.clone());
+        let readers = Arc::new(Readers::new());
+        let index_pages = IndexPages::new(index_region.clone(), readers.clone());
         let slots = system
             .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
         // A tag has 19 bits, and each split uses one of them up. So that twelve are left when every page of the region
@@ -106,6 +113,7 @@ impl Lanes {
         };
         Ok(Self {
             pages,
+            readers,
             index: IdIndex::new(hash, dense),
             index_region,
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
@@ -116,6 +124,7 @@ impl Lanes {
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(keeps_all),
             reads_plainly: AtomicBool::new(keeps_all),
+            gauge: Gauge::new(config.thresholds),
             classes: config.classes.len(),
             max_event: config.max_event,
         })
@@ -146,6 +155,12 @@ impl Lanes {
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &crate::lanes::partition::Lane> {
         self.partitions.iter().flat_map(Partition::lanes)
+    }
+
+    /// Keeps what this thread may come to know of from being reused, while the pin lives.
+    #[inline]
+    pub(crate) fn pin(&self) -> Pin {
+        self.readers.pin()
     }
 
     /// Events in memory, roughly while others write.
@@ -180,9 +195,16 @@ impl Lanes {
 
     /// Notes that the index had no room for one more.
     #[cold]
-    pub(crate) fn index_is_full(&self) -> RegionKind {
+    pub(crate) fn index_is_full(&self) -> PressureReason {
         self.index_capacity.fetch_min(self.in_memory().max(1), Ordering::Relaxed);
-        RegionKind::Index
+        self.note_pressure();
+        PressureReason::IndexFull
+    }
+
+    /// Brings the level of pressure up to date: whenever a page is taken, and when some were let go.
+    pub(crate) fn note_pressure(&self) {
+        // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.
+        self.gauge.note(|| self.pages.hot.fill().max(self.index_fill()).max(self.pages.numbers_fill()));
     }
 
     /// Checks an event and finds its place.
@@ -236,7 +258,7 @@ impl Lanes {
     /// Appends one event. The partition's lock is held (`writer`), and a pin.
     ///
     /// # Errors
-    /// The region that has no room; nothing is changed then.
+    /// What has no room; nothing is changed then.
     #[inline]
     pub(crate) fn append(
         &self,
@@ -245,7 +267,7 @@ impl Lanes {
         writer: &mut Writer,
         checked: &Checked<'_, '_>,
         now_ms: i64,
-    ) -> Result<Appended, RegionKind> {
+    ) -> Result<Appended, PressureReason> {
         let (event, class) = (checked.event, checked.class);
         let partition = &self.partitions[usize::from(checked.partition)];
         let len = record_len(checked.body_len);
@@ -314,7 +336,7 @@ impl Lanes {
     /// The open page of a lane, with room for `len` bytes.
     ///
     /// # Errors
-    /// The region that has no room for a new one.
+    /// What has no room for a new one.
     #[inline]
     pub(crate) fn open_page<'w>(
         &self,
@@ -322,11 +344,11 @@ impl Lanes {
         writer: &'w mut Writer,
         class: Class,
         len: u32,
-    ) -> Result<&'w mut OpenPage, RegionKind> {
+    ) -> Result<&'w mut OpenPage, PressureReason> {
         if !writer.open_page(class).is_some_and(|open| open.has_room(len)) {
             self.open_new_page(partition, writer, class, len)?;
         }
-        writer.open_page(class).ok_or(RegionKind::Hot)
+        writer.open_page(class).ok_or(PressureReason::HotFull)
     }
 
     #[cold]
@@ -336,9 +358,10 @@ impl Lanes {
         writer: &mut Writer,
         class: Class,
         len: u32,
-    ) -> Result<(), RegionKind> {
+    ) -> Result<(), PressureReason> {
         let frames = len.div_ceil(self.pages.hot.page_size());
         let opened = partition.open_page(writer, &self.pages, class, len);
+        self.note_pressure();
         if frames > 1 {
             match opened {
                 Ok(()) => self.hot_run_wanted.store(0, Ordering::Relaxed),

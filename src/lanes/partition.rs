@@ -17,6 +17,7 @@ use crate::index::region::IndexPages;
 use crate::index::streams::StreamDirectory;
 use crate::pages::pool::{OpenPage, Pages, Pin};
 use crate::pages::table::{PageMeta, Tier};
+use crate::pressure::PressureReason;
 use crate::regions::region::Region;
 use crate::sys::machine::Spot;
 use crate::sys::memory::prefetch_write;
@@ -230,14 +231,14 @@ impl Partition {
     /// Opens a page with room for `len` bytes as the newest of a lane; the one before is sealed.
     ///
     /// # Errors
-    /// The region that has no room.
+    /// What has no room.
     pub(crate) fn open_page(
         &self,
         writer: &mut Writer,
         pages: &Pages,
         class: Class,
         len: u32,
-    ) -> Result<(), crate::pressure::RegionKind> {
+    ) -> Result<(), PressureReason> {
         let (lane, writer) = (self.lane(class), &mut writer.lanes[class.index()]);
         let before = lane.head();
         if before != LogicalPage::NONE {

@@ -14,7 +14,7 @@ use crate::lanes::append::{Checked, Lanes};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer};
 use crate::pages::pool::{FrameCache, OpenPage, Pin};
 use crate::pages::table::Zone;
-use crate::pressure::RegionKind;
+use crate::pressure::PressureReason;
 use crate::sync::wait_a_turn;
 
 /// The most events of a run: more would only lengthen the time for which their ids are announced and not yet there.
@@ -27,8 +27,8 @@ const FETCHED: u32 = 2 << 10;
 pub(crate) struct Progress {
     /// Events that have their outcome.
     pub(crate) done: usize,
-    /// The region that had no room for the next.
-    pub(crate) full: Option<RegionKind>,
+    /// What had no room for the next.
+    pub(crate) full: Option<PressureReason>,
 }
 
 /// An event of a run.
@@ -81,7 +81,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
             let run = &order[done..order.len().min(done + RUN)];
             match self.run(writer, all, run, now_ms, &mut duplicate) {
                 Ok(more) => done += more,
-                Err(region) => return Progress { done, full: Some(region) },
+                Err(reason) => return Progress { done, full: Some(reason) },
             }
         }
         Progress { done, full: None }
@@ -95,7 +95,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         order: &[u32],
         now_ms: i64,
         duplicate: &mut impl FnMut(&Checked<'_, '_>),
-    ) -> Result<usize, RegionKind> {
+    ) -> Result<usize, PressureReason> {
         let Some(first) = order.first().map(|at| &all[*at as usize]) else { return Ok(0) };
         let partition = &self.lanes.partitions[usize::from(first.partition)];
         let len = record_len(first.body_len);
@@ -123,7 +123,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
     }
 
     /// Finds or makes the stream heads of the events at the front that fit on the page, and fetches what announcing
-    /// them will touch. The region that had no room for one more.
+    /// them will touch. What had no room for one more.
     #[inline]
     fn find_heads(
         &mut self,
@@ -132,7 +132,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         class: Class,
         all: &'e [Checked<'e, 'a>],
         order: &[u32],
-    ) -> Option<RegionKind> {
+    ) -> Option<PressureReason> {
         self.events.clear();
         let mut bytes = 0;
         for at in order {
@@ -153,15 +153,15 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         None
     }
 
-    /// Announces the ids of the candidates. How many have their outcome, what the zone map is to cover, and the
-    /// region that had no room.
+    /// Announces the ids of the candidates. How many have their outcome, what the zone map is to cover, and what
+    /// had no room.
     #[inline]
     fn announce(
         &mut self,
         open: &OpenPage,
-        mut full: Option<RegionKind>,
+        mut full: Option<PressureReason>,
         duplicate: &mut impl FnMut(&Checked<'_, '_>),
-    ) -> (usize, Zone, Option<RegionKind>) {
+    ) -> (usize, Zone, Option<PressureReason>) {
         let Self { lanes, pin, cache, cursor, events, left_out } = self;
         let (mut zone, mut bytes, mut taken, mut kept) = (Zone::NOTHING, 0, 0, 0);
         while let Some(&Candidate { checked, made, .. }) = events.get(taken) {

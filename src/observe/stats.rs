@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::{Move, Refusal};
-use crate::pressure::{Pressure, RegionKind};
+use crate::pressure::{AdmissionStats, HeldGuard, Pressure, RegionKind, Stall};
 use crate::regions::region::RegionStats;
 use crate::tiers::cold::TierFigures;
 
@@ -26,6 +26,14 @@ pub struct Stats {
     pub events: EventStats,
     /// What moved pages, and what it was not let do.
     pub eviction: EvictionStats,
+    /// What became of appends that had no room, for each class in the order of the configuration.
+    pub admission: Vec<AdmissionStats>,
+    /// Why a full store makes no room, if it makes none.
+    pub stall: Option<Stall>,
+    /// The guard that readers have held longest, if any is held: what was let go since it was taken is not reused.
+    pub oldest_guard: Option<HeldGuard>,
+    /// Calls of listeners that panicked.
+    pub listener_panics: u64,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
     /// Bytes of the regions that the system agreed to keep out of swap.

@@ -6,6 +6,9 @@ pub(crate) mod table;
 pub(crate) mod image;
 
 #[cfg(not(loom))]
+pub(crate) mod readers;
+
+#[cfg(not(loom))]
 #[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]
 pub(crate) mod pool;
 

@@ -18,7 +18,7 @@ use crate::pages::image::{self, IMAGE_HEADER, Image};
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
-use crate::pressure::RegionKind;
+use crate::pressure::{PressureReason, RegionKind};
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::{Machine, Spot};
@@ -37,8 +37,10 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    pub(crate) fn new() -> Self {
-        Self { epoch: epoch::pin() }
+    /// Of a guard of the store's own collector; see [`Readers`](crate::pages::readers::Readers).
+    #[inline]
+    pub(super) fn of(epoch: epoch::Guard) -> Self {
+        Self { epoch }
     }
 
     /// Lets pages that were let go before this pin be reused, for a pin that is held long.
@@ -51,6 +53,12 @@ impl Pin {
         self.epoch.flush();
     }
 
+    #[cfg(test)]
+    pub(super) fn defer_for_test(&self, free: impl FnOnce() + Send + 'static) {
+        // SAFETY: the closure owns what it uses.
+        unsafe { self.defer(free) };
+    }
+
     /// Runs `free` once every pin of this moment is gone.
     ///
     /// # Safety
@@ -58,14 +66,6 @@ impl Pin {
     pub(crate) unsafe fn defer(&self, free: impl FnOnce() + Send + 'static) {
         // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
         unsafe { self.epoch.defer_unchecked(free) };
-    }
-}
-
-/// Makes the epoch advance as far as present readers let it, which frees what was let go before.
-pub(crate) fn reclaim() {
-    // An epoch must advance twice, and one bag of garbage is looked at per turn.
-    for _ in 0..4 {
-        epoch::pin().flush();
     }
 }
 
@@ -247,7 +247,7 @@ impl Pages {
     /// lane.
     ///
     /// # Errors
-    /// The region that has no room.
+    /// What has no room.
     pub(crate) fn claim(
         &self,
         lane: LaneId,
@@ -256,13 +256,13 @@ impl Pages {
         so_far: i64,
         len: u32,
         home: Option<Spot>,
-    ) -> Result<OpenPage, RegionKind> {
+    ) -> Result<OpenPage, PressureReason> {
         let count = len.div_ceil(self.hot.page_size()).max(1);
-        let Frames { first, count } = self.hot.claim_for(home, count).ok_or(RegionKind::Hot)?;
+        let Frames { first, count } = self.hot.claim_for(home, count).ok_or(PressureReason::HotFull)?;
         let Some(page) = self.numbers.claim() else {
             // SAFETY: claimed just now and known to nobody.
             unsafe { self.hot.release(Frames { first, count }) };
-            return Err(RegionKind::System);
+            return Err(PressureReason::PageTableFull);
         };
         let meta = &self.table[page as usize];
         meta.begin(count, lane, seq, prev, so_far);

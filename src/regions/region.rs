@@ -230,6 +230,11 @@ impl Region {
         self.frames.used()
     }
 
+    /// How often pages were given back since the store opened.
+    pub(crate) fn releases(&self) -> u64 {
+        self.releases.load(Ordering::Relaxed)
+    }
+
     /// The share of the maximum that is in use.
     pub(crate) fn fill(&self) -> f64 {
         f64::from(self.used_pages()) / f64::from(self.pages_max())

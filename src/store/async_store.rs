@@ -1,15 +1,25 @@
 //! The store for async code that runs on Tokio.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::clock::Deadline;
+use crate::config::OnFull;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::ids::Stream;
-use crate::lanes::append::Appended;
+use crate::lanes::append::{Appended, Checked};
+use crate::pressure::{Pressure, PressureReason};
 use crate::store::Store;
+use crate::store::admission::Decision;
+use crate::store::screen::Screened;
+
+/// How long a wait for room lasts at most before the store is asked again.
+const ROOM_TURN: Duration = Duration::from_millis(50);
+/// The same for a level of pressure.
+const LEVEL_TURN: Duration = Duration::from_millis(100);
 
 /// A [`Store`] whose waits are awaited. Made of a store, which stays usable beside it; clones are cheap.
 ///
@@ -48,20 +58,91 @@ impl AsyncStore {
     }
 
     /// Appends an event. If there is no room, waits up to [`Config::append_timeout`](crate::Config::append_timeout)
-    /// for some, without keeping a thread.
+    /// for some, without keeping a thread, or does what the event's class says.
     ///
     /// # Errors
     /// As for [`Store::append`].
     pub async fn append(&self, event: &Event<'_>) -> Result<Appended> {
-        let limit = self.store.config().append_timeout;
-        let deadline = Deadline::after(limit);
+        let core = &self.store.core;
+        if !core.screen.is_active() {
+            return self.append_unscreened(event).await;
+        }
+        core.check_open()?;
+        match core.screen(event)? {
+            Screened::Passed(event) => self.append_unscreened(&event).await,
+            Screened::DeadLettered => Ok(Appended::DeadLettered),
+        }
+    }
+
+    async fn append_unscreened(&self, event: &Event<'_>) -> Result<Appended> {
+        let core = &self.store.core;
+        let checked = core.lanes.check(0, event)?;
+        let mut reason = match core.append_once(&checked)? {
+            Ok(done) => return Ok(done),
+            Err(reason) => reason,
+        };
+        let rejects = core.on_full(checked.class) == OnFull::Reject;
+        let mut limit = if rejects { Duration::ZERO } else { core.config.append_timeout };
+        let mut tries = 0;
         loop {
-            match self.store.try_append(event) {
-                Err(error) if error.kind() == ErrorKind::MemoryPressure && !deadline.has_passed() => {
-                    tokio::time::sleep(deadline.left(error.retry_after().unwrap_or(limit))).await;
-                }
-                outcome => return outcome,
+            match self.append_waiting(&checked, reason, Deadline::after(limit)).await? {
+                Ok(done) => return Ok(done),
+                Err(short) => reason = short,
             }
+            let pressure = core.back_pressure(reason, Some(checked.class));
+            match core.decide(event, checked.class, &pressure, tries) {
+                Decision::Refused(error) => return Err(error),
+                Decision::Done(done) => return Ok(done),
+                Decision::Retry(more) => (limit, tries) = (more, tries.saturating_add(1)),
+            }
+        }
+    }
+
+    /// Tries until there is room, or the deadline has passed; once at least.
+    async fn append_waiting(
+        &self,
+        checked: &Checked<'_, '_>,
+        reason: PressureReason,
+        deadline: Deadline,
+    ) -> Result<Result<Appended, PressureReason>> {
+        let core = &self.store.core;
+        let _place = core.admission.line_up(reason);
+        let mut waited = false;
+        loop {
+            // Listens before it looks, so that no ring between the two is missed.
+            let mut rung = std::pin::pin!(core.room_async.notified());
+            rung.as_mut().enable();
+            match core.append_in_turn(checked)? {
+                Err(reason) if !deadline.has_passed() => {
+                    if !std::mem::replace(&mut waited, true) {
+                        core.admission.count_wait(checked.class, reason);
+                    }
+                    core.mover_bell.ring();
+                    // Readers that go make room without ringing.
+                    let _ = tokio::time::timeout(deadline.left(ROOM_TURN), rung).await;
+                }
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Waits until the pressure is at that level or below.
+    ///
+    /// ```no_run
+    /// # async fn source(store: esker::AsyncStore) {
+    /// // Do not ask for more events before there is room for them.
+    /// store.wait_for(esker::Pressure::Warning).await;
+    /// # }
+    /// ```
+    pub async fn wait_for(&self, level: Pressure) {
+        let core = &self.store.core;
+        loop {
+            let mut rung = std::pin::pin!(core.room_async.notified());
+            rung.as_mut().enable();
+            if core.pressure() <= level || core.is_closed() {
+                return;
+            }
+            let _ = tokio::time::timeout(LEVEL_TURN, rung).await;
         }
     }
 

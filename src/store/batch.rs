@@ -4,19 +4,22 @@
 //! on their way from memory; each group takes its partition's lock once. A partition whose lock another writer holds
 //! is left for later while there are others.
 
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use crate::clock::Deadline;
+use crate::config::OnFull;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::ids::Class;
 use crate::lanes::append::{Appended, Checked};
 use crate::lanes::partition::Writer;
 use crate::lanes::run::{Progress, Runner};
-use crate::pages::pool::{FrameCache, Pin};
-use crate::pressure::RegionKind;
+use crate::pages::pool::FrameCache;
+use crate::pressure::{BackPressure, PressureReason};
+use crate::store::admission::Decision;
 use crate::store::core::Core;
 
 /// Events of a part: what they touch fits into a first-level cache, and others get their turn after each group.
@@ -35,7 +38,7 @@ pub struct Batch {
     /// The places of the duplicates in the batch, rising.
     pub duplicate_at: Vec<usize>,
     /// Events that went elsewhere instead, as their class says: their place in the batch, rising, and whither
-    /// ([`DeadLettered`](Appended::DeadLettered)).
+    /// ([`Dropped`](Appended::Dropped) for want of room, [`DeadLettered`](Appended::DeadLettered)).
     pub set_aside: Vec<(usize, Appended)>,
 }
 
@@ -68,6 +71,15 @@ struct Groups {
     order: Vec<u32>,
     /// Ranges of `order`: one for each partition that has events, less those that have their outcome.
     left: SmallVec<[std::ops::Range<usize>; 16]>,
+    /// Events whose class has no room, put aside while others have some.
+    parked: Vec<u32>,
+}
+
+/// What an event had no room in, and its class.
+#[derive(Clone, Copy)]
+struct Short {
+    reason: PressureReason,
+    class: Class,
 }
 
 impl Groups {
@@ -94,7 +106,53 @@ impl Groups {
             order[*end as usize] = at as u32;
             *end += 1;
         }
-        Self { order, left }
+        Self { order, left, parked: Vec::new() }
+    }
+
+    /// Takes those events out that `take` takes, in their order.
+    fn take(&mut self, mut take: impl FnMut(u32) -> bool) {
+        for range in &mut self.left {
+            let mut kept = range.start;
+            for at in range.clone() {
+                if !take(self.order[at]) {
+                    self.order[kept] = self.order[at];
+                    kept += 1;
+                }
+            }
+            range.end = kept;
+        }
+        self.left.retain(|range| range.start < range.end);
+    }
+
+    /// Puts the events of a class aside.
+    fn park(&mut self, checked: &[Checked<'_, '_>], class: Class) {
+        let mut parked = std::mem::take(&mut self.parked);
+        self.take(|at| {
+            let parks = checked[at as usize].class == class;
+            parked.extend(parks.then_some(at));
+            parks
+        });
+        self.parked = parked;
+    }
+
+    /// Takes back what was put aside.
+    fn unpark(&mut self, checked: &[Checked<'_, '_>]) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.parked);
+        self.take(|at| {
+            all.push(at);
+            true
+        });
+        let partition = |at: &u32| checked[*at as usize].partition;
+        all.sort_unstable_by_key(|at| (partition(at), *at));
+        self.left.clear();
+        for group in all.chunk_by(|one, other| partition(one) == partition(other)) {
+            let begin = self.left.last().map_or(0, |range| range.end);
+            self.left.push(begin..begin + group.len());
+        }
+        self.order = all;
     }
 }
 
@@ -127,7 +185,7 @@ impl Core {
     ) -> Result<()> {
         let mut checked = Vec::with_capacity(events.len());
         {
-            let _pin = Pin::new();
+            let _pin = self.lanes.pin();
             for (at, event) in events.iter().enumerate() {
                 match self.lanes.check(number(at) as u32, event) {
                     Ok(event) => {
@@ -139,51 +197,113 @@ impl Core {
             }
         }
         let mut groups = Groups::new(&checked, self.lanes.partitions.len());
-        let (mut deadline, mut waited) = (Deadline::after(self.config.append_timeout), false);
-        // The pin ends before this waits: what waits for readers to go must not wait for this one.
-        while let (progressed, Some(region)) = self.append_groups(&checked, &mut groups, batch)? {
-            if progressed {
-                // The time-out is for waiting in vain.
-                deadline = Deadline::after(self.config.append_timeout);
-            }
-            if deadline.has_passed() {
-                for at in groups.left.iter().flat_map(|range| &groups.order[range.clone()]) {
-                    batch.refused.push((checked[*at as usize].at as usize, self.refuse(region)));
-                }
-                break;
-            }
-            if !std::mem::replace(&mut waited, true) {
-                self.waited.fetch_add(1, Ordering::Relaxed);
-            }
-            self.make_room(deadline)?;
+        match self.append_groups(&checked, &mut groups, batch, false)? {
+            (_, None) => Ok(()),
+            (_, Some(short)) => self.append_when_short(&checked, &mut groups, batch, short),
         }
-        Ok(())
     }
 
-    /// Appends what is left of the groups, as far as there is room. Whether any event got its outcome, and the region
-    /// that had no room.
+    /// Waits for room for what is left of a part, and appends it turn by turn. The pin has ended: what waits for readers
+    /// to go must not wait for this one.
+    #[cold]
+    fn append_when_short(
+        &self,
+        checked: &[Checked<'_, '_>],
+        groups: &mut Groups,
+        batch: &mut Batch,
+        mut short: Short,
+    ) -> Result<()> {
+        let (mut deadline, mut waited, mut tries) = (Deadline::after(self.config.append_timeout), false, 0);
+        loop {
+            let place = self.admission.line_up(short.reason);
+            let turn = self.admission.in_turn(|| self.append_groups(checked, groups, batch, true));
+            let (progressed, still) = turn?;
+            let Some(still) = still else { return Ok(()) };
+            short = still;
+            if progressed {
+                // The time-out is for waiting in vain.
+                (deadline, tries) = (Deadline::after(self.config.append_timeout), 0);
+            }
+            let passed = deadline.has_passed();
+            if passed || self.admission.some_reject {
+                let retry = self.settle(checked, groups, batch, short, passed, tries);
+                if groups.left.is_empty() {
+                    return Ok(());
+                }
+                if let Some(more) = retry {
+                    (deadline, tries) = (Deadline::after(more), tries.saturating_add(1));
+                }
+            }
+            if !std::mem::replace(&mut waited, true) {
+                self.admission.count_wait(short.class, short.reason);
+            }
+            self.make_room(deadline)?;
+            drop(place);
+        }
+    }
+
+    /// Decides what becomes of the events that are left: of all, or of those whose class does not wait. How long to wait
+    /// on for those that were not settled, if the store's handler says so.
+    fn settle(
+        &self,
+        checked: &[Checked<'_, '_>],
+        groups: &mut Groups,
+        batch: &mut Batch,
+        short: Short,
+        all: bool,
+        tries: u32,
+    ) -> Option<Duration> {
+        let mut pressure: Option<BackPressure> = None;
+        let mut retry = None;
+        groups.take(|at| {
+            let Checked { event, class, at, .. } = checked[at as usize];
+            let concerned = !short.reason.is_of_class() || class == short.class;
+            if retry.is_some() || !concerned || !all && self.on_full(class) != OnFull::Reject {
+                return false;
+            }
+            let told = pressure.get_or_insert_with(|| self.back_pressure(short.reason, None));
+            told.class = Some(class);
+            match self.decide(event, class, told, tries) {
+                Decision::Refused(error) => batch.refused.push((at as usize, error)),
+                Decision::Done(done) => batch.set_aside.push((at as usize, done)),
+                Decision::Retry(more) => {
+                    retry = Some(more);
+                    return false;
+                }
+            }
+            true
+        });
+        retry
+    }
+
+    /// Appends what is left of the groups, as far as there is room. Whether any event got its outcome, and what had no
+    /// room. `in_turn`: this has waited for its turn; otherwise those who wait go first.
     fn append_groups(
         &self,
         checked: &[Checked<'_, '_>],
         groups: &mut Groups,
         batch: &mut Batch,
-    ) -> Result<(bool, Option<RegionKind>)> {
-        let (pin, cache) = (Pin::new(), FrameCache::default());
+        in_turn: bool,
+    ) -> Result<(bool, Option<Short>)> {
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         let mut runner = Runner::new(&self.lanes, &pin, &cache);
         let now_ms = self.lanes.clock.coarse_ms();
         // Writers that come at a time begin at different partitions, as their ids differ.
         let first =
             checked.first().map_or(0, |checked| checked.event.id as usize / groups.order.len().max(1));
         let (mut next, mut busy, mut progressed) = (first % groups.left.len().max(1), 0, false);
+        let mut short = None;
         while !groups.left.is_empty() {
-            if let Some(region) = self.rejecting() {
-                // What waits for room is to notice a close, which makes none.
-                self.check_open()?;
-                return Ok((progressed, Some(region)));
-            }
             next = if next < groups.left.len() { next } else { 0 };
             let order = &groups.order[groups.left[next].clone()];
-            let partition = &self.lanes.partitions[usize::from(checked[order[0] as usize].partition)];
+            let first = &checked[order[0] as usize];
+            if let Some(reason) = if in_turn { self.rejecting() } else { self.rejecting_newcomers() } {
+                // What waits for room is to notice a close, which makes none.
+                self.check_open()?;
+                short = Some(Short { reason, class: first.class });
+                break;
+            }
+            let partition = &self.lanes.partitions[usize::from(first.partition)];
             let writer = match partition.try_lock() {
                 Some(writer) => writer,
                 // All that are left are held by others: wait for one.
@@ -199,17 +319,27 @@ impl Core {
                 self.lanes.partitions[usize::from(checked[*first as usize].partition)].prefetch();
             }
             let progress = self.append_group(&mut runner, writer, checked, order, now_ms, batch)?;
+            let full = progress
+                .full
+                .map(|reason| Short { reason, class: checked[order[progress.done] as usize].class });
             busy = 0;
             progressed |= progress.done > 0;
             groups.left[next].start += progress.done;
             if groups.left[next].is_empty() {
                 groups.left.swap_remove(next);
             }
-            if progress.full.is_some() {
-                return Ok((progressed, progress.full));
+            if full.is_some() {
+                short = full;
+            }
+            match full {
+                None => {}
+                // Others have room yet.
+                Some(full) if full.reason.is_of_class() => groups.park(checked, full.class),
+                Some(_) => break,
             }
         }
-        Ok((progressed, None))
+        groups.unpark(checked);
+        Ok((progressed, short.filter(|_| !groups.left.is_empty())))
     }
 
     /// Appends the events of one partition.

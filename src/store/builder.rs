@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::{self, Clock};
-use crate::config::Config;
+use crate::config::{Config, ConfigFault, OnFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::Policy;
 use crate::eviction::engine::{Engine, EvictionShared};
@@ -14,6 +14,7 @@ use crate::observe::stats::histogram;
 use crate::pressure::RegionKind;
 use crate::regions::region::Region;
 use crate::store::Store;
+use crate::store::admission::{Admission, FullHandler};
 use crate::store::core::Core;
 use crate::store::letters::DeadLetterSink;
 use crate::store::screen::Screen;
@@ -35,6 +36,7 @@ pub struct StoreBuilder {
     resolver: Option<Arc<dyn ClassResolver>>,
     dead_letters: Option<Arc<dyn DeadLetterSink>>,
     on_prefault: Option<Box<Progress>>,
+    handler: Option<Arc<dyn FullHandler>>,
 }
 
 /// How the configured buffers are divided.
@@ -66,6 +68,7 @@ impl StoreBuilder {
             resolver: None,
             dead_letters: None,
             on_prefault: None,
+            handler: None,
         }
     }
 
@@ -115,12 +118,42 @@ impl StoreBuilder {
         self
     }
 
+    /// Decides what becomes of events for which there is no room, of classes that say [`OnFull::Ask`].
+    pub fn on_full(mut self, handler: impl FullHandler) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Says what is missing of what the classes ask for.
+    fn check_on_full(&self) -> Result<()> {
+        let asks = |what: OnFull| {
+            let config = &self.config;
+            config.classes.iter().any(|class| class.on_full.unwrap_or(config.on_full) == what)
+        };
+        let fault = |what: &str, missing: &str| ConfigFault {
+            field: "on_full".into(),
+            problem: format!(
+                "a class says {what}, but the store has no {missing}: give one to the StoreBuilder"
+            ),
+        };
+        let mut faults = Vec::new();
+        if asks(OnFull::Ask) && self.handler.is_none() {
+            faults.push(fault("OnFull::Ask", "handler (StoreBuilder::on_full)"));
+        }
+        if asks(OnFull::DeadLetter) && self.dead_letters.is_none() {
+            faults.push(fault("OnFull::DeadLetter", "dead letters (StoreBuilder::dead_letters)"));
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Error::config(faults)) }
+    }
+
     /// Opens the store.
     ///
     /// # Errors
-    /// As for [`Store::open`].
+    /// As for [`Store::open`]; and [`InvalidConfig`](ErrorKind::InvalidConfig) when a class wants a handler or dead
+    /// letters that were not given.
     pub fn open(self) -> Result<Store> {
-        let Self { mut config, clock, cold, policy, resolver, dead_letters, on_prefault } = self;
+        self.check_on_full()?;
+        let Self { mut config, clock, cold, policy, resolver, dead_letters, on_prefault, handler } = self;
         let shares = Shares::of(config.buffers);
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
@@ -133,7 +166,7 @@ impl StoreBuilder {
             None => fresh_seed(),
         };
         let names = Names::new(seed, shares.names);
-        let screen = Screen::new(&config, seed, resolver, dead_letters)?;
+        let screen = Screen::new(&config, seed, resolver, dead_letters.clone())?;
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let machine = Arc::new(Machine::new(&config)?);
         let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
@@ -156,6 +189,7 @@ impl StoreBuilder {
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
+        let admission = Admission::new(&config, handler, dead_letters);
         Store::start(Core::new(
             config,
             machine,
@@ -167,6 +201,7 @@ impl StoreBuilder {
             engine,
             EvictionShared::new(count),
             spiller,
+            admission,
         ))
     }
 }

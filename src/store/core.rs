@@ -9,21 +9,24 @@ use parking_lot::{Condvar, Mutex};
 use crate::clock::Deadline;
 use crate::config::{Config, OnLeave};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, EventRef};
+use crate::event::EventRef;
 use crate::eviction::engine::{Engine, EvictionShared};
-use crate::eviction::{millis, pressure};
+use crate::eviction::millis;
 use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
-use crate::lanes::append::{Appended, Checked, Lanes};
+use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
-use crate::pages::pool::{FrameCache, Pin, reclaim};
+use crate::pages::pool::FrameCache;
 use crate::pages::table::Stamps;
-use crate::pressure::{BackPressure, Pressure, RegionKind};
+use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
+use crate::store::admission::Admission;
 use crate::store::guard::Guard;
+use crate::store::listeners::Listeners;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
+use crate::store::watch::Watch;
 use crate::sys::machine::Machine;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
@@ -33,8 +36,6 @@ const ID_EPOCH_MS: i64 = 1_577_836_800_000;
 const ID_COUNTER_BITS: u32 = 20;
 /// How many ids can be removed side by side.
 const REMOVERS: usize = 64;
-/// How long one wait for room lasts before the store is asked again.
-const WAIT_TURN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
     pub(crate) sizes: Sizes,
@@ -52,14 +53,18 @@ pub(crate) struct Core {
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
     last_id: AtomicU64,
-    pub(crate) rejected: AtomicU64,
-    pub(crate) waited: AtomicU64,
     pub(crate) removed: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
     removing: [Mutex<()>; REMOVERS],
+    pub(crate) admission: Admission,
+    pub(crate) listeners: Listeners,
+    pub(crate) watch: Watch,
     /// Rung when room was made.
-    room: Bell,
+    pub(crate) room: Bell,
+    /// The same for async code.
+    #[cfg(feature = "async")]
+    pub(crate) room_async: tokio::sync::Notify,
     /// Rung when the mover has something to do.
     pub(crate) mover_bell: Bell,
     /// Rung when the spillers have something to do; each has its own, so that none hears what was meant for another.
@@ -112,6 +117,7 @@ impl Core {
         engine: Engine,
         shared: EvictionShared,
         spiller: Spiller,
+        admission: Admission,
     ) -> Self {
         let notes_reads = engine.wants_reads();
         if notes_reads {
@@ -134,12 +140,15 @@ impl Core {
             spiller,
             closed: AtomicBool::new(false),
             last_id: AtomicU64::new(0),
-            rejected: AtomicU64::new(0),
-            waited: AtomicU64::new(0),
             removed: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
+            admission,
+            listeners: Listeners::default(),
+            watch: Watch::new(),
             room: Bell::default(),
+            #[cfg(feature = "async")]
+            room_async: tokio::sync::Notify::new(),
             mover_bell: Bell::default(),
             spiller_bells,
             keeper_bell: Bell::default(),
@@ -165,95 +174,6 @@ impl Core {
             .map_or(floor, |last| (last + 1).max(floor))
     }
 
-    // ---- appending ----
-
-    pub(crate) fn append(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
-        if self.screen.is_active() {
-            return self.append_screened(event, timeout);
-        }
-        self.append_unscreened(event, timeout)
-    }
-
-    /// Appends an event whose class is that which it names, or the default one, and whose time is right.
-    pub(crate) fn append_unscreened(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
-        let checked = self.lanes.check(0, event)?;
-        match self.append_once(&checked)? {
-            Ok(done) => Ok(done),
-            Err(region) if timeout.is_zero() => Err(self.refuse(region)),
-            Err(_) => self.append_waiting(&checked, Deadline::after(timeout)),
-        }
-    }
-
-    /// One try. The inner error is the region without room.
-    #[inline]
-    fn append_once(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, RegionKind>> {
-        if let Some(region) = self.rejecting() {
-            self.check_open()?;
-            return Ok(Err(region));
-        }
-        let (pin, cache) = (Pin::new(), FrameCache::default());
-        self.lanes.prefetch(checked);
-        let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
-        // Under the lock, so that a close that has taken every lock once finds no append behind it.
-        self.check_open()?;
-        Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
-    }
-
-    #[cold]
-    fn append_waiting(&self, checked: &Checked<'_, '_>, deadline: Deadline) -> Result<Appended> {
-        self.waited.fetch_add(1, Ordering::Relaxed);
-        loop {
-            self.make_room(deadline)?;
-            match self.append_once(checked)? {
-                Ok(done) => return Ok(done),
-                Err(region) if deadline.has_passed() => return Err(self.refuse(region)),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Waits a moment for room; a store without threads makes it itself.
-    pub(crate) fn make_room(&self, deadline: Deadline) -> Result<()> {
-        // There may be room already that only waits for its last readers.
-        reclaim();
-        if self.config.background {
-            self.mover_bell.ring();
-            self.room.wait(deadline.left(WAIT_TURN));
-            return Ok(());
-        }
-        match self.maintain() {
-            // A cold tier that fails is not the appender's affair: it meets the full store.
-            Err(error) if error.kind() != ErrorKind::Closed => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Waits until room is made, or `limit` has passed.
-    pub(crate) fn wait_for_room(&self, limit: Duration) {
-        self.room.wait(limit);
-    }
-
-    /// The region that is above the rejection threshold.
-    #[inline]
-    pub(crate) fn rejecting(&self) -> Option<RegionKind> {
-        (self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages()).then_some(RegionKind::Hot)
-    }
-
-    pub(crate) fn refuse(&self, region: RegionKind) -> Error {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        self.lanes.hot_run_wanted.store(0, Ordering::Relaxed);
-        self.mover_bell.ring();
-        let stats = self.region(region).stats(0);
-        Error::pressure(BackPressure {
-            region,
-            level: self.pressure(),
-            used_bytes: stats.used_bytes,
-            limit_bytes: stats.max_bytes,
-            // About what a spill of a batch of blocks takes on a disk.
-            retry_after: Duration::from_millis(if region == RegionKind::Hot { 20 } else { 50 }),
-        })
-    }
-
     pub(crate) fn region(&self, kind: RegionKind) -> &Region {
         match kind {
             RegionKind::System => &self.system,
@@ -264,9 +184,12 @@ impl Core {
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
-        let pages = &self.lanes.pages;
-        // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.
-        pressure(&self.config, [pages.hot.fill(), self.lanes.index_fill(), pages.numbers_fill(), 0.0])
+        self.lanes.gauge.level()
+    }
+
+    /// Waits until room is made, or `limit` has passed.
+    pub(crate) fn wait_for_room(&self, limit: Duration) {
+        self.room.wait(limit);
     }
 
     // ---- reading ----
@@ -333,7 +256,7 @@ impl Core {
     }
 
     fn remove_from_memory(&self, id: u64) -> Result<bool> {
-        let (pin, cache) = (Pin::new(), FrameCache::default());
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         let Some((addr, event)) = self.lanes.get(&pin, &cache, id)? else { return Ok(false) };
         let len = event.record().record_len();
         let meta = self.lanes.pages.meta(addr.page());
@@ -369,8 +292,9 @@ impl Core {
             let spilled = self.spill(false)?;
             self.expire_cold()?;
             self.keep_cold()?;
+            self.look_round();
             if progress.pages == 0 && !progress.more && spilled == 0 {
-                self.room.ring();
+                self.ring_room();
                 return Ok(());
             }
         }
@@ -379,8 +303,10 @@ impl Core {
     /// One slice of the mover. When to come back.
     pub(crate) fn move_once(&self) -> Turn {
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
+        if self.look_round() || progress.pages > 0 {
+            self.ring_room();
+        }
         if progress.pages > 0 {
-            self.room.ring();
             self.ring_spillers();
         }
         if progress.waits_for_spill {
@@ -455,7 +381,7 @@ impl Core {
 
     /// Closes all open pages of classes that are spilled. Gives the lanes, and where each of them ended.
     fn seal_all(&self) -> Vec<(&Lane, u64)> {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let mut ends = Vec::new();
         for partition in &self.lanes.partitions {
             for lane in partition.lanes() {
@@ -479,7 +405,7 @@ impl Core {
         for partition in &self.lanes.partitions {
             drop(partition.lock());
         }
-        self.room.ring();
+        self.ring_room();
         true
     }
 
@@ -517,7 +443,7 @@ impl Core {
 
     /// Live events that the cold tier has not confirmed.
     fn not_clean(&self) -> u64 {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let unclean = |lane: &Lane| {
             let clean = lane.clean_seq();
             let pages = lane.pages(&self.lanes.pages, &pin).filter(|(_, meta)| meta.seq() >= clean);

@@ -13,7 +13,6 @@ use crate::clock::Deadline;
 use crate::error::{Error, Result};
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
-use crate::pages::pool::Pin;
 use crate::store::core::Core;
 use crate::store::scan::{Filter, InTimeOrder};
 use crate::tiers::block::{BlockId, Row};
@@ -98,7 +97,7 @@ impl<'s> FetchScan<'s> {
     }
 
     fn begin(&self) -> State {
-        let (lanes, pin) = (&self.core.lanes, Pin::new());
+        let (lanes, pin) = (&self.core.lanes, self.core.lanes.pin());
         let mut sources = Vec::new();
         for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
             // What is in memory first, then what the directory has below it: pages only move that way.
@@ -160,7 +159,7 @@ impl<'s> FetchScan<'s> {
         found: &mut Vec<EventRef<'static>>,
     ) -> Result<()> {
         let core = self.core;
-        let (lanes, pin) = (&core.lanes, Pin::new());
+        let (lanes, pin) = (&core.lanes, core.lanes.pin());
         let (lane, meta) =
             (lanes.partitions[lane_id.partition()].lane(lane_id.class()), lanes.pages.meta(page));
         let place = lanes.pages.place(page);

@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
-use crate::pages::pool::Pin;
 use crate::pages::table::Tier;
+use crate::pressure::AdmissionStats;
 use crate::store::core::Core;
 use crate::tiers::reader::ColdReader;
 
 impl Core {
     /// Sums over a tier's pages: events, raw bytes, stored bytes, live bytes.
     fn tier_sums(&self, tier: Tier) -> [u64; 4] {
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let mut sums = [0; 4];
         for lane in self.lanes.lanes() {
             for (_, meta) in lane
@@ -42,20 +42,26 @@ impl Core {
             self.lanes.index_region.stats(self.lanes.in_memory() * 8),
         ];
         let buffer_bytes = self.buffer_bytes();
+        let stall = self.stall();
+        let admission = self.admission.stats();
         Stats {
             pressure: self.pressure(),
             memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
             buffer_bytes,
             regions,
-            events: self.event_stats(hot, warm),
             eviction: self.eviction_stats(),
+            events: self.event_stats(hot, warm, &admission),
+            admission,
+            stall,
+            oldest_guard: self.lanes.readers.oldest(),
+            listener_panics: self.listeners.panics.load(Ordering::Relaxed),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
             locked_bytes: self.machine.locked.load(Ordering::Relaxed),
             warnings: self.machine.warnings(),
         }
     }
 
-    fn event_stats(&self, hot: [u64; 4], warm: [u64; 4]) -> EventStats {
+    fn event_stats(&self, hot: [u64; 4], warm: [u64; 4], admission: &[AdmissionStats]) -> EventStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut events = EventStats::default();
         for partition in &self.lanes.partitions {
@@ -66,8 +72,8 @@ impl Core {
         let eviction = &self.shared.counters;
         let [ahead, behind] = self.screen.skew_stats();
         EventStats {
-            rejected: load(&self.rejected),
-            waited: load(&self.waited),
+            rejected: admission.iter().map(|class| class.rejected.total()).sum(),
+            waited: admission.iter().map(|class| class.waited.total()).sum(),
             hot: hot[0],
             warm: warm[0],
             warm_raw_bytes: warm[1],

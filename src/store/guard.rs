@@ -10,6 +10,7 @@ use crate::eviction::Tier;
 use crate::ids::Stream;
 use crate::index::ids::Place;
 use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::readers::Noted;
 use crate::pages::table;
 use crate::store::core::Core;
 use crate::store::history::History;
@@ -21,17 +22,21 @@ const LOOKAHEAD: usize = 16;
 /// A view of memory: hot events in place, warm ones unpacked. It never waits for I/O.
 ///
 /// Events that it gives borrow from it. While it is held, pages that were moved or let go since it was made are not
-/// reused, which counts against the store's memory; [`refresh`](Self::refresh) a guard that is kept.
+/// reused, which counts against the store's memory: [`refresh`](Self::refresh) a guard that is kept, at least twice a second
+/// or so, since it takes two refreshes until a page comes free. [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who
+/// holds one.
 pub struct Guard<'s> {
     pub(crate) core: &'s Core,
     pub(crate) pin: Pin,
+    noted: Noted,
     pub(crate) cache: FrameCache,
     pub(crate) now_ms: i64,
 }
 
 impl<'s> Guard<'s> {
     pub(crate) fn new(core: &'s Core) -> Self {
-        Self { core, pin: Pin::new(), cache: FrameCache::default(), now_ms: core.lanes.clock.coarse_ms() }
+        let (pin, noted) = core.lanes.readers.pin_for_caller();
+        Self { core, pin, noted, cache: FrameCache::default(), now_ms: core.lanes.clock.coarse_ms() }
     }
 
     /// The event of that id, if it is in memory.
@@ -109,6 +114,7 @@ impl<'s> Guard<'s> {
     pub fn refresh(&mut self) {
         self.cache.clear();
         self.pin.repin();
+        self.noted.renew();
         self.now_ms = self.core.lanes.clock.coarse_ms();
     }
 

@@ -1,5 +1,6 @@
 //! The store: the public door to everything else.
 
+mod admission;
 #[cfg(feature = "async")]
 mod async_store;
 mod batch;
@@ -9,8 +10,10 @@ mod fetch_history;
 mod fetch_scan;
 mod figures;
 mod guard;
+mod hand_over;
 mod history;
 mod letters;
+mod listeners;
 mod placement;
 mod resize;
 mod scan;
@@ -18,6 +21,7 @@ mod screen;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -30,10 +34,11 @@ use crate::event::{Event, EventRef};
 use crate::ids::{Class, Stream};
 use crate::lanes::append::Appended;
 use crate::observe::stats::Stats;
-use crate::pressure::{Pressure, RegionKind};
+use crate::pressure::{Hysteresis, Pressure, RegionKind};
 use crate::store::core::Core;
 use crate::store::worker::Workers;
 
+pub use admission::{FullHandler, Verdict};
 #[cfg(feature = "async")]
 pub use async_store::AsyncStore;
 pub use batch::Batch;
@@ -41,8 +46,10 @@ pub use builder::StoreBuilder;
 pub use fetch_history::FetchHistory;
 pub use fetch_scan::FetchScan;
 pub use guard::Guard;
+pub use hand_over::{Drained, HandOver};
 pub use history::History;
 pub use letters::{DeadLetterDir, DeadLetterSink};
+pub use listeners::{Listening, PressureListener};
 pub use placement::{Home, Placement, Router};
 pub use resize::Resized;
 pub use scan::Scan;
@@ -187,7 +194,8 @@ impl Store {
         self.core.next_id()
     }
 
-    /// Appends an event. If there is no room, waits up to [`Config::append_timeout`] for some.
+    /// Appends an event. If there is no room, waits up to [`Config::append_timeout`] for some, or does what the event's
+    /// class says ([`ClassConfig::on_full`](crate::ClassConfig::on_full)). Whoever waits is served in turn.
     ///
     /// ```
     /// # let store = esker::Store::open(esker::Config::builder().memory("16MiB").build()?)?;
@@ -279,9 +287,31 @@ impl Store {
         self.core.remove(id)
     }
 
-    /// How short of memory the store is.
+    /// How short of memory the store is. One load from memory: ask before every event, if that serves.
+    ///
+    /// The level rises at once when a page is taken, and falls a few milliseconds after pages were freed.
+    #[inline]
     pub fn pressure(&self) -> Pressure {
         self.core.pressure()
+    }
+
+    /// Tells a source when to pause and when to resume, from a thread that the store starts for it, until what this
+    /// gives is dropped or the store is closed. If the pressure is at the level to pause at already, it is told so.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed), and [`Io`](ErrorKind::Io) when the system gives no thread.
+    pub fn listen(&self, flow: Hysteresis, listener: impl PressureListener) -> Result<Listening> {
+        self.core.check_open()?;
+        self.workers.listen(flow, listener)
+    }
+
+    /// A bounded queue between threads that have events and one that appends them: it holds `events` events at most, and
+    /// `bytes` of metadata and payload, which come on top of the store's memory.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it could hold nothing.
+    pub fn hand_over(&self, events: usize, bytes: usize) -> Result<HandOver> {
+        HandOver::new(self.clone(), events, bytes)
     }
 
     /// One snapshot of all figures. It looks at every page, so take it once a second rather than once an event.

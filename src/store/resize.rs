@@ -9,7 +9,6 @@ use crate::clock::Deadline;
 use crate::config::{ByteSize, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::vacate::vacate;
-use crate::pages::pool::reclaim;
 use crate::pages::table::Tier;
 use crate::pressure::RegionKind;
 use crate::store::core::Core;
@@ -113,6 +112,7 @@ impl Core {
         if kind == RegionKind::Hot {
             self.sizes.set_hot(&self.config, pages);
         }
+        self.lanes.note_pressure();
     }
 
     /// What hot, warm and index may take, if that region may take so much.
@@ -196,7 +196,7 @@ impl Core {
             let progress = self.move_and_spill();
             let vacated = self.vacate(kind, pages);
             moved += vacated;
-            reclaim();
+            self.lanes.readers.reclaim();
             if progress == 0 && vacated == 0 {
                 if kind == RegionKind::Index {
                     break;

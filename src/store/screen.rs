@@ -56,7 +56,7 @@ pub(crate) struct Screen {
 }
 
 /// An event that has been screened.
-enum Screened<'a> {
+pub(crate) enum Screened<'a> {
     /// To be appended so.
     Passed(Event<'a>),
     /// The dead letters have it.
@@ -126,7 +126,7 @@ impl Screen {
 
 impl Core {
     /// Finds out an event's class, and whether its time is one that the class takes.
-    fn screen<'a>(&self, event: &Event<'a>) -> Result<Screened<'a>> {
+    pub(crate) fn screen<'a>(&self, event: &Event<'a>) -> Result<Screened<'a>> {
         let screen = &self.screen;
         let class = match event.class {
             Some(class) => class,

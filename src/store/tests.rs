@@ -6,7 +6,6 @@ use crate::clock::Clock;
 use crate::config::{ClassConfig, Config, OnLeave};
 use crate::event::Event;
 use crate::ids::Stream;
-use crate::pages::pool::reclaim;
 use crate::store::Store;
 
 /// Bytes that no other memory has.
@@ -42,7 +41,7 @@ fn settle(store: &Store) {
         if !store.core.lanes.pages.is_leaving() {
             return;
         }
-        reclaim();
+        store.core.lanes.readers.reclaim();
         std::thread::yield_now();
     }
     panic!("something still waits for readers");

@@ -42,7 +42,7 @@ impl Core {
     pub(crate) fn validate(&self) -> Vec<String> {
         let _engine = self.engine.lock();
         let _writers: Vec<_> = self.lanes.partitions.iter().map(Partition::lock).collect();
-        let pin = Pin::new();
+        let pin = self.lanes.pin();
         let mut faults = Faults::default();
         let live = self.check_pages(&pin, &mut faults);
         self.check_index(&live, &mut faults);

@@ -1,4 +1,4 @@
-//! The store's threads: one moves pages, one writes to the cold tier, one keeps that tier. The only file that starts
+//! The store's threads: one moves pages, one writes to the cold tier, one keeps that tier, one for each listener. The only file that starts
 //! threads.
 
 use std::sync::Arc;
@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use crate::clock::Deadline;
 use crate::config::Affinity;
 use crate::error::{Error, Result};
+use crate::pressure::Hysteresis;
 use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::core::{Bell, Core, Turn};
+use crate::store::listeners::{Listening, PressureListener, listen};
 use crate::sys::affinity;
 use crate::sys::machine::{Machine, Spot};
 
@@ -28,6 +30,8 @@ const KEEPER_TICK: Duration = Duration::from_millis(250);
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// How long one look at whether the threads have stopped is apart from the next.
 const STOP_TURN: Duration = Duration::from_micros(200);
+/// How long a stop waits for listeners that are in a call.
+const LISTENERS_LIMIT: Duration = Duration::from_millis(50);
 /// How long dropping the last handle writes at most.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -35,11 +39,18 @@ pub(crate) struct Workers {
     core: Arc<Core>,
     stop: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Those of listeners, which may be in code of the caller's own for as long as it likes.
+    listeners: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Workers {
     pub(crate) fn start(core: &Arc<Core>) -> Result<Self> {
-        let workers = Self { core: core.clone(), stop: Arc::default(), threads: Mutex::default() };
+        let workers = Self {
+            core: core.clone(),
+            stop: Arc::default(),
+            threads: Mutex::default(),
+            listeners: Mutex::default(),
+        };
         if core.config.background {
             core.lanes.clock.tick(true);
             workers.spawn("esker-mover", 0, mover)?;
@@ -62,7 +73,7 @@ impl Workers {
         work: impl FnOnce(&Core, &AtomicBool) + Send + 'static,
     ) -> Result<()> {
         let (core, stop) = (self.core.clone(), self.stop.clone());
-        let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+        let thread = start(name, move || {
             if core.config.affinity.pin(number).is_none() && core.config.affinity != Affinity::Leave {
                 core.machine.warn(format!(
                     "a thread of the store stays where the system puts it: none of the processors of {:?} may be used",
@@ -70,16 +81,41 @@ impl Workers {
                 ));
             }
             work(&core, &stop);
-        });
-        let thread = thread.map_err(|source| Error::io(format!("cannot start the thread {name}"), source))?;
+        })?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+
+    /// Starts a thread that tells a listener.
+    pub(crate) fn listen(&self, flow: Hysteresis, listener: impl PressureListener) -> Result<Listening> {
+        let (listening, ear) = self.core.listeners.add();
+        let core = self.core.clone();
+        let mut threads = self.listeners.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(start("esker-listener", move || listen(&core, &ear, flow, listener))?);
+        drop(threads);
+        // One that is added while the store closes ends with the others.
+        if self.core.is_closed() {
+            self.core.listeners.stop();
+        }
+        Ok(listening)
+    }
+
+    /// Has the listeners' threads end, and waits a moment for those that are in no call.
+    fn stop_listeners(&self) {
+        self.core.listeners.stop();
+        let (mut threads, deadline) = (self.listeners.lock(), Deadline::after(LISTENERS_LIMIT));
+        while threads.iter().any(|thread| !thread.is_finished()) && !deadline.has_passed() {
+            std::thread::sleep(STOP_TURN);
+        }
+        threads.clear();
     }
 
     /// Tells the threads to stop and waits for them. `false`: the deadline passed, which means that the cold tier
     /// hangs in a call. That thread goes on alone, until the tier lets it go.
     pub(crate) fn stop(&self, deadline: Deadline) -> bool {
         self.stop.store(true, Ordering::Release);
+        self.stop_listeners();
         let mut threads = self.threads.lock();
         while threads.iter().any(|thread| !thread.is_finished()) && !deadline.has_passed() {
             self.core.mover_bell.ring();
@@ -113,6 +149,11 @@ impl Drop for Workers {
             self.close(Deadline::after(DROP_LIMIT));
         }
     }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_string()).spawn(work);
+    thread.map_err(|source| Error::io(format!("cannot start the thread {name}"), source))
 }
 
 fn mover(core: &Core, stop: &AtomicBool) {

@@ -4,6 +4,7 @@
 //! are read under a short pin; no lock is held and no reader kept waiting while the tier writes.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -50,7 +51,17 @@ pub(crate) struct Spiller {
     /// One for each spiller that works beside the others; lane `n` is the affair of spiller `n` modulo their number, so
     /// that what one waits for the tier to say keeps nobody else from making blocks.
     turns: Vec<Mutex<Turn>>,
+    /// For each spiller, since when the tier has failed it or not answered it.
+    trouble: Vec<Mutex<Trouble>>,
     buffered: AtomicU64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Trouble {
+    /// When the first of the failures in a row was.
+    failing: Option<Instant>,
+    /// When the call began that has not returned.
+    calling: Option<Instant>,
 }
 
 /// Whoever holds this is that spiller.
@@ -84,6 +95,7 @@ impl Spiller {
             counters: SpillCounters::default(),
             latency: Mutex::new(latency),
             turns,
+            trouble: (0..spillers.max(1)).map(|_| Mutex::default()).collect(),
             buffered: AtomicU64::new(0),
         }
     }
@@ -98,6 +110,18 @@ impl Spiller {
         // Pairs with the fence in `collect`: either the spill sees the removal, or we see the spill.
         fence(Ordering::SeqCst);
         seq < self.reached[number].load(Ordering::Relaxed)
+    }
+
+    /// For how long the tier has failed, or has not answered for longer than `limit`, and what it said last.
+    pub(crate) fn trouble(&self, limit: Duration) -> Option<(Duration, Option<String>)> {
+        let longest = |of: fn(&Trouble) -> Option<Instant>| {
+            let since = self.trouble.iter().filter_map(|trouble| of(&trouble.lock())).min();
+            since.map(|since| clock::now().saturating_duration_since(since))
+        };
+        if let Some(hangs) = longest(|trouble| trouble.calling).filter(|since| *since > limit) {
+            return Some((hangs, None));
+        }
+        longest(|trouble| trouble.failing).map(|since| (since, self.counters.last_error.lock().clone()))
     }
 
     /// How many spillers can work beside each other.
@@ -131,7 +155,7 @@ impl Spiller {
             .iter_mut()
             .filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)))
             .collect();
-        let outcome = self.write(blocks, cold, names);
+        let outcome = self.write(blocks, cold, names, spiller);
         self.buffered.fetch_sub(jobs.iter().map(|job| job.bytes).sum(), Ordering::Relaxed);
         if let Err(error) = outcome {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -197,7 +221,17 @@ impl Spiller {
         jobs
     }
 
-    fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
+    fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names, spiller: usize) -> Result<()> {
+        let trouble = &self.trouble[spiller];
+        trouble.lock().calling = Some(clock::now());
+        let outcome = self.put(blocks, cold, names);
+        let mut trouble = trouble.lock();
+        let began = trouble.calling.take();
+        trouble.failing = if outcome.is_ok() { None } else { trouble.failing.or(began) };
+        outcome
+    }
+
+    fn put(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
         cold.save_names(names)?;
         if blocks.is_empty() {
             return Ok(());
@@ -230,7 +264,7 @@ impl Spiller {
             return None;
         }
         let partition = &lanes.partitions[lane.id.partition()];
-        let pin = Pin::new();
+        let pin = lanes.pin();
         let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
             if meta.seq() < from {

@@ -11,7 +11,10 @@ mod concurrency;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod corrupt_cold;
+mod flow;
+mod guards;
 mod moving;
+mod on_full;
 mod policies;
 mod resize;
 mod restart;

@@ -247,8 +247,8 @@ impl World {
         let pressure = error.back_pressure().ok_or_else(|| format!("{error} without back-pressure"))?;
         ensure!(error.is_retryable() && error.retry_after().is_some(), "{error} cannot be tried again");
         ensure!(pressure.used_bytes <= pressure.limit_bytes, "{pressure:?}");
-        ensure!(pressure.region != RegionKind::Warm, "the warm region refuses nobody: {pressure:?}");
-        self.detail(|| format!("{id} was refused by {}", pressure.region));
+        ensure!(pressure.region != Some(RegionKind::Warm), "the warm region refuses nobody: {pressure:?}");
+        self.detail(|| format!("{id} was refused: {:?}", pressure.reason));
         self.tally.refused += 1;
         if !self.reference.events.contains_key(&id) {
             ensure!(self.store().pin().get(id).is_none(), "event {id} was refused but is there");

@@ -1,0 +1,339 @@
+//! Getting in: appending an event, and what happens when there is no room for it.
+//!
+//! Whoever finds no room gets in line. While somebody waits, whoever comes gets in line, too, so that those who wait are
+//! not passed by; each has the turn for one try, a batch for as many events as one part of it has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::FairMutex;
+
+use crate::clock::Deadline;
+use crate::config::{Config, OnFull};
+use crate::error::{Error, ErrorKind, Result, call_user};
+use crate::event::Event;
+use crate::ids::Class;
+use crate::lanes::append::{Appended, Checked};
+use crate::pages::pool::FrameCache;
+use crate::pressure::{AdmissionStats, BackPressure, ByReason, PressureReason};
+use crate::store::core::Core;
+use crate::store::letters::DeadLetterSink;
+
+/// How long one wait for room lasts before the store is asked again.
+const WAIT_TURN: Duration = Duration::from_millis(10);
+/// The shortest wait that a handler can ask for.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const REASONS: usize = PressureReason::ALL.len();
+
+/// What a [`FullHandler`] has done with an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The append fails with [`ErrorKind::MemoryPressure`].
+    Refuse,
+    /// The event is given up: the append answers [`Appended::Dropped`].
+    Drop,
+    /// The event goes to the store's dead letters: the append answers [`Appended::DeadLettered`], or fails if they do.
+    DeadLetter,
+    /// The append waits that much longer (a millisecond at least), and asks again if there is still no room.
+    Retry(Duration),
+}
+
+/// Decides what becomes of events for which there is no room, of classes that say [`OnFull::Ask`].
+///
+/// It is called on the thread that appends, after the append's time-out, and may take its time: no lock is held. If it
+/// panics, the append fails with [`ErrorKind::Panicked`]. A closure will do:
+///
+/// ```
+/// use esker::{BackPressure, Config, Event, OnFull, Store, Verdict};
+///
+/// let config = Config::builder().memory("16MiB").on_full(OnFull::Ask).build()?;
+/// let store = Store::builder(config)
+///     .on_full(|event: &Event<'_>, _: &BackPressure, _tries: u32| {
+///         if event.kind == 0 { Verdict::Drop } else { Verdict::Refuse }
+///     })
+///     .open()?;
+/// # Ok::<(), esker::Error>(())
+/// ```
+pub trait FullHandler: Send + Sync + 'static {
+    /// Decides about an event. `tries` is how often this append has asked before.
+    fn decide(&self, event: &Event<'_>, pressure: &BackPressure, tries: u32) -> Verdict;
+}
+
+impl<F> FullHandler for F
+where
+    F: Fn(&Event<'_>, &BackPressure, u32) -> Verdict + Send + Sync + 'static,
+{
+    fn decide(&self, event: &Event<'_>, pressure: &BackPressure, tries: u32) -> Verdict {
+        self(event, pressure, tries)
+    }
+}
+
+/// What is counted of appends that had no room.
+#[derive(Clone, Copy)]
+enum Count {
+    Waited,
+    Rejected,
+    Dropped,
+    DeadLettered,
+}
+
+pub(crate) struct Admission {
+    /// Those who wait for room that anybody could use.
+    waiting: AtomicU32,
+    /// Whose turn it is, in the order of their coming.
+    turn: FairMutex<()>,
+    handler: Option<Arc<dyn FullHandler>>,
+    dead_letters: Option<Arc<dyn DeadLetterSink>>,
+    /// For each class and kind of count, one for each reason.
+    counts: Vec<[[AtomicU64; REASONS]; 4]>,
+    /// Whether some class refuses at once.
+    pub(crate) some_reject: bool,
+}
+
+/// A place in the line, given up when it is dropped.
+pub(crate) struct Place<'a>(Option<&'a AtomicU32>);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.0 {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What was decided of an event without room.
+pub(crate) enum Decision {
+    Refused(Error),
+    Done(Appended),
+    Retry(Duration),
+}
+
+impl Admission {
+    pub(crate) fn new(
+        config: &Config,
+        handler: Option<Arc<dyn FullHandler>>,
+        dead_letters: Option<Arc<dyn DeadLetterSink>>,
+    ) -> Self {
+        let rejects = |class: &crate::config::ClassConfig| class.on_full.unwrap_or(config.on_full);
+        Self {
+            waiting: AtomicU32::new(0),
+            turn: FairMutex::new(()),
+            handler,
+            dead_letters,
+            counts: config.classes.iter().map(|_| Default::default()).collect(),
+            some_reject: config.classes.iter().any(|class| rejects(class) == OnFull::Reject),
+        }
+    }
+
+    /// Whether somebody waits for room.
+    #[inline]
+    pub(crate) fn has_line(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Gets in line. Who lacks what only its own class lacks is in nobody's way.
+    pub(crate) fn line_up(&self, reason: PressureReason) -> Place<'_> {
+        let waiting = (!reason.is_of_class()).then_some(&self.waiting);
+        if let Some(waiting) = waiting {
+            waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        Place(waiting)
+    }
+
+    /// Calls `attempt` when it is the caller's turn.
+    pub(crate) fn in_turn<T>(&self, attempt: impl FnOnce() -> T) -> T {
+        let _turn = self.turn.lock();
+        attempt()
+    }
+
+    fn count(&self, what: Count, class: Class, reason: PressureReason) {
+        self.counts[class.index()][what as usize][reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_wait(&self, class: Class, reason: PressureReason) {
+        self.count(Count::Waited, class, reason);
+    }
+
+    /// What became of appends without room, class by class.
+    pub(crate) fn stats(&self) -> Vec<AdmissionStats> {
+        let read = |counts: &[AtomicU64; REASONS]| {
+            ByReason::new(counts.each_ref().map(|count| count.load(Ordering::Relaxed)))
+        };
+        let of = |counts: &[[AtomicU64; REASONS]; 4]| {
+            let [waited, rejected, dropped, dead_lettered] = counts.each_ref().map(read);
+            AdmissionStats { waited, rejected, dropped, dead_lettered }
+        };
+        self.counts.iter().map(of).collect()
+    }
+
+    /// Gives an event to the dead letters.
+    fn dead_letter(&self, event: &Event<'_>, why: Error) -> Result<Appended> {
+        let Some(sink) = &self.dead_letters else { return Err(why) };
+        call_user("the dead-letter sink", || sink.take(event, &why))??;
+        Ok(Appended::DeadLettered)
+    }
+}
+
+impl Core {
+    pub(crate) fn append(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
+        if self.screen.is_active() {
+            return self.append_screened(event, timeout);
+        }
+        self.append_unscreened(event, timeout)
+    }
+
+    /// Appends an event whose class is that which it names, or the default one, and whose time is right.
+    pub(crate) fn append_unscreened(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
+        let checked = self.lanes.check(0, event)?;
+        match self.append_once(&checked)? {
+            Ok(done) => Ok(done),
+            Err(reason) => self.append_when_full(&checked, reason, timeout),
+        }
+    }
+
+    /// One try of somebody who just comes. The inner error is what had no room.
+    #[inline]
+    pub(crate) fn append_once(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, PressureReason>> {
+        if let Some(reason) = self.rejecting_newcomers() {
+            self.check_open()?;
+            return Ok(Err(reason));
+        }
+        self.append_now(checked)
+    }
+
+    #[inline]
+    fn append_now(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, PressureReason>> {
+        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
+        self.lanes.prefetch(checked);
+        let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
+        // Under the lock, so that a close that has taken every lock once finds no append behind it.
+        self.check_open()?;
+        Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
+    }
+
+    /// One try of somebody whose turn it is.
+    pub(crate) fn append_in_turn(
+        &self,
+        checked: &Checked<'_, '_>,
+    ) -> Result<Result<Appended, PressureReason>> {
+        self.admission.in_turn(|| match self.rejecting() {
+            Some(reason) => self.check_open().map(|()| Err(reason)),
+            None => self.append_now(checked),
+        })
+    }
+
+    #[cold]
+    fn append_when_full(
+        &self,
+        checked: &Checked<'_, '_>,
+        mut reason: PressureReason,
+        timeout: Duration,
+    ) -> Result<Appended> {
+        let mut limit = if self.on_full(checked.class) == OnFull::Reject { Duration::ZERO } else { timeout };
+        let mut tries = 0;
+        loop {
+            match self.append_waiting(checked, reason, Deadline::after(limit))? {
+                Ok(done) => return Ok(done),
+                Err(short) => reason = short,
+            }
+            let pressure = self.back_pressure(reason, Some(checked.class));
+            match self.decide(checked.event, checked.class, &pressure, tries) {
+                Decision::Refused(error) => return Err(error),
+                Decision::Done(done) => return Ok(done),
+                Decision::Retry(more) => (limit, tries) = (more, tries.saturating_add(1)),
+            }
+        }
+    }
+
+    /// Tries until there is room, or the deadline has passed; once at least.
+    fn append_waiting(
+        &self,
+        checked: &Checked<'_, '_>,
+        reason: PressureReason,
+        deadline: Deadline,
+    ) -> Result<Result<Appended, PressureReason>> {
+        let _place = self.admission.line_up(reason);
+        let mut waited = false;
+        loop {
+            match self.append_in_turn(checked)? {
+                Err(reason) if !deadline.has_passed() => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.admission.count_wait(checked.class, reason);
+                    }
+                    self.make_room(deadline)?;
+                }
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Waits a moment for room; a store without threads makes it itself.
+    pub(crate) fn make_room(&self, deadline: Deadline) -> Result<()> {
+        // There may be room already that only waits for its last readers.
+        self.lanes.readers.reclaim();
+        self.look_round();
+        if self.config.background {
+            self.mover_bell.ring();
+            self.room.wait(deadline.left(WAIT_TURN));
+            return Ok(());
+        }
+        match self.maintain() {
+            // A cold tier that fails is not the appender's affair: it meets the full store.
+            Err(error) if error.kind() != ErrorKind::Closed => Ok(()),
+            other => other,
+        }
+    }
+
+    /// What is above its rejection threshold.
+    #[inline]
+    pub(crate) fn rejecting(&self) -> Option<PressureReason> {
+        (self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages()).then_some(PressureReason::HotFull)
+    }
+
+    /// The same for who just comes, and has no room either while others wait for it.
+    #[inline]
+    pub(crate) fn rejecting_newcomers(&self) -> Option<PressureReason> {
+        let full =
+            self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages() || self.admission.has_line();
+        full.then_some(PressureReason::HotFull)
+    }
+
+    /// What becomes of events of a class that have no room.
+    pub(crate) fn on_full(&self, class: Class) -> OnFull {
+        self.config.classes[class.index()].on_full.unwrap_or(self.config.on_full)
+    }
+
+    /// Decides what becomes of an event without room, as its class says, and counts it. No lock is held.
+    pub(crate) fn decide(
+        &self,
+        event: &Event<'_>,
+        class: Class,
+        pressure: &BackPressure,
+        tries: u32,
+    ) -> Decision {
+        let admission = &self.admission;
+        let refusal = || Error::pressure(pressure.clone());
+        let outcome = match (self.on_full(class), &admission.handler) {
+            (OnFull::DeadLetter, _) => admission.dead_letter(event, refusal()),
+            (OnFull::Ask, Some(handler)) => {
+                match call_user("the store's FullHandler", || handler.decide(event, pressure, tries)) {
+                    Ok(Verdict::Refuse) => Err(refusal()),
+                    Ok(Verdict::Drop) => Ok(Appended::Dropped),
+                    Ok(Verdict::DeadLetter) => admission.dead_letter(event, refusal()),
+                    Ok(Verdict::Retry(more)) => return Decision::Retry(more.max(RETRY_MIN)),
+                    Err(panicked) => Err(panicked),
+                }
+            }
+            _ => Err(refusal()),
+        };
+        let count = match outcome {
+            Ok(Appended::Dropped) => Count::Dropped,
+            Ok(_) => Count::DeadLettered,
+            Err(_) => Count::Rejected,
+        };
+        admission.count(count, class, pressure.reason);
+        outcome.map_or_else(Decision::Refused, Decision::Done)
+    }
+}

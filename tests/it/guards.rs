@@ -1,0 +1,142 @@
+//! Guards that are held long: memory stays bounded, the store says who holds it up, and all is well once they are gone.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use esker::{Appended, ClassConfig, ErrorKind, Event, OnLeave, Pressure, Stall, Store, Stream};
+
+use crate::common::{all_ids, append_proof, manual, proof, small, verify, wait_until, wall_ms};
+use crate::tier::MapTier;
+
+const MEMORY: u64 = 16 << 20;
+const LEN: usize = 600;
+/// What a busy machine may take.
+const SLACK: Duration = Duration::from_secs(30);
+
+fn event(id: u64) -> Event<'static> {
+    Event::new(Stream::from((id % 37) as u32), id, wall_ms(), 0)
+}
+
+fn try_one(store: &Store, id: u64) -> esker::Result<Appended> {
+    let event = event(id);
+    store.try_append(&event.payload(&proof(event.stream, id, event.timestamp, LEN)))
+}
+
+/// Ten times what the hot region holds is offered while one thread holds a guard. The bound holds, the errors name that thread,
+/// and everything is stored after it has let go.
+#[test]
+fn errors_name_the_thread_that_holds_a_guard_and_all_heals_after_it() {
+    let offered = 10 * (MEMORY / 2) / LEN as u64;
+    let tier = MapTier::new();
+    let config = small().stall_after(Duration::from_millis(100)).build().unwrap();
+    let store = Store::builder(config).cold(tier).open().unwrap();
+    append_proof(&store, event(0), LEN);
+    let (end, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let (held, is_held) = mpsc::channel();
+        let reader = std::thread::Builder::new().name("the report".into());
+        let there = &store;
+        let read = move || {
+            let guard = there.pin();
+            let event = guard.get(0).unwrap();
+            held.send(std::thread::current().id()).unwrap();
+            let _ = ended.recv();
+            // What the guard gave is still what it was.
+            verify(&event);
+        };
+        let reader = reader.spawn_scoped(scope, read).unwrap();
+        let thread = is_held.recv().unwrap();
+        let (mut stored, mut refused, mut blamed) = (1, 0u64, 0u64);
+        while stored + refused < offered || blamed == 0 {
+            match try_one(&store, stored) {
+                Ok(_) => stored += 1,
+                Err(error) => {
+                    refused += 1;
+                    assert_eq!(error.kind(), ErrorKind::MemoryPressure);
+                    if let Some(Stall::Guard(guard)) = &error.back_pressure().unwrap().stall {
+                        assert_eq!((guard.thread, guard.name.as_deref()), (thread, Some("the report")));
+                        assert!(guard.held_for >= Duration::from_millis(100), "{guard:?}");
+                        assert!(error.to_string().contains("thread the report"), "{error}");
+                        blamed += 1;
+                    }
+                    if refused.is_multiple_of(256) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+            if (stored + refused).is_multiple_of(4096) {
+                let stats = store.stats();
+                assert!(stats.memory_bytes <= MEMORY, "{stats:#?}");
+            }
+            assert!(refused < 50_000_000, "the guard is never blamed");
+        }
+        let stats = store.stats();
+        assert_eq!(stats.oldest_guard.as_ref().map(|guard| guard.thread), Some(thread));
+        assert!(matches!(stats.stall, Some(Stall::Guard(_))), "{:?}", stats.stall);
+        println!("{stored} stored, {refused} refused, {blamed} blamed on {:?}", stats.oldest_guard);
+
+        drop(end);
+        reader.join().unwrap();
+        wait_until("room", SLACK, || try_one(&store, stored).is_ok());
+        for id in stored + 1..stored + 30_000 {
+            append_proof(&store, event(id), LEN);
+        }
+        let stats = store.stats();
+        assert_eq!((stats.oldest_guard, stats.stall), (None, None));
+        assert!(stats.memory_bytes <= MEMORY);
+        assert_eq!(all_ids(&store), (0..stored + 30_000).collect::<Vec<_>>());
+        store.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_guard_on_one_store_does_not_hold_up_another() {
+    let class = || ClassConfig::new("for the moment").on_leave(OnLeave::Drop);
+    let (idle, _idle_clock) = manual(small().class(class()));
+    let (store, _clock) = manual(small().class(class()));
+    append_proof(&idle, event(0), LEN);
+    let guard = idle.pin();
+    let held = guard.get(0).unwrap();
+    for id in 0..60_000 {
+        append_proof(&store, event(id), LEN);
+    }
+    let stats = store.stats();
+    assert_eq!((stats.events.rejected, stats.events.waited), (0, stats.events.waited));
+    assert!(stats.events.dropped > 20_000, "{stats:#?}");
+    assert_eq!(stats.oldest_guard, None);
+    assert!(idle.stats().oldest_guard.is_some());
+    verify(&held);
+    store.validate().unwrap();
+}
+
+#[test]
+fn a_guard_that_is_refreshed_holds_nothing_up() {
+    let class = ClassConfig::new("for the moment").on_leave(OnLeave::Drop);
+    let (store, clock) = manual(small().class(class).stall_after(Duration::from_millis(50)));
+    let mut guard = store.pin();
+    let (mut id, mut refused) = (0, 0);
+    while id < 60_000 {
+        // The oldest are dropped in the order of their arrival.
+        clock.set_ms(1_000_000 + id as i64);
+        match try_one(&store, id) {
+            Ok(_) => (id, refused) = (id + 1, 0),
+            Err(error) => {
+                // What was let go is held back by this guard, until it is refreshed.
+                store.maintain().unwrap();
+                guard.refresh();
+                store.maintain().unwrap();
+                assert!(guard.get(id - 1).is_some(), "{id} is lost");
+                refused += 1;
+                assert!(refused < 4, "{error}");
+            }
+        }
+    }
+    assert!(store.stats().events.dropped > 20_000);
+    std::thread::sleep(Duration::from_millis(60));
+    let before = store.stats().oldest_guard.unwrap();
+    guard.refresh();
+    let after = store.stats().oldest_guard.unwrap();
+    assert!(after.held_for < before.held_for, "{before:?} {after:?}");
+    drop(guard);
+    assert!(store.pressure() < Pressure::Full);
+}
