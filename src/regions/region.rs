@@ -183,12 +183,12 @@ impl Region {
         self.mapping.keep_out_of_dumps(self.kind.name())
     }
 
-    /// Every byte of the region, for tests of what is left there. Nobody may write meanwhile.
+    /// Every byte that pages can have, for tests of what is left there. Nobody may write meanwhile.
     #[cfg(test)]
     pub(crate) fn contents(&self) -> Vec<u8> {
-        // SAFETY: the mapping has that length and is initialised (zero, or written before); the test sees to it that
-        // nobody writes.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }.to_vec()
+        let len = (self.pages_max() as usize) << self.page_shift;
+        // SAFETY: the mapping is longer and initialised (zero, or written before); the test sees to it that nobody writes.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), len) }.to_vec()
     }
 
     /// The address of the region, for tests that look it up in what the system says.
