@@ -39,7 +39,7 @@ fn secrets(region: &crate::regions::region::Region) -> usize {
 
 /// Lets go of what waits for readers.
 fn settle(store: &Store) {
-    // Readers of the tests beside this one count, too, and the machine may stand still.
+    // The machine may stand still meanwhile.
     let deadline = Deadline::after(Duration::from_secs(120));
     while store.core.lanes.pages.is_leaving() {
         assert!(!deadline.has_passed(), "something still waits for readers");
