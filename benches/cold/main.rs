@@ -4,10 +4,13 @@
 //! ```sh
 //! cargo bench --features scylla --bench cold
 //! cargo bench --features scylla --bench cold -- --seconds 4
+//! cargo bench --features scylla --bench cold -- --sweep       # sizes of blocks instead
 //! ```
 
 mod driver;
+mod sweep;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,8 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use esker::{
-    BlockId, ColdBlock, ColdTier, Config, Consistency, Event, EventRef, Namespace, Replication, ScyllaConfig,
-    ScyllaTier, Store, Stream, Tombstone,
+    BlockId, ColdBlock, ColdTier, Config, ConfigBuilder, Consistency, Event, EventRef, Namespace,
+    Replication, ScyllaConfig, ScyllaTier, Store, Stream, Tombstone,
 };
 
 use crate::driver::Driver;
@@ -32,6 +35,8 @@ const ROWS_IN_FLIGHT: usize = 256;
 const BLOCKS_IN_FLIGHT: usize = 16;
 /// How long rows are written before that counts.
 const WARM_UP: Duration = Duration::from_secs(6);
+/// How often the bare loop and the store take turns.
+const ROUNDS: usize = 3;
 /// Milliseconds from one event to the next.
 const STEP_MS: i64 = 1;
 
@@ -44,13 +49,15 @@ fn now() -> Instant {
 /// A node that ends with this value.
 struct Node {
     port: u16,
+    pid: String,
 }
 
 impl Node {
     fn start() -> Outcome<Self> {
         let port = Command::new(Self::script_path()).arg("port").output()?.stdout;
-        let node = Self { port: String::from_utf8(port)?.trim().parse()? };
-        node.script("start")?;
+        let mut node = Self { port: String::from_utf8(port)?.trim().parse()?, pid: String::new() };
+        let dir = node.script("start")?;
+        node.pid = std::fs::read_to_string(Path::new(dir.trim()).join("pid"))?.trim().to_string();
         node.script("wait")?;
         Ok(node)
     }
@@ -59,15 +66,19 @@ impl Node {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cassandra")
     }
 
-    fn script(&self, command: &str) -> Outcome<()> {
-        let status = Command::new(Self::script_path())
+    fn script(&self, command: &str) -> Outcome<String> {
+        let output = Command::new(Self::script_path())
             .args([command, &self.port.to_string()])
             .env("CASSANDRA_WITH", std::process::id().to_string())
             .env("CASSANDRA_JIT", "full")
             .env("CASSANDRA_HEAP", "1G")
-            .stdout(std::process::Stdio::null())
-            .status()?;
-        if status.success() { Ok(()) } else { Err(format!("scripts/cassandra {command} failed").into()) }
+            .stderr(std::process::Stdio::inherit())
+            .output()?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(format!("scripts/cassandra {command} failed").into())
+        }
     }
 }
 
@@ -75,6 +86,59 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.script("purge");
     }
+}
+
+/// Seconds of processor time that a process's threads have taken so far, by their names without numbers.
+fn spent(pid: &str) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for stat in threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok()) {
+        let (Some(begin), Some(end)) = (stat.find('('), stat.rfind(')')) else { continue };
+        // The times are the 12th and 13th word behind the name, in hundredths.
+        let words: Vec<&str> = stat[end + 1..].split_whitespace().collect();
+        let word = |at: usize| words.get(at).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
+        let name = stat[begin + 1..end].trim_end_matches(|end: char| !end.is_alphabetic()).to_string();
+        *all.entry(name).or_insert(0.0) += (word(11) + word(12)) / 100.0;
+    }
+    all
+}
+
+/// What something takes of the two processes. Threads that end meanwhile are not counted.
+struct Cost<'a> {
+    node: &'a Node,
+    before: [BTreeMap<String, f64>; 2],
+    begin: Instant,
+}
+
+impl<'a> Cost<'a> {
+    fn begin(node: &'a Node) -> Self {
+        Self { node, before: [spent(&node.pid), spent("self")], begin: now() }
+    }
+
+    fn of(&self, count: f64) -> String {
+        let (after, took) = ([spent(&self.node.pid), spent("self")], self.begin.elapsed().as_secs_f64());
+        let mut text = format!("{:.0} blocks a second", count / took);
+        for (side, name) in ["server", "this process"].into_iter().enumerate() {
+            let grown = |(thread, total): (&String, &f64)| {
+                (total - self.before[side].get(thread).copied().unwrap_or(0.0), thread.clone())
+            };
+            let mut threads: Vec<(f64, String)> = after[side].iter().map(grown).collect();
+            threads.sort_by(|one, other| other.0.total_cmp(&one.0));
+            let each = |seconds: f64| seconds * 1e6 / count;
+            let sum: f64 = threads.iter().map(|(seconds, _)| seconds).sum();
+            text += &format!("; {name} {:.0} µs a block (", each(sum));
+            for (seconds, thread) in threads.iter().take(8).filter(|(seconds, _)| each(*seconds) >= 10.0) {
+                text += &format!(" {thread} {:.0}", each(*seconds));
+            }
+            text += " )";
+        }
+        text
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Payloads, half of whose bytes cannot be packed.
@@ -164,23 +228,28 @@ impl ColdTier for Capture {
     }
 }
 
+fn config_builder() -> ConfigBuilder {
+    Config::builder().memory("256MiB").partitions(4).append_timeout(LONG).fetch_timeout(LONG)
+}
+
 fn config() -> Outcome<Config> {
-    Ok(Config::builder().memory("256MiB").partitions(4).append_timeout(LONG).fetch_timeout(LONG).build()?)
+    Ok(config_builder().build()?)
 }
 
 /// Appends so many events and writes them all; events a second.
-fn spill(store: &Store, payloads: &Payloads, events: u64) -> Outcome<f64> {
+fn spill(store: &Store, payloads: &Payloads, events: std::ops::Range<u64>) -> Outcome<f64> {
     let begin = now();
+    let (count, end) = (events.end - events.start, events.end);
     let mut batch = Vec::with_capacity(BATCH);
-    for id in 0..events {
+    for id in events {
         batch.push(payloads.event(id));
-        if batch.len() == BATCH || id + 1 == events {
+        if batch.len() == BATCH || id + 1 == end {
             store.append_batch(&batch)?.all_accepted()?;
             batch.clear();
         }
     }
     store.flush(LONG)?;
-    Ok(events as f64 / begin.elapsed().as_secs_f64())
+    Ok(count as f64 / begin.elapsed().as_secs_f64())
 }
 
 /// One payload size: all figures, as rows of a table.
@@ -204,16 +273,15 @@ fn measure(
     let capture = Arc::new(Capture::default());
     let store = Store::builder(config()?).cold(capture.clone()).open()?;
     let sample = (96 << 20) / (len as u64 + 40);
-    let alone = spill(&store, &payloads, sample)?;
+    // Once so that memory is there, once more so that it counts.
+    spill(&store, &payloads, 0..sample)?;
+    let alone = spill(&store, &payloads, sample..2 * sample)?;
     add("the store alone: a tier that takes blocks and does nothing", alone, None);
     store.abandon();
-    let blocks = capture.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
-    let each = sample as f64 / blocks.len() as f64;
-    driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds / 4.0))?;
-    let limit = || -> Outcome<f64> {
-        Ok(driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds))? * each)
-    };
-    let before = limit()?;
+    let mut blocks = capture.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
+    let each = 2.0 * sample as f64 / blocks.len() as f64;
+    blocks.truncate(blocks.len() / 2);
+    driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds / 2.0))?;
 
     let dir = std::env::temp_dir().join(format!("esker-bench-{}-{len}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
@@ -223,20 +291,36 @@ fn measure(
         .create_tables(Replication::Simple(1))
         .consistency(Consistency::One);
     let store = Store::builder(config()?).cold(Arc::new(ScyllaTier::connect(tier.clone())?)).open()?;
-    let events = (before * seconds) as u64;
-    let ours = spill(&store, &payloads, events)?;
-    // The server flushes and compacts long after it has confirmed: each of the two pays for the one before it.
-    let after = limit()?;
-    let bare = (before + after) / 2.0;
-    add("the same blocks in a bare loop, 16 in flight, before", before, None);
-    add("the same, after the store's turn", after, None);
-    add("append → hot → warm → confirmed; of the bare loops' mean", ours, Some(bare));
+    // By turns, so that what the server does late (flushing, compacting) and what the machine does otherwise meets all.
+    let (mut bare, mut ours, mut events) = (Vec::new(), Vec::new(), 0u64);
+    for round in 0..=ROUNDS {
+        if round == 1 {
+            // What a server does at first says nothing: it is compiled while it runs.
+            (bare, ours) = (Vec::new(), Vec::new());
+        }
+        let cost = Cost::begin(node);
+        let rate = driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds))?;
+        let events_of = rate * each * seconds;
+        println!("* {len} B, bare loop: {}", cost.of(rate * seconds));
+        bare.push(rate * each);
+        let (cost, before) = (Cost::begin(node), store.stats());
+        let count = (events_of * 0.6) as u64;
+        ours.push(spill(&store, &payloads, events..events + count)?);
+        events += count;
+        let after = store.stats();
+        let made = (after.cold.blocks - before.cold.blocks) as f64;
+        println!("* {len} B, the store: {}", cost.of(made));
+    }
+    let (bare, ours) = (median(bare), median(ours));
+    add("the same blocks in a bare loop, 16 in flight", bare, None);
+    add("append → hot → warm → confirmed; of the bare loop", ours, Some(bare));
     add("the same, of a row for each event", ours, Some(rows));
     let stats = store.stats();
     let stored = stats.cold.stored_bytes as f64 / stats.cold.blocks.max(1) as f64;
     println!(
-        "* {len} B: blocks of {:.0} events and {:.0} KiB; {:?}; {:?}",
+        "* {len} B: bare blocks of {:.0} events; the store's of {:.0} and {:.0} KiB; {:?}; {:?}",
         each,
+        events as f64 / stats.cold.blocks.max(1) as f64,
         stored / 1024.0,
         stats.cold.tier,
         stats.cold.spill
@@ -307,6 +391,9 @@ fn main() -> Outcome<()> {
         args.iter().position(|arg| arg == "--seconds").and_then(|at| args.get(at + 1)?.parse().ok());
     let seconds: f64 = seconds.unwrap_or(5.0);
     let node = Node::start()?;
+    if args.iter().any(|arg| arg == "--sweep") {
+        return sweep::sweep(&node);
+    }
     let driver = Driver::connect(node.port)?;
     let mut table = Vec::new();
     for len in [256, 1024] {
