@@ -7,7 +7,11 @@ use crate::event::{EventRef, Metadata};
 use crate::ids::{Class, LaneId};
 use crate::pages::image::{Image, encode};
 use crate::tiers::block::{Block, BlockId, BlockWriter};
+use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::directory::BlockInfo;
+use crate::tiers::shield::home::Home;
+use crate::tiers::shield::remote::{Change, Op, Stamp};
+use crate::tiers::shield::spool;
 
 /// Reads the bytes as the records of a page.
 pub fn event_bytes(bytes: &[u8]) {
@@ -42,6 +46,26 @@ pub fn cold_block(bytes: &[u8]) {
         }
     }
     let _ = BlockInfo::decode(BlockId { partition: 0, class: 0, first_seq: 0 }, bytes);
+}
+
+/// Reads the bytes as a record of the overflow directory, and as what such a directory knows of its namespace.
+pub fn spool_record(bytes: &[u8]) {
+    let _ = Home::decode(bytes);
+    let Some((header, body)) = bytes.split_at_checked(spool::HEADER) else { return };
+    if let Some(op) = spool::decode(header, body) {
+        // Whatever is understood is what would be written.
+        let mut again = Vec::new();
+        spool::encode(&op, &mut again);
+        assert_eq!(&again[spool::HEADER..], body);
+    }
+}
+
+/// The same for a record of the overflow directory.
+pub fn mend_spool_record(bytes: &mut [u8]) {
+    if let Some((_, rest)) = bytes.split_at_mut_checked(8) {
+        let crc = crc32fast::hash(rest);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
 }
 
 /// Makes a checksum right, so that the fuzzer gets behind it: of a cold block.
@@ -91,6 +115,22 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             samples.push(("event_bytes", name, page));
         }
     }
+    let block = ColdBlock { id: BlockId::default(), bytes: vec![7; 40], summary: vec![8; 9] };
+    let namespace = || Namespace::new(4, 77, vec!["first".into(), "second".into()]);
+    let changes = [
+        ("block", Change::Block(block)),
+        ("names", Change::Names(vec![("a name".into(), 9), (String::new(), u64::MAX)])),
+        ("tombstone", Change::Tombstone(Tombstone::new(1, 2, 3, 4))),
+        ("namespace", Change::Namespace(namespace())),
+        ("writer", Change::Writer(5 << 40)),
+    ];
+    for (name, change) in changes {
+        let mut record = Vec::new();
+        spool::encode(&Op { stamp: Stamp { micros: 6, period: -7 }, change }, &mut record);
+        samples.push(("spool_record", name, record));
+    }
+    let home = Home { label: "k/n".into(), namespace: namespace(), first: 5 << 40, used: 6 << 40 };
+    samples.push(("spool_record", "home", home.encode()));
     samples
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct EvictionShared {
     wanted: Vec<AtomicBool>,
     /// For each lane, one more than the highest number of a page that was demoted.
     passed: Vec<AtomicU64>,
+    /// Whether the cold tier took the last batch.
+    spills: AtomicBool,
 }
 
 impl EvictionShared {
@@ -80,7 +82,18 @@ impl EvictionShared {
             counters: EvictionCounters::default(),
             wanted: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             passed: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
+            spills: AtomicBool::new(false),
         }
+    }
+
+    /// Whether there is a cold tier that takes blocks.
+    pub(crate) fn spills(&self) -> bool {
+        self.spills.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the cold tier takes blocks.
+    pub(crate) fn set_spills(&self, spills: bool) {
+        self.spills.store(spills, Ordering::Relaxed);
     }
 
     /// Whether a lane is to be spilled although its pages do not fill a block.

@@ -173,11 +173,11 @@ pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
     let pages = merged(
         view,
         |lane| match compress(lane.class) {
-            true => lane.oldest_hot,
+            true => lane.oldest_hot.filter(|page| !view.goes_unpacked(page)),
             false => lane.oldest.filter(|page| page.may_leave),
         },
         |page| match compress(page.class) {
-            true => view.newer_hot(page),
+            true => view.newer_hot(page).filter(|page| !view.goes_unpacked(page)),
             false => view.newer(page).filter(|page| page.may_leave),
         },
         |page| ranking.of_hot(view, page),
@@ -196,7 +196,8 @@ pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
 /// Nothing may leave yet: has the page written that is to go first. For the hot region's sake that is one which goes
 /// straight from there: warm pages of others would leave in vain.
 fn name_spill(view: &View<'_>, plan: &mut Plan, ranking: &Ranking, all: bool) {
-    let wanted = |page: &PageSummary| !page.may_leave && (all || !view.class_config(page.class).compress);
+    let leaves = |page: &PageSummary| !view.class_config(page.class).compress || view.goes_unpacked(page);
+    let wanted = |page: &PageSummary| !page.may_leave && (all || leaves(page));
     let oldest = view.lanes().iter().filter_map(|lane| lane.oldest).filter(wanted);
     if let Some(page) = oldest.min_by_key(|page| ranking.of(view, page, false)) {
         // Asking for its release closes it if it is open; otherwise it could not be written.

@@ -31,7 +31,8 @@ impl Policy for TimeWindow {
             let mut next = lane.oldest;
             while let Some(page) = next.filter(|page| page.expired || view.age_ms(page) >= warm_for) {
                 if !page.may_leave {
-                    if !lane.spill_asked {
+                    // Some time later it is written although it does not fill a block.
+                    if !lane.spill_asked && !view.is_fresh(&page) {
                         plan.spill(&page);
                     }
                     break;
@@ -51,7 +52,8 @@ impl Policy for TimeWindow {
             };
             while let Some(page) = next.filter(|page| hot_age(page) >= hot_for) {
                 let room = (warm.used as i64 - plan.freed(RegionKind::Warm)) as f64 <= limit;
-                let goes = plan.has(&page) || room && plan.demote(&page);
+                let stays = view.goes_unpacked(&page) || page.open && view.is_fresh(&page);
+                let goes = plan.has(&page) || !stays && room && plan.demote(&page);
                 if !goes {
                     break;
                 }

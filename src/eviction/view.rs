@@ -12,6 +12,10 @@ use crate::pages::pool::Pin;
 use crate::pages::table::{self, Stamps};
 use crate::pressure::RegionKind;
 
+/// How long after its last event a page that is old enough to move is kept open, and one that is old enough to leave
+/// waits for others that fill a block with it.
+const SETTLE_MS: i64 = 1000;
+
 /// Page numbers that are looked at for each page that a sample is to have.
 const TRIES: usize = 12;
 
@@ -230,6 +234,19 @@ impl<'a> View<'a> {
         let mut mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed >> 32) * u64::from(limit) >> 32) as u32
+    }
+
+    /// Whether a page leaves memory as it is: it is old enough to go, and the spiller writes it as soon as it can.
+    /// Squeezing it for the short while would take as long as packing it for the cold tier.
+    pub(super) fn goes_unpacked(&self, page: &PageSummary) -> bool {
+        let class = self.class_config(page.class);
+        let leaves = class.on_leave != OnLeave::Drop && self.age_ms(page) >= millis(class.warm_for);
+        self.shared.spills() && leaves && !page.open
+    }
+
+    /// Whether the last event of a page came so lately that others may fill the page, or a block with it, soon.
+    pub(super) fn is_fresh(&self, page: &PageSummary) -> bool {
+        self.now_ms.saturating_sub(page.arrived_ms) < SETTLE_MS
     }
 
     /// Milliseconds since the newest event of a page.

@@ -130,9 +130,13 @@ impl Names {
         }
     }
 
-    /// Takes over a name from the cold tier's table.
+    /// Takes over a name from the cold tier's table. One that is known keeps its stream: it has events by now.
     pub(crate) fn restore(&self, name: &str, stream: Stream) {
-        self.added.lock().bytes += Self::cost(name);
+        let mut added = self.added.lock();
+        if self.find(name).is_some() {
+            return;
+        }
+        added.bytes += Self::cost(name);
         self.put(name, stream);
     }
 

@@ -21,7 +21,7 @@ use crate::store::screen::Screen;
 use crate::store::worker::{self, Progress};
 use crate::sys::machine::Machine;
 use crate::tiers::cold::{ColdTier, Namespace};
-use crate::tiers::directory::{Directory, Learned};
+use crate::tiers::directory::Directory;
 use crate::tiers::disk::DiskTier;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
@@ -215,15 +215,8 @@ fn open_cold(
 ) -> Result<ColdReader> {
     tier.names(&mut |name, stream| names.restore(name, crate::ids::Stream::from_raw(stream)))?;
     let directory = Directory::new(config.partitions, config.classes.len(), shares.directory, first_seq);
-    let mut damaged = Vec::new();
-    tier.list(&mut |id, summary| {
-        if directory.learn(id, summary)? == Learned::Damaged {
-            damaged.push(id);
-        }
-        Ok(())
-    })?;
     let cold = ColdReader::new(tier, directory, shares.blocks, shares.removed, histogram()?)?;
-    cold.mend(&damaged);
+    cold.learn_blocks()?;
     Ok(cold)
 }
 
@@ -272,7 +265,15 @@ fn agree(config: &mut Config, tier: &dyn ColdTier) -> Result<u64> {
         ));
     }
     if classes.len() > saved.classes.len() {
-        tier.set_namespace(&Namespace { partitions: saved.partitions, seed: saved.seed, classes })?;
+        tier.set_namespace(&Namespace {
+            partitions: saved.partitions,
+            seed: saved.seed,
+            classes: classes.clone(),
+        })?;
+        // Of two stores that add classes to a shared namespace at once, one is first.
+        if let Some(now) = tier.namespace()?.filter(|now| now.classes != classes) {
+            return incompatible(format!("the data has the classes {:?} by now; open again", now.classes));
+        }
     }
     Ok(saved.seed)
 }

@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) spiller_bells: Vec<Bell>,
     /// Rung when the thread that keeps the cold tier is to look up.
     pub(crate) keeper_bell: Bell,
+    /// Whether that thread has nothing to do until something is put into the cold tier.
+    pub(crate) keeper_rests: AtomicBool,
 }
 
 /// When the mover has something to do again.
@@ -152,6 +154,7 @@ impl Core {
             mover_bell: Bell::default(),
             spiller_bells,
             keeper_bell: Bell::default(),
+            keeper_rests: AtomicBool::new(false),
         }
     }
 
@@ -333,13 +336,19 @@ impl Core {
     /// Writes one batch of a spiller's lanes. How many pages became clean.
     pub(crate) fn spill_of(&self, spiller: usize, drain: bool) -> Result<u64> {
         let Some(cold) = &self.cold else { return Ok(0) };
-        self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, spiller, drain)
+        let outcome =
+            self.spiller.step(&self.config, &self.lanes, &self.shared, cold, &self.names, spiller, drain);
+        if !matches!(outcome, Ok(0)) && self.keeper_rests.swap(false, Ordering::AcqRel) {
+            self.keeper_bell.ring();
+        }
+        outcome
     }
 
     /// Lets the tier do what it does unasked, and learns what other stores have put there.
     pub(crate) fn keep_cold(&self) -> Result<()> {
         let Some(cold) = &self.cold else { return Ok(()) };
         cold.tier.maintain()?;
+        cold.learn_late(&self.names)?;
         cold.learn_news()
     }
 

@@ -129,6 +129,9 @@ impl<'s> FetchHistory<'s> {
                 _ => walks.push(walk(writer, Stage::Cold(Some(vec![info])))),
             }
         }
+        if let Some(own) = walks.first_mut() {
+            own.ready.extend(cold.check_known().err().map(Err));
+        }
         walks.iter_mut().for_each(Walk::look_ahead);
         walks
     }
@@ -143,11 +146,11 @@ impl<'s> FetchHistory<'s> {
                 blocks.retain(|info| writer_of(info.id.first_seq) == own);
                 walk.stage = Stage::Cold(Some(blocks));
             }
-            Stage::Cold(Some(blocks)) => {
-                if let Some(info) = blocks.pop() {
-                    self.fill_from_block(walk, &info, range);
-                }
-            }
+            Stage::Cold(Some(blocks)) => match blocks.pop() {
+                Some(info) if info.is_folded() => self.unfold(walk, &info, range),
+                Some(info) => self.fill_from_block(walk, &info, range),
+                None => {}
+            },
         }
         walk.look_ahead();
     }
@@ -204,10 +207,28 @@ impl<'s> FetchHistory<'s> {
 
     fn blocks(&self, lane: LaneId, before: u64, range: (i64, i64)) -> Vec<Arc<BlockInfo>> {
         let Some(cold) = &self.core.cold else { return Vec::new() };
-        let stream = self.stream.as_u64();
-        cold.directory.blocks(lane, before, |info| {
-            info.min_time <= range.1 && info.max_time >= range.0 && info.may_hold_stream(stream)
-        })
+        cold.directory.blocks(lane, before, |info| self.may_hold(info, range))
+    }
+
+    fn may_hold(&self, info: &BlockInfo, range: (i64, i64)) -> bool {
+        info.min_time <= range.1 && info.max_time >= range.0 && info.may_hold_stream(self.stream.as_u64())
+    }
+
+    /// The next block of a walk is an entry that stands for several: puts those in its place that may hold something.
+    fn unfold(&self, walk: &mut Walk, info: &Arc<BlockInfo>, range: (i64, i64)) {
+        let Some(cold) = &self.core.cold else { return };
+        match (cold.unfold(info, self.deadline, |info| self.may_hold(info, range)), &mut walk.stage) {
+            (Ok(blocks), Stage::Cold(Some(left))) => left.extend(blocks),
+            (Ok(_), _) => {}
+            (Err(error), _) => self.fail(walk, error),
+        }
+    }
+
+    fn fail(&self, walk: &mut Walk, error: Error) {
+        if error.kind() == ErrorKind::Timeout {
+            walk.stage = Stage::Cold(Some(Vec::new()));
+        }
+        walk.ready.push_back(Err(error));
     }
 
     fn fill_from_block(&self, walk: &mut Walk, info: &BlockInfo, range: (i64, i64)) {
@@ -215,13 +236,7 @@ impl<'s> FetchHistory<'s> {
         let block = match cold.load(info.id, self.deadline) {
             Ok(Some(block)) => block,
             Ok(None) => return,
-            Err(error) => {
-                if error.kind() == ErrorKind::Timeout {
-                    walk.stage = Stage::Cold(Some(Vec::new()));
-                }
-                walk.ready.push_back(Err(error));
-                return;
-            }
+            Err(error) => return self.fail(walk, error),
         };
         for row in block.rows().iter().rev() {
             let header = &row.header;

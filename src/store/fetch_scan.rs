@@ -99,6 +99,7 @@ impl<'s> FetchScan<'s> {
     fn begin(&self) -> State {
         let (lanes, pin) = (&self.core.lanes, self.core.lanes.pin());
         let mut sources = Vec::new();
+        let unknown = self.core.cold.as_ref().and_then(|cold| cold.check_known().err());
         for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
             // What is in memory first, then what the directory has below it: pages only move that way.
             let mut before = u64::MAX;
@@ -127,13 +128,34 @@ impl<'s> FetchScan<'s> {
             sources,
             found: VecDeque::new(),
             waiting: InTimeOrder::new(),
-            errors: VecDeque::new(),
+            errors: unknown.into_iter().collect(),
             deadline: Deadline::after(self.timeout),
             now_ms: lanes.clock.now_ms(),
         }
     }
 
+    /// Replaces an entry that stands for several blocks by those that may hold something.
+    fn unfold(&self, info: &Arc<BlockInfo>, before: u64, state: &mut State) {
+        let Some(cold) = &self.core.cold else { return };
+        let may_match = |info: &BlockInfo| self.filter.may_match(info.min_time, info.max_time, &info.kinds);
+        match cold.unfold(info, state.deadline, may_match) {
+            Ok(blocks) => {
+                let sources = blocks.into_iter().map(|info| (info.min_time, Source::Block { info, before }));
+                state.sources.extend(sources);
+                if self.ordered {
+                    state.sources.sort_by_key(|(begin, _)| std::cmp::Reverse(*begin));
+                }
+            }
+            Err(error) => state.errors.push_back(error),
+        }
+    }
+
     fn read(&mut self, source: &Source, state: &mut State) {
+        if let Source::Block { info, before } = source
+            && info.is_folded()
+        {
+            return self.unfold(info, *before, state);
+        }
         let mut found = Vec::new();
         let outcome = match source {
             Source::Page { lane, page, seq } => self.read_page(*lane, *page, *seq, state, &mut found),
@@ -181,10 +203,9 @@ impl<'s> FetchScan<'s> {
             found.clear();
         }
         // The page has left memory since the scan began; if it was not dropped, a block has it.
-        let Some(info) = core.cold.as_ref().and_then(|cold| cold.directory.block_of(lane_id, seq)) else {
-            return Ok(());
-        };
-        self.read_block(info.id, |row| row.seq == seq, state, found)
+        let Some(cold) = &core.cold else { return Ok(()) };
+        let Some(id) = cold.block_of(lane_id, seq, state.deadline)? else { return Ok(()) };
+        self.read_block(id, |row| row.seq == seq, state, found)
     }
 
     fn read_block(

@@ -28,7 +28,9 @@ impl Core {
     }
 
     pub(crate) fn buffer_bytes(&self) -> u64 {
-        let cold = self.cold.as_ref().map_or(0, |cold| cold.memory() + cold.directory.memory());
+        let of =
+            |cold: &ColdReader| cold.memory() + cold.directory.memory() + cold.tier.memory_bytes() as usize;
+        let cold = self.cold.as_ref().map_or(0, of);
         let engine = self.engine.try_lock().map_or(0, |engine| engine.buffer_bytes());
         (self.names.bytes() + cold + engine) as u64 + self.spiller.buffer_bytes()
     }

@@ -24,8 +24,10 @@ const MOVER_TICK: Duration = Duration::from_millis(5);
 /// The same while memory is short: a step moves only a part of what is too much.
 const MOVER_TICK_PRESSED: Duration = Duration::from_millis(1);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
-/// How often the cold tier is asked to do what it does unasked.
+/// A pause that is longer than this can be cut short by what is put into the cold tier.
 const KEEPER_TICK: Duration = Duration::from_millis(250);
+/// How long the thread that keeps the cold tier sleeps when the tier has nothing for it to do.
+const KEEPER_LONGEST: Duration = Duration::from_secs(60);
 /// Waits after failures of the cold tier: doubled from the first to the last.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// How long one look at whether the threads have stopped is apart from the next.
@@ -60,7 +62,9 @@ impl Workers {
                     let work = move |core: &Core, stop: &AtomicBool| spiller(core, stop, number);
                     workers.spawn("esker-spiller", 1 + number, work)?;
                 }
-                workers.spawn("esker-keeper", 1 + spillers, keeper)?;
+                if core.cold.as_ref().is_some_and(|cold| cold.tier.maintain_every().is_some()) {
+                    workers.spawn("esker-keeper", 1 + spillers, keeper)?;
+                }
             }
         }
         Ok(workers)
@@ -197,7 +201,11 @@ fn keeper(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         // The tier counts its failures and keeps their texts.
         let _ = core.keep_cold();
-        core.keeper_bell.wait(KEEPER_TICK);
+        let Some(cold) = &core.cold else { return };
+        let pause = || cold.tier.maintain_every().unwrap_or(KEEPER_LONGEST).min(KEEPER_LONGEST);
+        core.keeper_rests.store(pause() > KEEPER_TICK, Ordering::Release);
+        // Asked once more: what was put before it was said that this thread rests rings no bell.
+        core.keeper_bell.wait(pause());
     }
 }
 

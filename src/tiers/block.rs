@@ -20,13 +20,14 @@
 //! verified before anything is unpacked.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{EXPIRY_LEN, RecordHeader};
-use crate::ids::{Class, LaneId};
+use crate::ids::{Class, LaneId, mix};
 
 const MAGIC: &[u8; 4] = b"ESKB";
 const VERSION: u16 = 1;
@@ -70,6 +71,12 @@ impl BlockWriter {
         Self { id: BlockId::of(lane, first_seq), pages: Vec::new(), rows: Vec::new(), bodies: Vec::new() }
     }
 
+    /// Makes room for so many events and bytes of bodies at once.
+    pub(crate) fn reserve(&mut self, events: usize, bytes: usize) {
+        self.rows.reserve(events);
+        self.bodies.reserve(bytes);
+    }
+
     /// Begins the events of the next page.
     pub(crate) fn begin_page(&mut self) {
         self.pages.push(0);
@@ -107,7 +114,9 @@ impl BlockWriter {
             false => VERSION,
         };
         let columns = self.columns(version);
-        let mut out = vec![0; HEADER];
+        let most = lz4_flex::block::get_maximum_output_size(self.bodies.len());
+        let mut out = Vec::with_capacity(HEADER + columns.len() + most);
+        out.resize(HEADER, 0);
         let packed_columns = pack(&columns, &mut out);
         let packed_bodies = pack(&self.bodies, &mut out);
         out[..4].copy_from_slice(MAGIC);
@@ -142,7 +151,7 @@ impl BlockWriter {
             put(&mut out, zigzag((row.timestamp as u64).wrapping_sub(last)));
             last = row.timestamp as u64;
         }
-        let mut seen: HashMap<u64, u64> = HashMap::new();
+        let mut seen: HashMap<u64, u64, Streams> = HashMap::with_hasher(Streams::new());
         for row in &self.rows {
             let fresh = seen.len() as u64;
             let number = *seen.entry(row.stream).or_insert(fresh);
@@ -160,6 +169,39 @@ impl BlockWriter {
         }
         out.extend(self.rows.iter().map(|row| row.kind));
         out
+    }
+}
+
+/// Hashes streams quickly, and differently for each block, so that nobody can choose streams that collide.
+struct Streams(u64);
+
+impl Streams {
+    fn new() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for Streams {
+    type Hasher = StreamHasher;
+
+    fn build_hasher(&self) -> StreamHasher {
+        StreamHasher(self.0)
+    }
+}
+
+struct StreamHasher(u64);
+
+impl Hasher for StreamHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = mix(value, self.0);
     }
 }
 

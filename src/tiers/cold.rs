@@ -130,6 +130,24 @@ pub trait ColdTier: Send + Sync + 'static {
     /// When the tier cannot be read, and what `visit` returns.
     fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()>;
 
+    /// Shows ids and summaries of the blocks of one lane (the partition and class of `first`) from block `first` on,
+    /// and before page `end`. The store asks for them when it has no room to remember each. A tier that can do better
+    /// than to go through all blocks should.
+    ///
+    /// # Errors
+    /// When the tier cannot be read, and what `visit` returns.
+    fn list_range(
+        &self,
+        first: BlockId,
+        end: u64,
+        visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.list(&mut |id, summary| {
+            let same = (id.partition, id.class) == (first.partition, first.class);
+            if same && (first.first_seq..end).contains(&id.first_seq) { visit(id, summary) } else { Ok(()) }
+        })
+    }
+
     /// Saves names of streams. The store does so before it puts the first block with events of such a stream.
     ///
     /// # Errors
@@ -166,10 +184,17 @@ pub trait ColdTier: Send + Sync + 'static {
     /// numbers, above those of all earlier openings; others say 0.
     ///
     /// # Errors
-    /// When the tier cannot be used so: it is out of reach, or its tables do not fit the classes.
+    /// When the tier cannot be used so: it is out of reach and cannot begin without its server, or its tables do not fit the classes.
     fn begin(&self, classes: &[ClassConfig]) -> Result<u64> {
         let _ = classes;
         Ok(0)
+    }
+
+    /// Whether the tier was begun while its server was away, and does not know yet what is there. `list`, `names` and
+    /// `tombstones` show what it knows, and are asked once more when this has become false; until then the store answers
+    /// reads of what only the server can have with an error that says so.
+    fn awaits_server(&self) -> bool {
+        false
     }
 
     /// How many calls of `put` the tier handles well at once (default: one). The store makes blocks for others while
@@ -187,13 +212,18 @@ pub trait ColdTier: Send + Sync + 'static {
         self.get(id)
     }
 
-    /// Does what is to be done without being asked; the store calls it a few times a second from a thread of its
-    /// own.
+    /// Does what is to be done without being asked; the store calls it now and then from a thread of its own.
     ///
     /// # Errors
     /// What could not be done; the store calls it again.
     fn maintain(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// How long the store may wait before it calls `maintain` and `news` again (default: a quarter of a second). It
+    /// calls earlier when blocks were put meanwhile. `None`: there is nothing to do and nothing to learn, ever.
+    fn maintain_every(&self) -> Option<Duration> {
+        Some(Duration::from_millis(250))
     }
 
     /// Shows blocks that other stores have put since `list` or `news` was called last. A block may be shown again.
@@ -203,6 +233,11 @@ pub trait ColdTier: Send + Sync + 'static {
     fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
         let _ = visit;
         Ok(())
+    }
+
+    /// Bytes of memory that the tier takes for itself, as far as it knows: they are part of the store's buffers.
+    fn memory_bytes(&self) -> u64 {
+        0
     }
 
     /// What the tier says of itself.

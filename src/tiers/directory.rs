@@ -1,7 +1,9 @@
 //! What the store knows of each cold block without reading it.
 //!
-//! An entry costs about 150 bytes and its filter. When the entries take more than their share of the buffers, the
-//! filters of the oldest blocks are let go: a read then looks into more blocks than it needs, and finds the same.
+//! An entry costs about 250 bytes and its filter. When the entries take more than their share of the buffers, the
+//! filters of the oldest blocks are let go. When that is not enough, entries of old blocks that follow each other in a
+//! lane are *folded*: one entry then says what all of them may hold together, and a read that it does not rule out asks
+//! the tier for theirs. A read then looks into more than it needs, and finds the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,13 +24,20 @@ pub(crate) fn writer_of(seq: u64) -> u64 {
     seq >> WRITER_SHIFT
 }
 
-/// What is known of one block.
+/// Blocks that are folded into one entry at first; when that is not enough, four times as many, and so on.
+const FOLD: u64 = 64;
+/// The most that anything is folded to.
+const FOLD_MAX: u64 = 1 << 40;
+
+/// What is known of one block, or of several that are folded: their first one's id, and bounds that hold for all.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockInfo {
     pub(crate) id: BlockId,
     /// One after the last page of the block.
     pub(crate) end_seq: u64,
-    pub(crate) events: u32,
+    /// How many blocks it stands for.
+    pub(crate) blocks: u64,
+    pub(crate) events: u64,
     pub(crate) min_time: i64,
     pub(crate) max_time: i64,
     pub(crate) min_id: u64,
@@ -59,7 +68,7 @@ impl BlockInfo {
 
     /// The entry of a block of which nothing can be read. It may hold anything, so that whoever looks for what it may
     /// have held is told.
-    fn unknown(id: BlockId) -> Self {
+    pub(crate) fn unknown(id: BlockId) -> Self {
         Self {
             min_time: i64::MIN,
             max_time: i64::MAX,
@@ -91,7 +100,8 @@ impl BlockInfo {
         Self {
             id,
             end_seq,
-            events: rows.len() as u32,
+            blocks: 1,
+            events: rows.len() as u64,
             min_time: times().min().unwrap_or(i64::MAX),
             max_time: times().max().unwrap_or(i64::MIN),
             min_id: ids().min().unwrap_or(u64::MAX),
@@ -121,7 +131,7 @@ impl BlockInfo {
             self.kinds[3],
         ];
         let mut out: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        out.extend_from_slice(&self.events.to_le_bytes());
+        out.extend_from_slice(&(self.events as u32).to_le_bytes());
         out.extend_from_slice(&self.filter.to_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -145,7 +155,8 @@ impl BlockInfo {
         Ok(Self {
             id,
             end_seq: word(0),
-            events: u32::from_le_bytes(events),
+            blocks: 1,
+            events: u64::from(u32::from_le_bytes(events)),
             min_time: word(1) as i64,
             max_time: word(2) as i64,
             min_id: word(3),
@@ -168,6 +179,39 @@ impl BlockInfo {
 
     fn memory(&self) -> usize {
         size_of::<Self>() + 32 + self.filter.len_bytes()
+    }
+
+    /// Whether it stands for more than one block.
+    pub(crate) fn is_folded(&self) -> bool {
+        self.blocks > 1
+    }
+
+    /// Bounds that hold for another one, too; what either counts is left to the caller.
+    fn widen(&mut self, other: &Self) {
+        self.end_seq = self.end_seq.max(other.end_seq);
+        self.min_time = self.min_time.min(other.min_time);
+        self.max_time = self.max_time.max(other.max_time);
+        self.min_id = self.min_id.min(other.min_id);
+        self.max_id = self.max_id.max(other.max_id);
+        self.newest_ms = self.newest_ms.max(other.newest_ms);
+        for (kinds, others) in self.kinds.iter_mut().zip(other.kinds) {
+            *kinds |= others;
+        }
+        self.filter = Filter::default();
+    }
+
+    /// One entry for several that follow each other.
+    fn fold(run: &[Arc<Self>]) -> Option<Self> {
+        let (first, rest) = run.split_first()?;
+        let mut all = Self::clone(first);
+        for other in rest {
+            all.widen(other);
+            all.blocks += other.blocks;
+            all.events += other.events;
+            all.raw_bytes += other.raw_bytes;
+            all.stored_bytes += other.stored_bytes;
+        }
+        Some(all)
     }
 }
 
@@ -274,6 +318,18 @@ impl Directory {
         let Some(lane) = self.lane(info.id.lane()) else { return };
         let mut blocks = lane.write();
         let at = blocks.partition_point(|block| block.id.first_seq < info.id.first_seq);
+        let covers = |block: &BlockInfo| block.is_folded() && info.id.first_seq < block.end_seq;
+        let fold = match blocks.get(at) {
+            Some(block) if block.id == info.id => block.is_folded().then_some(at),
+            _ => at.checked_sub(1).filter(|before| blocks.get(*before).is_some_and(|block| covers(block))),
+        };
+        if let Some(fold) = fold.filter(|_| !info.is_folded()) {
+            // Whoever asks the tier for what is folded there is given it; whether it is new, nobody can say.
+            let mut wider = BlockInfo::clone(&blocks[fold]);
+            wider.widen(&info);
+            blocks[fold] = Arc::new(wider);
+            return;
+        }
         if blocks.get(at).is_some_and(|block| block.id == info.id) {
             let old = blocks.remove(at);
             self.count(&old, false);
@@ -286,6 +342,49 @@ impl Directory {
         if self.memory() > self.limit && filters > self.limit / 8 {
             self.drop_old_filters();
         }
+        if self.memory() > self.limit {
+            self.fold_old();
+        }
+    }
+
+    /// Folds entries of the older half of each lane until all take seven eighths of what they may, so that it is not
+    /// done for each block.
+    fn fold_old(&self) {
+        let goal = self.limit / 8 * 7;
+        let mut most = FOLD;
+        while self.memory() > goal && most <= FOLD_MAX {
+            for lane in &self.lanes {
+                self.fold_lane(&mut lane.write(), most);
+            }
+            most *= 4;
+        }
+    }
+
+    /// Folds entries of the older half of a lane, so that each stands for so many blocks at most, all of one writer.
+    fn fold_lane(&self, blocks: &mut Vec<Arc<BlockInfo>>, most: u64) {
+        let half = blocks.len() / 2;
+        let newer = blocks.split_off(half);
+        let older = std::mem::take(blocks);
+        let mut rest = older.as_slice();
+        while let Some(first) = rest.first() {
+            let (mut sum, writer) = (0, writer_of(first.id.first_seq));
+            let fits = |block: &&Arc<BlockInfo>| {
+                sum += block.blocks;
+                sum <= most && writer_of(block.id.first_seq) == writer
+            };
+            let len = rest.iter().take_while(fits).count().max(1);
+            let (run, after) = rest.split_at(len);
+            rest = after;
+            match BlockInfo::fold(run).filter(|_| len > 1) {
+                Some(all) => {
+                    run.iter().for_each(|block| self.count(block, false));
+                    self.count(&all, true);
+                    blocks.push(Arc::new(all));
+                }
+                None => blocks.extend_from_slice(run),
+            }
+        }
+        blocks.extend(newer);
     }
 
     /// Forgets blocks.
@@ -305,8 +404,8 @@ impl Directory {
         let change = |total: &AtomicU64, by: u64| {
             if add { total.fetch_add(by, Ordering::Relaxed) } else { total.fetch_sub(by, Ordering::Relaxed) }
         };
-        change(&self.totals.blocks, 1);
-        change(&self.totals.events, u64::from(info.events));
+        change(&self.totals.blocks, info.blocks);
+        change(&self.totals.events, info.events);
         change(&self.totals.raw_bytes, info.raw_bytes);
         change(&self.totals.stored_bytes, info.stored_bytes);
         let change = |total: &AtomicUsize, by: usize| {
@@ -334,7 +433,7 @@ impl Directory {
     }
 
     /// The blocks of a lane that begin before page `before` or were put by stores opened later, and that `choose`
-    /// takes, oldest first. What is in this store's memory says nothing of those.
+    /// takes, oldest first. What is in this store's memory says nothing of those. Some may be folded.
     pub(crate) fn blocks(
         &self,
         lane: LaneId,
@@ -351,7 +450,7 @@ impl Directory {
             .collect()
     }
 
-    /// The block of a lane that holds a page.
+    /// The block of a lane that holds a page; it may be folded.
     pub(crate) fn block_of(&self, lane: LaneId, seq: u64) -> Option<Arc<BlockInfo>> {
         let blocks = self.lane(lane)?.read();
         let at = blocks.partition_point(|block| block.id.first_seq <= seq).checked_sub(1)?;
@@ -362,5 +461,71 @@ impl Directory {
     pub(crate) fn lane_ids(&self) -> impl Iterator<Item = LaneId> + use<> {
         let (lanes, classes) = (self.lanes.len(), self.classes);
         (0..lanes).map(move |at| LaneId::new(at / classes, crate::ids::Class::new(at % classes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(first_seq: u64, time: i64) -> BlockInfo {
+        let id = BlockId { partition: 0, class: 0, first_seq };
+        BlockInfo { min_time: time, max_time: time, events: 1, ..BlockInfo::unknown(id) }
+    }
+
+    fn lane() -> LaneId {
+        LaneId::new(0, crate::ids::Class::new(0))
+    }
+
+    #[test]
+    fn entries_beyond_the_limit_are_folded_and_stand_for_what_they_were() {
+        let limit = 40_000;
+        let directory = Directory::new(1, 1, limit, 0);
+        for seq in 0..20_000 {
+            directory.insert(info(seq, seq as i64));
+            assert!(directory.memory() <= limit + 500, "{} bytes at block {seq}", directory.memory());
+        }
+        assert_eq!(directory.totals.blocks.load(Ordering::Relaxed), 20_000);
+        assert_eq!(directory.totals.events.load(Ordering::Relaxed), 20_000);
+        let all = directory.blocks(lane(), u64::MAX, |_| true);
+        assert_eq!(all.iter().map(|entry| entry.blocks).sum::<u64>(), 20_000);
+        assert!(all.windows(2).all(|pair| pair[0].end_seq == pair[1].id.first_seq));
+        for seq in (0..20_000).step_by(7) {
+            let at = |entry: &BlockInfo| entry.min_time <= seq as i64 && seq as i64 <= entry.max_time;
+            let found = directory.blocks(lane(), u64::MAX, at);
+            assert_eq!(found.len(), 1);
+            assert!(found[0].id.first_seq <= seq && seq < found[0].end_seq);
+            assert_eq!(directory.block_of(lane(), seq).map(|entry| entry.id), Some(found[0].id));
+        }
+        assert!(!all[all.len() - 1].is_folded(), "the newest are told apart");
+    }
+
+    #[test]
+    fn a_block_that_is_shown_again_where_blocks_are_folded_widens_the_entry_and_is_not_counted() {
+        let directory = Directory::new(1, 1, 20_000, 0);
+        (0..1_000).for_each(|seq| directory.insert(info(seq * 2, 0)));
+        let count = directory.blocks(lane(), u64::MAX, |_| true).len();
+        for (seq, time) in [(0, 5), (3, 9), (4, 0)] {
+            directory.insert(info(seq, time));
+            let found = directory.blocks(lane(), u64::MAX, |entry| entry.max_time >= time);
+            assert!(found[0].is_folded() && found[0].id.first_seq <= seq && seq < found[0].end_seq);
+        }
+        assert_eq!(directory.blocks(lane(), u64::MAX, |_| true).len(), count);
+        assert_eq!(directory.totals.blocks.load(Ordering::Relaxed), 1_000);
+        let all: Vec<BlockId> =
+            directory.blocks(lane(), u64::MAX, |_| true).iter().map(|entry| entry.id).collect();
+        directory.remove(&all);
+        assert_eq!((directory.memory(), directory.totals.blocks.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn blocks_of_different_openings_are_not_folded_together() {
+        let directory = Directory::new(1, 1, 10_000, 0);
+        for writer in 1..5u64 {
+            (0..300).for_each(|seq| directory.insert(info((writer << WRITER_SHIFT) + seq, 0)));
+        }
+        let all = directory.blocks(lane(), u64::MAX, |_| true);
+        assert!(all.iter().all(|entry| writer_of(entry.id.first_seq) == writer_of(entry.end_seq - 1)));
+        assert!(directory.memory() <= 10_500);
     }
 }

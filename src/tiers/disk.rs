@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -333,6 +334,28 @@ impl ColdTier for DiskTier {
             Ok(())
         })?;
         outcome
+    }
+
+    fn list_range(
+        &self,
+        first: BlockId,
+        end: u64,
+        visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut found = Vec::new();
+        self.read(|read| {
+            let range = block_key(first)..(first.partition, first.class, end);
+            for row in read.open_table(SUMMARIES)?.range(range)? {
+                let (key, summary) = row?;
+                found.push((key.value().2, summary.value().to_vec()));
+            }
+            Ok(())
+        })?;
+        found.into_iter().try_for_each(|(first_seq, summary)| visit(BlockId { first_seq, ..first }, &summary))
+    }
+
+    fn maintain_every(&self) -> Option<Duration> {
+        None
     }
 
     fn put_names(&self, names: &[(String, u64)]) -> Result<()> {

@@ -9,6 +9,7 @@ pub(crate) mod letters;
 pub(crate) mod reader;
 #[cfg(feature = "scylla")]
 pub(crate) mod scylla;
-#[cfg(feature = "scylla")]
+#[cfg(any(feature = "scylla", fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, unreachable_pub, reason = "the fuzzers use its decoders only"))]
 pub(crate) mod shield;
 pub(crate) mod spiller;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::{self, Deadline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::LaneId;
+use crate::ids::{LaneId, Stream};
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
@@ -106,6 +106,8 @@ pub(crate) struct ColdReader {
     /// another lane, and be removed there.
     removed: RwLock<HashMap<(u64, LaneId), u64>>,
     removed_limit: usize,
+    /// The tier was begun without its server, and what is there has not been learnt since.
+    unknown: AtomicBool,
     pub(crate) loads: AtomicU64,
     pub(crate) hits: AtomicU64,
     pub(crate) corrupt: AtomicU64,
@@ -121,24 +123,79 @@ impl ColdReader {
         removed_limit: usize,
         latency: Histogram<u64>,
     ) -> Result<Self> {
-        let mut removed = HashMap::new();
-        tier.tombstones(&mut |stone| {
-            let lane = BlockId { partition: stone.partition, class: stone.class, first_seq: 0 }.lane();
-            removed.insert((stone.id, lane), stone.seq);
-        })?;
-        Ok(Self {
+        let unknown = tier.awaits_server();
+        let reader = Self {
             tier,
             directory,
             flights: Mutex::default(),
             cache: Mutex::default(),
             cache_limit,
-            removed: RwLock::new(removed),
+            removed: RwLock::default(),
             removed_limit,
+            unknown: AtomicBool::new(unknown),
             loads: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
             latency: Mutex::new(latency),
+        };
+        reader.learn_removed()?;
+        Ok(reader)
+    }
+
+    fn learn_removed(&self) -> Result<()> {
+        self.tier.tombstones(&mut |stone| {
+            let lane = BlockId { partition: stone.partition, class: stone.class, first_seq: 0 }.lane();
+            let mut removed = self.removed.write();
+            let up_to = removed.entry((stone.id, lane)).or_insert(stone.seq);
+            *up_to = stone.seq.max(*up_to);
         })
+    }
+
+    /// Learns what the tier holds, if it was begun without its server and that is back.
+    ///
+    /// # Errors
+    /// What the tier says; it is tried again.
+    pub(crate) fn learn_late(&self, names: &Names) -> Result<()> {
+        if !self.unknown.load(Ordering::Acquire) || self.tier.awaits_server() {
+            return Ok(());
+        }
+        self.tier.names(&mut |name, stream| names.restore(name, Stream::from_raw(stream)))?;
+        // Before the blocks, so that no event is found that was removed.
+        self.learn_removed()?;
+        self.learn_blocks()?;
+        self.unknown.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Notes all blocks that the tier has.
+    ///
+    /// # Errors
+    /// What the tier says.
+    pub(crate) fn learn_blocks(&self) -> Result<()> {
+        let mut damaged = Vec::new();
+        self.tier.list(&mut |id, summary| {
+            if self.directory.learn(id, summary)? == Learned::Damaged {
+                damaged.push(id);
+            }
+            Ok(())
+        })?;
+        self.mend(&damaged);
+        Ok(())
+    }
+
+    /// Whether all of what the tier holds is known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cold`] if not.
+    pub(crate) fn check_known(&self) -> Result<()> {
+        if !self.unknown.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Cold,
+            "the cold tier's server was away when the store opened, and what it has is not known yet; try again when it is \
+             back",
+        ))
     }
 
     /// Bytes of cached blocks and tombstones.
@@ -238,7 +295,7 @@ impl ColdReader {
     }
 
     /// Makes entries for blocks whose own are damaged.
-    pub(crate) fn mend(&self, damaged: &[BlockId]) {
+    fn mend(&self, damaged: &[BlockId]) {
         for id in damaged {
             let bytes = self.tier.get(*id).ok().flatten();
             self.directory.learn_from(*id, bytes.as_deref());
@@ -262,6 +319,45 @@ impl ColdReader {
             let old = cache.blocks.remove(0);
             cache.bytes -= old.memory();
         }
+    }
+
+    /// The blocks that an entry of the directory stands for and that `choose` takes, oldest first.
+    ///
+    /// # Errors
+    /// What the tier says, and [`ErrorKind::Timeout`].
+    pub(crate) fn unfold(
+        &self,
+        info: &Arc<BlockInfo>,
+        deadline: Deadline,
+        choose: impl Fn(&BlockInfo) -> bool,
+    ) -> Result<Vec<Arc<BlockInfo>>> {
+        if !info.is_folded() {
+            return Ok(vec![info.clone()]);
+        }
+        if deadline.has_passed() {
+            return Err(too_late());
+        }
+        let mut found = Vec::new();
+        self.tier.list_range(info.id, info.end_seq, &mut |id, summary| {
+            let entry = BlockInfo::decode(id, summary).unwrap_or_else(|_| BlockInfo::unknown(id));
+            if choose(&entry) {
+                found.push(Arc::new(entry));
+            }
+            Ok(())
+        })?;
+        found.sort_unstable_by_key(|entry| entry.id.first_seq);
+        Ok(found)
+    }
+
+    /// The block that holds a page.
+    ///
+    /// # Errors
+    /// As for [`Self::unfold`].
+    pub(crate) fn block_of(&self, lane: LaneId, seq: u64, deadline: Deadline) -> Result<Option<BlockId>> {
+        let Some(info) = self.directory.block_of(lane, seq) else { return Ok(None) };
+        let holds = |entry: &BlockInfo| entry.id.first_seq <= seq;
+        // The end of one whose entry is damaged is not known: it is the last that begins before the page.
+        Ok(self.unfold(&info, deadline, holds)?.last().map(|entry| entry.id))
     }
 
     /// Saves the names that the tier does not have yet.
@@ -343,8 +439,11 @@ impl ColdReader {
         if infos.is_empty() {
             return Ok(0);
         }
-        let ids: Vec<BlockId> = infos.iter().map(|info| info.id).collect();
-        self.directory.remove(&ids);
+        let mut ids = Vec::new();
+        for info in &infos {
+            ids.extend(self.unfold(info, Deadline::never(), |_| true)?.iter().map(|entry| entry.id));
+        }
+        self.directory.remove(&infos.iter().map(|info| info.id).collect::<Vec<BlockId>>());
         let first = self.directory.first_seq(lane);
         // A page that is not in a block yet may still bring an event that was removed from it.
         let stale = |of: LaneId, seq: u64| of == lane && first.is_some_and(|first| seq < first);
@@ -378,21 +477,30 @@ impl ColdReader {
     pub(crate) fn find(&self, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
         let mut failure = None;
         for lane in self.directory.lane_ids() {
-            for info in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
-                match self.load(info.id, deadline) {
-                    Ok(None) => {}
-                    Ok(Some(block)) => {
-                        let live = |row: &&Row| row.header.id == id && !self.is_removed(lane, row);
-                        let row = block.rows().iter().rev().find(live).copied();
-                        if let Some(row) = row {
-                            return Ok(Some((block, row)));
-                        }
+            for entry in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
+                let blocks = self.unfold(entry, deadline, |info| info.may_hold_id(id));
+                let blocks = blocks.unwrap_or_else(|error| {
+                    failure = Some(error);
+                    Vec::new()
+                });
+                for info in blocks.iter().rev() {
+                    match self.find_in(info.id, id, deadline) {
+                        Ok(None) => {}
+                        Ok(found) => return Ok(found),
+                        Err(error) => failure = Some(error),
                     }
-                    Err(error) => failure = Some(error),
                 }
             }
         }
-        failure.map_or(Ok(None), Err)
+        failure.map_or_else(|| self.check_known().map(|()| None), Err)
+    }
+
+    /// The latest live event of an id in a block.
+    fn find_in(&self, block: BlockId, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
+        let Some(found) = self.load(block, deadline)? else { return Ok(None) };
+        let live = |row: &&Row| row.header.id == id && !self.is_removed(block.lane(), row);
+        let row = found.rows().iter().rev().find(live).copied();
+        Ok(row.map(|row| (found, row)))
     }
 }
 

@@ -149,6 +149,9 @@ impl Spiller {
         let mut turn = self.turns[spiller].lock();
         let mut jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
         if jobs.is_empty() {
+            if self.counters.failures.load(Ordering::Relaxed) == 0 {
+                shared.set_spills(true);
+            }
             return Ok(0);
         }
         let blocks = jobs
@@ -157,6 +160,7 @@ impl Spiller {
             .collect();
         let outcome = self.write(blocks, cold, names, spiller);
         self.buffered.fetch_sub(jobs.iter().map(|job| job.bytes).sum(), Ordering::Relaxed);
+        shared.set_spills(outcome.is_ok());
         if let Err(error) = outcome {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             *self.counters.last_error.lock() = Some(error.to_string());
@@ -168,7 +172,7 @@ impl Spiller {
             pages += job.end_seq.saturating_sub(lane.clean_seq());
             if let Some((_, info)) = job.block {
                 self.counters.blocks.fetch_add(1, Ordering::Relaxed);
-                self.counters.events.fetch_add(u64::from(info.events), Ordering::Relaxed);
+                self.counters.events.fetch_add(info.events, Ordering::Relaxed);
                 cold.directory.insert(info);
             }
             lane.set_clean(job.end_seq);
@@ -265,16 +269,17 @@ impl Spiller {
         }
         let partition = &lanes.partitions[lane.id.partition()];
         let pin = lanes.pin();
+        let leaves = lanes.clock.now_ms().saturating_sub(millis(class.warm_for));
         let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
             if meta.seq() < from {
                 continue;
             }
-            // Hot pages are written when they must leave, unless they leave as they are; until then more may come to be
-            // removed or expire. One that newer pages were squeezed before is on its way, although it is hot.
+            // Hot pages are written when they must leave, or leave as they are; until then more may come to be removed or
+            // expire. One that newer pages were squeezed before is on its way, although it is hot.
             let tier = lanes.pages.place(page).tier();
-            let hot_ready = urgent || !class.compress || meta.seq() < passed;
-            let ready = tier == Tier::Warm || hot_ready && tier == Tier::Hot;
+            let hot = || urgent || !class.compress || meta.newest() <= leaves || meta.seq() < passed;
+            let ready = tier == Tier::Warm || tier == Tier::Hot && hot();
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
                 break;
             }
@@ -332,6 +337,8 @@ impl Spiller {
         let now_ms = lanes.clock.now_ms();
         let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
         let mut writer = BlockWriter::new(lane.id, first);
+        let sum = |of: fn(&PageMeta) -> u32| pages.iter().map(|(_, meta)| of(meta) as usize).sum();
+        writer.reserve(sum(PageMeta::count), sum(PageMeta::committed));
         for (page, meta) in pages {
             writer.begin_page();
             let mut seen = 0;

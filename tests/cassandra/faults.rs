@@ -333,12 +333,16 @@ fn clocks_that_differ_and_replicated_keyspaces_change_nothing() {
     let config = node.config("skew", dirs[0].path()).create_tables(Replication::Simple(1));
     let day = 86_400_000;
     let open_at = |dir: &Path, ms: i64| {
-        let tier =
-            Arc::new(ScyllaTier::connect(config.clone().directory(dir).window(Duration::ZERO)).unwrap());
+        let tier = Arc::new(
+            ScyllaTier::connect(
+                config.clone().directory(dir).window(Duration::ZERO).clock(Clock::manual(ms)),
+            )
+            .unwrap(),
+        );
         let store_config = Config::builder().memory("16MiB").partitions(2).build().unwrap();
         Store::builder(store_config).cold(tier).clock(Clock::manual(ms)).open().unwrap()
     };
-    // One store is a day behind the other.
+    // One store is a day behind the other, in what it stamps its writes with, too.
     let (early, late) = (open_at(dirs[0].path(), wall_ms() - day), open_at(dirs[1].path(), wall_ms()));
     append(&early, 0..2_000);
     append(&late, 2_000..4_000);
@@ -347,6 +351,14 @@ fn clocks_that_differ_and_replicated_keyspaces_change_nothing() {
     append(&early, 4_000..5_000);
     early.close(LONG).unwrap();
     late.close(LONG).unwrap();
+    // An id that is removed, used again and removed again: the second note is the one with the earlier stamp.
+    for (dir, ms) in [(&dirs[1], wall_ms()), (&dirs[0], wall_ms() - day)] {
+        let store = open_at(dir.path(), ms);
+        append(&store, 9_000..9_001);
+        store.flush(LONG).unwrap();
+        assert!(store.remove(9_000).unwrap());
+        store.close(LONG).unwrap();
+    }
     let store = open_at(dirs[2].path(), wall_ms());
     assert!(all_ids(&store) == (0..5_000).collect::<Vec<_>>());
     store.close(LONG).unwrap();

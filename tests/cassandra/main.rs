@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod access;
+mod away;
 mod basics;
 #[path = "../it/common.rs"]
 #[expect(dead_code, reason = "the other tests use the rest")]

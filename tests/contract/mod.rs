@@ -1,5 +1,7 @@
 //! What every cold tier must do, whatever it keeps its blocks in.
 
+pub(crate) mod many;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

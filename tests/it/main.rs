@@ -13,6 +13,7 @@ mod contract;
 mod corrupt_cold;
 mod flow;
 mod guards;
+mod many_blocks;
 mod moving;
 mod on_full;
 mod policies;

@@ -14,7 +14,6 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::clock::Clock;
 use crate::config::ClassConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::directory::{WRITER_SHIFT, writer_of};
@@ -48,7 +47,8 @@ struct Nodes {
 
 pub(crate) struct Inner {
     pub(crate) config: ScyllaConfig,
-    connected: RwLock<Arc<Connected>>,
+    /// `None` while no node has answered since the tier was made.
+    connected: RwLock<Option<Arc<Connected>>>,
     pub(crate) pace: Pace,
     pub(crate) reads: Semaphore,
     pub(crate) places: Places,
@@ -58,11 +58,18 @@ pub(crate) struct Inner {
     pub(crate) partitions: AtomicU32,
     /// The number of this opening.
     pub(crate) writer: AtomicU64,
+    /// Page numbers of it below this one are those of earlier openings of the same directory.
+    pub(crate) first: AtomicU64,
     /// Periods that are known to be in the tables: class, lane, writer, period.
     pub(crate) periods: Mutex<HashSet<(u8, u32, i32, i64)>>,
     pub(crate) seen: Mutex<crate::tiers::scylla::reading::Seen>,
     nodes: Mutex<Nodes>,
     last_micros: AtomicI64,
+}
+
+/// What tells a namespace from others on the same cluster.
+pub(crate) fn label(config: &ScyllaConfig) -> String {
+    format!("{}/{}", config.keyspace, config.namespace)
 }
 
 /// A cluster.
@@ -75,11 +82,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Connects.
+    /// Connects; `later`: that no node answers is no error, but leaves it to another time.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::Denied`], [`ErrorKind::Cold`] when no node answers.
-    pub(crate) fn connect(config: ScyllaConfig) -> Result<Self> {
+    pub(crate) fn connect(config: ScyllaConfig, later: bool) -> Result<Self> {
         config.check()?;
         let (handle, own) = match &config.runtime {
             Some(handle) => (handle.clone(), None),
@@ -95,7 +102,8 @@ impl Cluster {
         let wishes = config.clone();
         let outcome = wait(&handle, limit, async move { session::connect(&wishes, None).await });
         let connected = match outcome.and_then(|outcome| outcome.map_err(|failure| failure.error)) {
-            Ok(connected) => connected,
+            Ok(connected) => Some(Arc::new(connected)),
+            Err(error) if later && matches!(error.kind(), ErrorKind::Cold | ErrorKind::Timeout) => None,
             Err(error) => {
                 own.into_iter().for_each(Runtime::shutdown_background);
                 return Err(error);
@@ -104,12 +112,13 @@ impl Cluster {
         let inner = Inner {
             pace: Pace::new(config.in_flight),
             reads: Semaphore::new(config.reads as usize),
-            connected: RwLock::new(Arc::new(connected)),
+            connected: RwLock::new(connected),
             places: Places::default(),
             times: RwLock::default(),
             classes: RwLock::default(),
             partitions: AtomicU32::new(0),
             writer: AtomicU64::new(0),
+            first: AtomicU64::new(0),
             periods: Mutex::default(),
             seen: Mutex::default(),
             nodes: Mutex::default(),
@@ -147,7 +156,7 @@ impl Cluster {
 
     /// Microseconds since the epoch, never the same twice.
     pub(crate) fn micros(&self) -> i64 {
-        let now = Clock::system().now_ms().saturating_mul(1000);
+        let now = self.inner.config.clock.now_ms().saturating_mul(1000);
         let next = |last: i64| Some(now.max(last + 1));
         let last = &self.inner.last_micros;
         last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_or(now, |last| now.max(last + 1))
@@ -186,8 +195,14 @@ pub(crate) fn wait<T: Send + 'static>(
 }
 
 impl Inner {
-    pub(crate) fn connected(&self) -> Arc<Connected> {
-        self.connected.read().clone()
+    pub(crate) fn connected(&self) -> Result<Arc<Connected>, Failure> {
+        self.connected.read().clone().ok_or_else(|| Failure {
+            meaning: Meaning::Away,
+            error: Error::new(
+                ErrorKind::Cold,
+                "no node of the cluster has answered yet; it is tried again; see whether the nodes run and can be reached",
+            ),
+        })
     }
 
     /// The statements of a connection.
@@ -202,17 +217,33 @@ impl Inner {
     }
 
     /// Checks or makes the tables, and prepares the statements.
-    pub(crate) async fn begin(&self, classes: Vec<ClassConfig>) -> Result<(), Failure> {
-        session::check_tables(&self.connected(), &self.config, &classes, self.config.create_tables).await?;
-        *self.times.write() = classes.iter().map(Times::of).collect();
-        *self.classes.write() = classes;
+    pub(crate) async fn begin(&self) -> Result<(), Failure> {
+        let connected = match self.connected() {
+            Ok(connected) => connected,
+            Err(_) => {
+                let fresh = Arc::new(session::connect(&self.config, None).await?);
+                *self.connected.write() = Some(fresh.clone());
+                fresh
+            }
+        };
+        let classes = self.classes.read().clone();
+        session::check_tables(&connected, &self.config, &classes, self.config.create_tables).await?;
         self.reconnect().await
+    }
+
+    /// Notes the classes of the store.
+    pub(crate) fn set_classes(&self, classes: &[ClassConfig]) {
+        *self.times.write() = classes.iter().map(Times::of).collect();
+        *self.classes.write() = classes.to_vec();
     }
 
     /// Whether the tables are as they were when the store opened.
     pub(crate) async fn tables_fit(&self) -> bool {
         let classes = self.classes.read().clone();
-        session::check_tables(&self.connected(), &self.config, &classes, false).await.is_ok()
+        match self.connected() {
+            Ok(connected) => session::check_tables(&connected, &self.config, &classes, false).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Replaces the session by a new one. The driver waits longer and longer before it connects again, up to ten
@@ -220,13 +251,13 @@ impl Inner {
     async fn reconnect(&self) -> Result<(), Failure> {
         let classes = self.times.read().len();
         let fresh = session::connect(&self.config, (classes > 0).then_some(classes)).await?;
-        *self.connected.write() = Arc::new(fresh);
+        *self.connected.write() = Some(Arc::new(fresh));
         Ok(())
     }
 
     /// Takes the number of an opening for this one: the first above all others that nobody else takes meanwhile.
     pub(crate) async fn take_writer(&self, last_seq: u64, opened: i64) -> Result<u64, Failure> {
-        let connected = self.connected();
+        let connected = self.connected()?;
         let statements = Self::statements(&connected)?;
         loop {
             let mut last = writer_of(last_seq);
@@ -246,6 +277,7 @@ impl Inner {
             let values = (&self.config.namespace, first as i64, opened);
             if applied(&connected, &statements.first_writer, values).await? {
                 self.writer.store(writer, Ordering::Release);
+                self.first.store(first, Ordering::Release);
                 return Ok(first);
             }
         }
@@ -263,7 +295,7 @@ impl Inner {
     }
 
     async fn ask_nodes(&self) -> Result<Option<u64>, Failure> {
-        let connected = self.connected();
+        let connected = self.connected()?;
         let state = connected.session.get_cluster_state();
         let (mut answers, mut failure) = (Vec::new(), None);
         for node in state.get_nodes_info() {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::config::{ClassConfig, ConfigFault, IntoByteSize};
 use crate::error::{Error, Result};
 use crate::tiers::scylla::schema;
@@ -101,6 +102,7 @@ pub struct ScyllaConfig {
     pub(crate) news_every: Duration,
     pub(crate) user: Option<(String, Secret)>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) clock: Clock,
     pub(crate) runtime: Option<tokio::runtime::Handle>,
     faults: Vec<(String, String)>,
 }
@@ -138,6 +140,7 @@ impl ScyllaConfig {
             news_every: Duration::from_secs(5),
             user: None,
             tls: None,
+            clock: Clock::system(),
             runtime: None,
             faults: Vec::new(),
         }
@@ -274,6 +277,13 @@ impl ScyllaConfig {
     pub fn tls_identity(mut self, chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         let identity = (chain.as_ref().to_path_buf(), key.as_ref().to_path_buf());
         self.tls.get_or_insert_default().identity = Some(identity);
+        self
+    }
+
+    /// The clock that writes are stamped with, and that says which period of the tables they go to (default: the
+    /// system's). Clocks of stores that share a namespace may differ.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 

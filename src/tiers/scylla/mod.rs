@@ -17,8 +17,9 @@ use crate::error::Result;
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
 use crate::tiers::letters::DeadLetter;
-use crate::tiers::scylla::cluster::Cluster;
+use crate::tiers::scylla::cluster::{Cluster, label};
 use crate::tiers::scylla::config::ScyllaConfig;
+use crate::tiers::shield::home::Home;
 use crate::tiers::shield::{Limits, Shield};
 
 /// Batches that are on their way at once: while one waits for the cluster, another is made.
@@ -45,10 +46,15 @@ pub struct ScyllaTier {
 impl ScyllaTier {
     /// Connects to the cluster and takes the local directory into use. Tables are looked at when a store opens.
     ///
+    /// When no node answers, a directory that was in use while the cluster was there can be opened all the same: what
+    /// comes is kept in it, and reads of what the cluster alone has fail with
+    /// [`Cold`](crate::ErrorKind::Cold) until it is back.
+    ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) with every fault;
     /// [`Denied`](crate::ErrorKind::Denied) when user, password or certificates are refused;
-    /// [`Cold`](crate::ErrorKind::Cold) when no node answers; [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen) and
+    /// [`Cold`](crate::ErrorKind::Cold) when no node answers and the directory does not know the namespace;
+    /// [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen) and
     /// [`Io`](crate::ErrorKind::Io) for the directory.
     pub fn connect(config: ScyllaConfig) -> Result<Self> {
         let dir = config.dir.clone();
@@ -57,7 +63,8 @@ impl ScyllaTier {
             spool_bytes: config.overflow_bytes,
             drain_rate: config.drain_rate,
         };
-        Ok(Self { shield: Shield::open(Cluster::connect(config)?, &dir, limits)? })
+        let known = Home::load(&dir, &label(&config))?.is_some();
+        Ok(Self { shield: Shield::open(Cluster::connect(config, known)?, &dir, limits)? })
     }
 
     /// The blocks that the cluster will never take, and what else could not be written.
@@ -107,6 +114,10 @@ impl ColdTier for ScyllaTier {
         self.shield.set_namespace(namespace)
     }
 
+    fn awaits_server(&self) -> bool {
+        self.shield.awaits_server()
+    }
+
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
         self.shield.put(blocks)
     }
@@ -131,6 +142,15 @@ impl ColdTier for ScyllaTier {
         self.shield.list(visit)
     }
 
+    fn list_range(
+        &self,
+        first: BlockId,
+        end: u64,
+        visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.shield.list_range(first, end, visit)
+    }
+
     fn put_names(&self, names: &[(String, u64)]) -> Result<()> {
         self.shield.put_names(names)
     }
@@ -149,6 +169,15 @@ impl ColdTier for ScyllaTier {
 
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
         self.shield.tombstones(visit)
+    }
+
+    fn maintain_every(&self) -> Option<Duration> {
+        let busy = self.shield.maintain_every();
+        Some(busy.unwrap_or(self.shield.remote.inner.config.news_every))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.shield.memory_bytes()
     }
 
     fn maintain(&self) -> Result<()> {

@@ -44,7 +44,9 @@ impl Places {
                     (period, bytes)
                 }
             }
-            _ => (first, 0),
+            Some(_) => (first, 0),
+            // Openings without the cluster share a range of numbers: each begins a partition of its own.
+            None => (first + ((id.first_seq >> 20 & 63) << 10) as i64, 0),
         };
         lane.open = Some((period, bytes + len));
         lane.note(id.first_seq, period);
@@ -54,6 +56,22 @@ impl Places {
     /// Notes where a block is.
     pub(crate) fn note(&self, id: BlockId, period: i64) {
         self.lanes.lock().entry((id.partition, id.class)).or_default().note(id.first_seq, period);
+    }
+
+    /// The periods that blocks of a lane may be in, from one on and before a page, in their order.
+    pub(crate) fn between(&self, first: BlockId, end: u64) -> Vec<i64> {
+        let lanes = self.lanes.lock();
+        let Some(lane) = lanes.get(&(first.partition, first.class)) else { return Vec::new() };
+        let from =
+            lane.begins.range(..=first.first_seq).next_back().map_or(first.first_seq, |(from, _)| *from);
+        let mut periods: Vec<i64> = if from < end {
+            lane.begins.range(from..end).map(|(_, period)| *period).collect()
+        } else {
+            Vec::new()
+        };
+        periods.sort_unstable();
+        periods.dedup();
+        periods
     }
 
     /// Where a block is, if it is anywhere.

@@ -10,12 +10,12 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{Namespace, Tombstone};
-use crate::tiers::directory::writer_of;
+use crate::tiers::directory::{WRITER_SHIFT, writer_of};
 use crate::tiers::scylla::cluster::{Cluster, Inner, side_by_side};
 use crate::tiers::scylla::errors::{Failure, Meaning};
 use crate::tiers::scylla::places::Lane;
 use crate::tiers::scylla::schema::NAME_BUCKETS;
-use crate::tiers::scylla::session;
+use crate::tiers::scylla::session::{self, Connected};
 use crate::tiers::shield::remote::ShowBlock;
 
 /// The longest block that is believed: what the largest events make, and a page beside them.
@@ -46,7 +46,7 @@ impl Inner {
     async fn read_block(self: Arc<Self>, id: BlockId, period: i64) -> Result<Option<Vec<u8>>, Failure> {
         // Few at once: a scan must not crowd out the writes.
         let _turn = self.reads.acquire().await;
-        let connected = self.connected();
+        let connected = self.connected()?;
         let statements = &Self::statements(&connected)?.classes[usize::from(id.class)];
         let writer = writer_of(id.first_seq) as i32;
         let values = (&self.config.namespace, id.partition as i32, writer, period, id.first_seq as i64);
@@ -84,13 +84,15 @@ impl Inner {
         Ok(Some(bytes))
     }
 
-    /// The blocks of a lane that are not this opening's own and come after those that `seen` names.
+    /// The blocks of a lane that are not this opening's own and come after those that `seen` names; `all`: also those
+    /// of earlier openings with this one's number.
     async fn list_lane(
         self: Arc<Self>,
         lane: Lane,
         seen: HashMap<(i32, i64), i64>,
+        all: bool,
     ) -> Result<Vec<Listed>, Failure> {
-        let connected = self.connected();
+        let connected = self.connected()?;
         let statements = &Self::statements(&connected)?.classes[usize::from(lane.1)];
         let mut periods = Vec::new();
         let of_lane = (&self.config.namespace, lane.0 as i32);
@@ -99,24 +101,58 @@ impl Inner {
             Ok(())
         })
         .await?;
-        let own = self.writer.load(Ordering::Acquire) as i32;
+        let own = self.writer.load(Ordering::Acquire);
+        let first = self.first.load(Ordering::Acquire);
         let mut found = Vec::new();
         for (writer, period) in periods {
-            if writer == own {
-                continue;
-            }
-            let after = seen.get(&(writer, period)).copied().unwrap_or(-1);
-            let values = (&self.config.namespace, lane.0 as i32, writer, period, after);
-            let take = |(first_seq, summary, micros): (i64, Option<Vec<u8>>, Option<i64>)| {
-                let id = BlockId { partition: lane.0, class: lane.1, first_seq: first_seq as u64 };
-                // A row without a summary is left of one that has expired.
-                if let Some(summary) = summary {
-                    found.push(Listed { id, period, micros: micros.unwrap_or(0), summary });
-                }
-                Ok(())
+            let (after, before) = match i64::from(writer) == own as i64 {
+                false => (seen.get(&(writer, period)).copied().unwrap_or(-1), i64::MAX),
+                true if all && first > own << WRITER_SHIFT => (-1, first as i64),
+                true => continue,
             };
-            session::pages(&connected, &statements.summaries, values, take).await?;
+            let range = (writer, period, after, before);
+            found.extend(self.list_period(&connected, lane, range).await?);
         }
+        Ok(found)
+    }
+
+    /// The blocks of a writer's period that come after a page and before another.
+    async fn list_period(
+        &self,
+        connected: &Connected,
+        lane: Lane,
+        (writer, period, after, before): (i32, i64, i64, i64),
+    ) -> Result<Vec<Listed>, Failure> {
+        let statements = &Self::statements(connected)?.classes[usize::from(lane.1)];
+        let mut found = Vec::new();
+        let values = (&self.config.namespace, lane.0 as i32, writer, period, after, before);
+        let take = |(first_seq, summary, micros): (i64, Option<Vec<u8>>, Option<i64>)| {
+            let id = BlockId { partition: lane.0, class: lane.1, first_seq: first_seq as u64 };
+            // A row without a summary is left of one that has expired.
+            if let Some(summary) = summary {
+                found.push(Listed { id, period, micros: micros.unwrap_or(0), summary });
+            }
+            Ok(())
+        };
+        session::pages(connected, &statements.summaries, values, take).await?;
+        Ok(found)
+    }
+}
+
+impl Inner {
+    /// The namespace as the tables have it.
+    pub(crate) async fn saved_namespace(&self) -> Result<Option<Namespace>, Failure> {
+        let connected = self.connected()?;
+        let statements = Self::statements(&connected)?;
+        let mut found = None;
+        let values = (&self.config.namespace,);
+        let take = |(partitions, seed, classes): (Option<i32>, Option<i64>, Option<Vec<String>>)| {
+            if let (Some(partitions), Some(seed)) = (partitions, seed) {
+                found = Some(Namespace::new(partitions as u32, seed as u64, classes.unwrap_or_default()));
+            }
+            Ok(())
+        };
+        session::pages(&connected, &statements.namespace, values, take).await?;
         Ok(found)
     }
 }
@@ -137,7 +173,7 @@ impl Cluster {
         let task = self.handle.spawn(async move {
             let work = lanes.into_iter().map(|lane| {
                 let (inner, seen) = (inner.clone(), seen.get(&lane).cloned().unwrap_or_default());
-                async move { Ok((lane, inner.list_lane(lane, seen).await?)) }
+                async move { Ok((lane, inner.list_lane(lane, seen, fresh).await?)) }
             });
             let outcome = side_by_side(LANES, work, |found| {
                 let _ = sender.send(Ok(found));
@@ -188,6 +224,24 @@ impl Cluster {
         self.read_lists(true, &mut |listed| visit(listed.id, listed.micros, &listed.summary))
     }
 
+    pub(crate) fn read_range(&self, first: BlockId, end: u64, visit: &mut ShowBlock<'_>) -> Result<()> {
+        let lane = (first.partition, first.class);
+        if usize::from(first.class) >= self.inner.times.read().len() {
+            return Ok(());
+        }
+        for period in self.inner.places.between(first, end) {
+            let range = (writer_of(first.first_seq) as i32, period, first.first_seq as i64 - 1, end as i64);
+            let found = self.run(self.patience(60), |inner| async move {
+                // Few at once, as for blocks.
+                let _turn = inner.reads.acquire().await;
+                let connected = inner.connected()?;
+                inner.list_period(&connected, lane, range).await
+            })?;
+            found.iter().try_for_each(|listed| visit(listed.id, listed.micros, &listed.summary))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn read_news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
         let thorough = {
             let mut seen = self.inner.seen.lock();
@@ -204,20 +258,7 @@ impl Cluster {
     }
 
     pub(crate) fn read_namespace(&self) -> Result<Option<Namespace>> {
-        let found = self.run(self.patience(2), |inner| async move {
-            let connected = inner.connected();
-            let statements = Inner::statements(&connected)?;
-            let mut found = None;
-            let values = (&inner.config.namespace,);
-            let take = |(partitions, seed, classes): (Option<i32>, Option<i64>, Option<Vec<String>>)| {
-                if let (Some(partitions), Some(seed)) = (partitions, seed) {
-                    found = Some(Namespace::new(partitions as u32, seed as u64, classes.unwrap_or_default()));
-                }
-                Ok(())
-            };
-            session::pages(&connected, &statements.namespace, values, take).await?;
-            Ok(found)
-        })?;
+        let found = self.run(self.patience(2), |inner| async move { inner.saved_namespace().await })?;
         if let Some(namespace) = &found {
             self.inner.partitions.store(namespace.partitions, Ordering::Release);
         }
@@ -227,7 +268,7 @@ impl Cluster {
     pub(crate) fn read_names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
         for bucket in 0..NAME_BUCKETS {
             let names = self.run(self.patience(60), |inner| async move {
-                let connected = inner.connected();
+                let connected = inner.connected()?;
                 let statements = Inner::statements(&connected)?;
                 let mut names = Vec::new();
                 let values = (&inner.config.namespace, bucket as i32);
@@ -246,12 +287,17 @@ impl Cluster {
     pub(crate) fn read_tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
         for lane in self.lanes() {
             let found = self.run(self.patience(60), |inner| async move {
-                let connected = inner.connected();
+                let connected = inner.connected()?;
                 let statements = &Inner::statements(&connected)?.classes[usize::from(lane.1)];
-                let mut found = Vec::new();
+                let mut found: Vec<Tombstone> = Vec::new();
                 let values = (&inner.config.namespace, lane.0 as i32);
-                let take = |(id, seq): (i64, Option<i64>)| {
-                    found.extend(seq.map(|seq| Tombstone::new(id as u64, lane.0, lane.1, seq as u64)));
+                // Of an event that was removed from several pages the last one counts; rows come in the order of pages.
+                let take = |(id, seq): (i64, i64)| {
+                    let stone = Tombstone::new(id as u64, lane.0, lane.1, seq as u64);
+                    match found.last_mut() {
+                        Some(Tombstone { id, seq, .. }) if *id == stone.id => *seq = stone.seq.max(*seq),
+                        _ => found.push(stone),
+                    }
                     Ok(())
                 };
                 session::pages(&connected, &statements.removed, values, take).await?;

@@ -13,6 +13,7 @@ use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency as Level;
+use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 
 use crate::config::ClassConfig;
@@ -30,6 +31,8 @@ const PIECE_ROWS: i32 = 4;
 pub(crate) struct ClassStatements {
     pub(crate) put_piece: PreparedStatement,
     pub(crate) put_summary: PreparedStatement,
+    /// A block's last piece and its summary.
+    pub(crate) put_end: Batch,
     pub(crate) put_period: PreparedStatement,
     pub(crate) put_removed: PreparedStatement,
     pub(crate) pieces: PreparedStatement,
@@ -44,6 +47,7 @@ pub(crate) struct Statements {
     pub(crate) namespace: PreparedStatement,
     pub(crate) first_namespace: PreparedStatement,
     pub(crate) put_namespace: PreparedStatement,
+    pub(crate) more_classes: PreparedStatement,
     pub(crate) writers: PreparedStatement,
     pub(crate) first_writer: PreparedStatement,
     pub(crate) put_writer: PreparedStatement,
@@ -169,17 +173,24 @@ async fn prepare_all(
     for n in 0..classes {
         let pieces =
             format!("SELECT piece, pieces, bytes FROM {k}.esker_blocks_{n} WHERE {place} AND first_seq = ?");
+        let put_piece = small(format!(
+            "INSERT INTO {k}.esker_blocks_{n} (namespace, lane, writer, period, first_seq, piece, pieces, bytes) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+        ))
+        .await?;
+        let put_summary = small(format!(
+            "INSERT INTO {k}.esker_summaries_{n} (namespace, lane, writer, period, first_seq, summary) \
+             VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+        ))
+        .await?;
+        let mut put_end = Batch::new(BatchType::Unlogged);
+        put_end.append_statement(put_piece.clone());
+        put_end.append_statement(put_summary.clone());
+        put_end.set_is_idempotent(true);
         all.push(ClassStatements {
-            put_piece: small(format!(
-                "INSERT INTO {k}.esker_blocks_{n} (namespace, lane, writer, period, first_seq, piece, pieces, bytes) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
-            ))
-            .await?,
-            put_summary: small(format!(
-                "INSERT INTO {k}.esker_summaries_{n} (namespace, lane, writer, period, first_seq, summary) \
-                 VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
-            ))
-            .await?,
+            put_piece,
+            put_summary,
+            put_end,
             put_period: small(format!(
                 "INSERT INTO {k}.esker_periods_{n} (namespace, lane, writer, period) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
             ))
@@ -190,7 +201,8 @@ async fn prepare_all(
             .await?,
             pieces: prepare(session, &pieces, PIECE_ROWS).await?,
             summaries: small(format!(
-                "SELECT first_seq, summary, WRITETIME(summary) FROM {k}.esker_summaries_{n} WHERE {place} AND first_seq > ?"
+                "SELECT first_seq, summary, WRITETIME(summary) FROM {k}.esker_summaries_{n} WHERE {place} AND first_seq > ? \
+                 AND first_seq < ?"
             ))
             .await?,
             periods: small(format!("SELECT writer, period FROM {k}.esker_periods_{n} WHERE {lane}")).await?,
@@ -204,6 +216,10 @@ async fn prepare_all(
         namespace: small(format!("SELECT partitions, seed, classes FROM {k}.esker_namespaces WHERE namespace = ?")).await?,
         first_namespace: small(format!("INSERT INTO {k}.esker_namespaces {namespaces} IF NOT EXISTS")).await?,
         put_namespace: small(format!("INSERT INTO {k}.esker_namespaces {namespaces} USING TIMESTAMP ?")).await?,
+        more_classes: small(format!(
+            "UPDATE {k}.esker_namespaces SET classes = ? WHERE namespace = ? IF classes = ?"
+        ))
+        .await?,
         writers: small(format!("SELECT first FROM {k}.esker_writers WHERE namespace = ?")).await?,
         first_writer: small(format!("INSERT INTO {k}.esker_writers {writers} IF NOT EXISTS")).await?,
         put_writer: small(format!("INSERT INTO {k}.esker_writers {writers} USING TIMESTAMP ?")).await?,

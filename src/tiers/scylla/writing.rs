@@ -1,6 +1,7 @@
 //! What is written to the cluster, and how often it is tried.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::Deadline;
@@ -9,8 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::directory::writer_of;
-use crate::tiers::scylla::cluster::{Cluster, Inner, applied, execute, side_by_side};
-use crate::tiers::scylla::errors::{Failure, Meaning};
+use crate::tiers::scylla::cluster::{Cluster, Inner, applied, execute, label, side_by_side};
+use crate::tiers::scylla::config::Server;
+use crate::tiers::scylla::errors::{self, Failure, Meaning};
 use crate::tiers::scylla::pace::Answer;
 use crate::tiers::scylla::schema::NAME_BUCKETS;
 use crate::tiers::shield::breaker::jitter;
@@ -57,7 +59,7 @@ impl Inner {
     }
 
     async fn write(&self, op: &Op) -> Result<(), Failure> {
-        let connected = self.connected();
+        let connected = self.connected()?;
         let statements = Self::statements(&connected)?;
         let (namespace, micros) = (&self.config.namespace, op.stamp.micros);
         match &op.change {
@@ -76,7 +78,10 @@ impl Inner {
                 execute(&connected, &class.put_removed, values).await
             }
             Change::Namespace(saved) => {
-                let values = (namespace, saved.partitions as i32, saved.seed as i64, &saved.classes, micros);
+                // If it is there, this changes nothing: it is only for a server that has lost it. Of two lists of classes the
+                // longer one counts, whatever the clocks of their writers say.
+                let stamp = saved.classes.len() as i64;
+                let values = (namespace, saved.partitions as i32, saved.seed as i64, &saved.classes, stamp);
                 execute(&connected, &statements.put_namespace, values).await
             }
             Change::Writer(first) => {
@@ -88,7 +93,7 @@ impl Inner {
 
     /// The period first, so that the block is found; the summary last, so that it is found only when it is whole.
     async fn write_block(&self, block: &ColdBlock, stamp: Stamp) -> Result<(), Failure> {
-        let connected = self.connected();
+        let connected = self.connected()?;
         let id = block.id;
         let class = class_of(Self::statements(&connected)?.classes.get(usize::from(id.class)))?;
         let (namespace, lane, writer) =
@@ -100,14 +105,28 @@ impl Inner {
             self.periods.lock().insert(key);
         }
         let first = id.first_seq as i64;
-        let pieces = block.bytes.len().div_ceil(PIECE) as i32;
-        for (piece, part) in block.bytes.chunks(PIECE).enumerate() {
-            let values =
-                (namespace, lane, writer, stamp.period, first, piece as i32, pieces, part, stamp.micros);
-            execute(&connected, &class.put_piece, values).await?;
+        let mut parts: Vec<&[u8]> = block.bytes.chunks(PIECE).collect();
+        let pieces = parts.len().max(1) as i32;
+        let last = parts.pop().unwrap_or_default();
+        let piece = |piece: i32, part| {
+            (namespace, lane, writer, stamp.period, first, piece, pieces, part, stamp.micros)
+        };
+        for (number, part) in parts.into_iter().enumerate() {
+            execute(&connected, &class.put_piece, piece(number as i32, part)).await?;
         }
-        let values = (namespace, lane, writer, stamp.period, first, &block.summary, stamp.micros);
-        execute(&connected, &class.put_summary, values).await?;
+        let summary = (namespace, lane, writer, stamp.period, first, &block.summary, stamp.micros);
+        match self.config.server {
+            // Both have the same partition key: that is one mutation there, however many tables it is for.
+            Server::Cassandra => {
+                let values = (piece(pieces - 1, last), summary);
+                let outcome = connected.session.batch(&class.put_end, values).await;
+                outcome.map_err(|error| errors::of_execution("write to", error))?;
+            }
+            Server::Scylla => {
+                execute(&connected, &class.put_piece, piece(pieces - 1, last)).await?;
+                execute(&connected, &class.put_summary, summary).await?;
+            }
+        }
         self.places.note(id, stamp.period);
         Ok(())
     }
@@ -122,12 +141,27 @@ fn class_of<T>(class: Option<T>) -> Result<T, Failure> {
 
 impl Remote for Cluster {
     fn begin(&self, classes: &[ClassConfig], last_seq: u64) -> Result<u64> {
-        let (classes, opened) = (classes.to_vec(), self.micros() / 1000);
+        let opened = self.micros() / 1000;
+        self.inner.set_classes(classes);
         // Creating tables takes a cluster seconds.
         self.run(self.patience(60), |inner| async move {
-            inner.begin(classes).await?;
+            inner.begin().await?;
             inner.take_writer(last_seq, opened).await
         })
+    }
+
+    fn begin_away(&self, classes: &[ClassConfig], first: u64) {
+        self.inner.set_classes(classes);
+        self.inner.writer.store(writer_of(first), Ordering::Release);
+        self.inner.first.store(first, Ordering::Release);
+    }
+
+    fn rejoin(&self) -> Result<()> {
+        self.run(self.patience(60), |inner| async move { inner.begin().await })
+    }
+
+    fn label(&self) -> String {
+        label(&self.inner.config)
     }
 
     fn stamp(&self, change: &Change) -> Stamp {
@@ -184,11 +218,21 @@ impl Remote for Cluster {
     fn agree(&self, namespace: &Namespace) -> Result<()> {
         let namespace = namespace.clone();
         self.run(self.patience(4), |inner| async move {
-            let connected = inner.connected();
+            let connected = inner.connected()?;
             let statements = Inner::statements(&connected)?;
             let Namespace { partitions, seed, classes } = &namespace;
             let values = (&inner.config.namespace, *partitions as i32, *seed as i64, classes);
-            applied(&connected, &statements.first_namespace, values).await.map(drop)
+            if applied(&connected, &statements.first_namespace, values).await? {
+                return Ok(());
+            }
+            // Somebody was first. Classes can be added to a namespace, if nobody adds others meanwhile.
+            let Some(saved) = inner.saved_namespace().await? else { return Ok(()) };
+            let same = (saved.partitions, saved.seed) == (*partitions, *seed);
+            if same && classes.len() > saved.classes.len() && classes.starts_with(&saved.classes) {
+                let values = (classes, &inner.config.namespace, &saved.classes);
+                applied(&connected, &statements.more_classes, values).await?;
+            }
+            Ok(())
         })
     }
 
@@ -198,6 +242,10 @@ impl Remote for Cluster {
 
     fn list(&self, visit: &mut ShowBlock<'_>) -> Result<()> {
         self.read_all(visit)
+    }
+
+    fn list_range(&self, first: BlockId, end: u64, visit: &mut ShowBlock<'_>) -> Result<()> {
+        self.read_range(first, end, visit)
     }
 
     fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {

@@ -40,6 +40,12 @@ impl Breaker {
         self.open_until.is_some()
     }
 
+    /// Opens it at once.
+    pub(crate) fn trip(&mut self, now: Instant) {
+        self.failures = FAILURES;
+        self.failed(now);
+    }
+
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }

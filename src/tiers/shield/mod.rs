@@ -17,13 +17,14 @@
 
 pub(crate) mod breaker;
 pub(crate) mod dead;
+pub(crate) mod home;
 pub(crate) mod remote;
 pub(crate) mod spool;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -35,13 +36,18 @@ use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone};
 use crate::tiers::shield::breaker::Breaker;
 use crate::tiers::shield::dead::DeadLetters;
-use crate::tiers::shield::remote::{Change, Op, Remote, Verdict};
+use crate::tiers::shield::home::Home;
+use crate::tiers::shield::remote::{Change, Op, Remote, ShowBlock, Verdict};
 use crate::tiers::shield::spool::{Spool, State};
 
 /// How far apart two looks at the servers' lives are, at least, when all is well.
 const LIFE_TICK: Duration = Duration::from_millis(1000);
 /// Bytes that are drained in one go, about.
 const DRAIN_SLICE: u64 = 1 << 20;
+/// How often to look after changes that are under way.
+const KEEP_TICK: Duration = Duration::from_millis(250);
+/// What is held of a change while it is sent: the store's copy, this one's, and the driver's.
+const COPIES: u64 = 3;
 
 /// The numbers that bound a shield.
 #[derive(Clone, Debug)]
@@ -58,6 +64,13 @@ pub(crate) struct Limits {
 pub(crate) struct Shield<R> {
     pub(crate) remote: R,
     limits: Limits,
+    dir: PathBuf,
+    /// What the directory knows of the namespace; `None` before it is known.
+    home: Mutex<Option<Home>>,
+    /// The first page number of this opening.
+    first: AtomicU64,
+    /// The store opened while the servers were away, and they have not been reached since.
+    unknown: AtomicBool,
     spool: Mutex<Spool>,
     dead: Arc<DeadLetters>,
     breaker: Mutex<Breaker>,
@@ -67,6 +80,8 @@ pub(crate) struct Shield<R> {
     restarts: AtomicU64,
     resent: AtomicU64,
     drained: AtomicU64,
+    /// Bytes of changes that are being sent.
+    sending: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -75,8 +90,8 @@ struct Keeper {
     /// What the servers' lives were at the last look.
     life: Option<u64>,
     looked: Option<Instant>,
-    /// Bytes that may be drained now.
-    credit: u64,
+    /// Bytes that may be drained now; less than none after a block that was larger.
+    credit: i64,
     credited: Option<Instant>,
 }
 
@@ -91,6 +106,10 @@ impl<R: Remote> Shield<R> {
         Ok(Self {
             remote,
             limits,
+            dir: dir.to_path_buf(),
+            home: Mutex::default(),
+            first: AtomicU64::new(0),
+            unknown: AtomicBool::new(false),
             spool: Mutex::new(spool),
             dead,
             breaker: Mutex::default(),
@@ -98,6 +117,7 @@ impl<R: Remote> Shield<R> {
             restarts: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             drained: AtomicU64::new(0),
+            sending: AtomicU64::new(0),
             last_error: Mutex::default(),
         })
     }
@@ -127,6 +147,7 @@ impl<R: Remote> Shield<R> {
         if changes.is_empty() {
             return Ok(());
         }
+        self.mark(&changes)?;
         let stamped = |change| Arc::new(Op { stamp: self.remote.stamp(&change), change });
         let ops: Vec<Arc<Op>> = changes.into_iter().map(stamped).collect();
         let restarts = self.restarts.load(Ordering::SeqCst);
@@ -151,12 +172,98 @@ impl<R: Remote> Shield<R> {
         Ok(())
     }
 
+    /// Notes which page numbers are used, before they can be seen by anybody.
+    fn mark(&self, changes: &[Change]) -> Result<()> {
+        let mut home = self.home.lock();
+        let Some(home) = home.as_mut() else { return Ok(()) };
+        let seq = |change: &Change| match change {
+            Change::Block(block) => Some(block.id.first_seq),
+            Change::Tombstone(stone) => Some(stone.seq),
+            _ => None,
+        };
+        let mut next = home.clone();
+        let marked = changes.iter().filter_map(seq).filter(|seq| next.mark(*seq)).count();
+        if marked > 0 {
+            next.save(&self.dir)?;
+            *home = next;
+        }
+        Ok(())
+    }
+
+    /// Opens without the servers, if the directory knows the namespace.
+    fn begin_away(&self, classes: &[ClassConfig], error: Error) -> Result<u64> {
+        let Some(mut home) = Home::load(&self.dir, &self.remote.label())? else {
+            let text = format!(
+                "{error}; without it only a directory that was open while it was there can be opened, which {} was not: \
+                 page numbers of its own could collide with those that are in use",
+                self.dir.display()
+            );
+            return Err(Error::with_source(error.kind(), text, error));
+        };
+        let first = home.go_on()?;
+        home.save(&self.dir)?;
+        self.note(&error);
+        self.breaker.lock().trip(clock::now());
+        self.unknown.store(true, Ordering::SeqCst);
+        self.remote.begin_away(classes, first);
+        self.first.store(first, Ordering::SeqCst);
+        let range = home.first;
+        *self.home.lock() = Some(home);
+        // Should the servers have lost it, nobody else must be given it.
+        self.write(vec![Change::Writer(range)])?;
+        Ok(first)
+    }
+
+    /// The servers may be back: does what opening could not.
+    fn rejoin(&self) -> Result<()> {
+        self.remote.rejoin()?;
+        let Some(home) = self.home.lock().clone() else { return Ok(()) };
+        match self.remote.namespace()? {
+            Some(saved)
+                if (saved.partitions, saved.seed) != (home.namespace.partitions, home.namespace.seed) =>
+            {
+                return Err(Error::new(
+                    ErrorKind::Incompatible,
+                    format!(
+                        "the cluster's namespace {} is another one than {} knows (partitions and seed differ): nothing \
+                         is written to it; see whether it is the right cluster",
+                        home.label,
+                        self.dir.display()
+                    ),
+                ));
+            }
+            Some(_) => {}
+            None => self.remote.agree(&home.namespace)?,
+        }
+        self.unknown.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Remembers the namespace for openings without the servers.
+    fn remember(&self, namespace: &Namespace) -> Result<()> {
+        let mut home = self.home.lock();
+        let first = self.first.load(Ordering::SeqCst);
+        if first == 0 || home.as_ref().is_some_and(|home| home.namespace == *namespace) {
+            return Ok(());
+        }
+        let (label, namespace) = (self.remote.label(), namespace.clone());
+        let used = home.as_ref().map_or(first, |home| home.used);
+        let mut fresh = Home { label, namespace, first, used };
+        fresh.mark(first);
+        fresh.save(&self.dir)?;
+        *home = Some(fresh);
+        Ok(())
+    }
+
     /// Sends changes unless the server is known to be away.
     fn send(&self, ops: &[Arc<Op>]) -> Vec<Verdict> {
         if self.breaker.lock().is_open() {
             return ops.iter().map(|_| Verdict::Later(None)).collect();
         }
+        let bytes: u64 = ops.iter().map(|op| op.len()).sum();
+        self.sending.fetch_add(bytes, Ordering::Relaxed);
         let verdicts = self.remote.send(ops);
+        self.sending.fetch_sub(bytes, Ordering::Relaxed);
         let mut failure = None;
         for verdict in &verdicts {
             if let Verdict::Later(Some(error)) | Verdict::Never(error) = verdict {
@@ -240,7 +347,8 @@ impl<R: Remote> Shield<R> {
     }
 
     fn look(&self, keeper: &mut Keeper, now: Instant) -> Result<()> {
-        let life = match self.remote.life() {
+        let joined = if self.unknown.load(Ordering::SeqCst) { self.rejoin() } else { Ok(()) };
+        let life = match joined.and_then(|()| self.remote.life()) {
             Ok(Some(life)) => life,
             Ok(None) => return Ok(()),
             Err(error) => {
@@ -271,19 +379,21 @@ impl<R: Remote> Shield<R> {
         let now = clock::now();
         let passed =
             keeper.credited.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let earned = (passed.as_secs_f64().min(1.0) * self.limits.drain_rate as f64) as u64;
-        // A block larger than a second's worth must come through, too.
-        keeper.credit = (keeper.credit + earned).min(self.limits.drain_rate.max(64 << 20));
+        let rate = i64::try_from(self.limits.drain_rate).unwrap_or(i64::MAX);
+        let earned = (passed.as_secs_f64().min(1.0) * rate as f64) as i64;
+        // What was not used is not saved up: a server that comes back is not to be flooded.
+        keeper.credit = keeper.credit.saturating_add(earned).min(rate);
         while keeper.credit > 0 {
             if self.breaker.lock().is_open() {
                 return Ok(());
             }
-            let slice = self.spool.lock().oldest_waiting(DRAIN_SLICE.min(keeper.credit), &self.dead)?;
+            let slice =
+                self.spool.lock().oldest_waiting(DRAIN_SLICE.min(keeper.credit as u64), &self.dead)?;
             if slice.is_empty() {
                 return Ok(());
             }
             let bytes: u64 = slice.iter().map(|(_, op)| op.len()).sum();
-            keeper.credit = keeper.credit.saturating_sub(bytes);
+            keeper.credit = keeper.credit.saturating_sub(bytes as i64);
             let (serials, ops): (Vec<u64>, Vec<Arc<Op>>) = slice.into_iter().unzip();
             let restarts = self.restarts.load(Ordering::SeqCst);
             let verdicts = self.send(&ops);
@@ -297,6 +407,38 @@ impl<R: Remote> Shield<R> {
         Ok(())
     }
 
+    /// Shows what the server has, and what of the chosen blocks only the spool or the dead letters have.
+    fn list_with(
+        &self,
+        chosen: impl Fn(BlockId) -> bool,
+        ask: impl FnOnce(&mut ShowBlock<'_>) -> Result<()>,
+        visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut local: HashMap<BlockId, i64> =
+            self.spool.lock().blocks().filter(|(id, _)| chosen(*id)).collect();
+        let mut show = |id: BlockId, micros, summary: &[u8]| {
+            // The spool may still hold an earlier cut of a block that was written anew since.
+            if local.get(&id).is_some_and(|stamp| *stamp > micros) {
+                return Ok(());
+            }
+            local.remove(&id);
+            visit(id, summary)
+        };
+        if !self.awaits_server() {
+            ask(&mut show)?;
+        }
+        for id in local.into_keys() {
+            let block = self.spool.lock().block(id)?;
+            if let Some(block) = block {
+                visit(id, &block.summary)?;
+            }
+        }
+        let mut show = |block: ColdBlock| {
+            if chosen(block.id) { visit(block.id, &block.summary) } else { Ok(()) }
+        };
+        self.dead.each(&mut show)
+    }
+
     /// The block as the spool or the dead letters have it.
     fn local(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
         if let Some(block) = self.spool.lock().block(id)? {
@@ -308,7 +450,14 @@ impl<R: Remote> Shield<R> {
 
 impl<R: Remote> ColdTier for Shield<R> {
     fn begin(&self, classes: &[ClassConfig]) -> Result<u64> {
-        let first = self.remote.begin(classes, self.last_seq().unwrap_or(0))?;
+        let first = match self.remote.begin(classes, self.last_seq().unwrap_or(0)) {
+            Ok(first) => first,
+            Err(error) if matches!(error.kind(), ErrorKind::Cold | ErrorKind::Timeout) => {
+                return self.begin_away(classes, error);
+            }
+            Err(error) => return Err(error),
+        };
+        self.first.store(first, Ordering::SeqCst);
         // What is confirmed from now on is compared with this.
         self.keeper.lock().life = self.remote.life()?;
         self.write(vec![Change::Writer(first)])?;
@@ -316,14 +465,34 @@ impl<R: Remote> ColdTier for Shield<R> {
     }
 
     fn namespace(&self) -> Result<Option<Namespace>> {
-        self.remote.namespace()
+        if self.awaits_server() {
+            return Ok(self.home.lock().as_ref().map(|home| home.namespace.clone()));
+        }
+        let found = self.remote.namespace()?;
+        if let Some(namespace) = &found {
+            self.remember(namespace)?;
+        }
+        Ok(found)
+    }
+
+    fn awaits_server(&self) -> bool {
+        self.unknown.load(Ordering::SeqCst)
     }
 
     fn set_namespace(&self, namespace: &Namespace) -> Result<()> {
+        if self.awaits_server() {
+            return Err(Error::new(
+                ErrorKind::Cold,
+                "classes can only be added to a namespace while its cluster is there; open with those of before",
+            ));
+        }
         self.remote.agree(namespace)?;
         // Whoever was first has decided; that is what must survive.
         match self.remote.namespace()? {
-            Some(saved) => self.write(vec![Change::Namespace(saved)]),
+            Some(saved) => {
+                self.remember(&saved)?;
+                self.write(vec![Change::Namespace(saved)])
+            }
             None => Err(Error::new(ErrorKind::Cold, "the cluster took the namespace and does not have it")),
         }
     }
@@ -352,22 +521,20 @@ impl<R: Remote> ColdTier for Shield<R> {
     }
 
     fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
-        let mut local: HashMap<BlockId, i64> = self.spool.lock().blocks().collect();
-        self.remote.list(&mut |id, micros, summary| {
-            // The spool may still hold an earlier cut of a block that was written anew since.
-            if local.get(&id).is_some_and(|stamp| *stamp > micros) {
-                return Ok(());
-            }
-            local.remove(&id);
-            visit(id, summary)
-        })?;
-        for id in local.into_keys() {
-            let block = self.spool.lock().block(id)?;
-            if let Some(block) = block {
-                visit(id, &block.summary)?;
-            }
-        }
-        self.dead.each(&mut |block| visit(block.id, &block.summary))
+        self.list_with(|_| true, |show| self.remote.list(show), visit)
+    }
+
+    fn list_range(
+        &self,
+        first: BlockId,
+        end: u64,
+        visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let chosen = |id: BlockId| {
+            (id.partition, id.class) == (first.partition, first.class)
+                && (first.first_seq..end).contains(&id.first_seq)
+        };
+        self.list_with(chosen, |show| self.remote.list_range(first, end, show), visit)
     }
 
     fn put_names(&self, names: &[(String, u64)]) -> Result<()> {
@@ -375,7 +542,9 @@ impl<R: Remote> ColdTier for Shield<R> {
     }
 
     fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
-        self.remote.names(visit)?;
+        if !self.awaits_server() {
+            self.remote.names(visit)?;
+        }
         let others = self.spool.lock().others()?;
         for change in others {
             if let Change::Names(names) = &change.change {
@@ -394,7 +563,9 @@ impl<R: Remote> ColdTier for Shield<R> {
     }
 
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
-        self.remote.tombstones(visit)?;
+        if !self.awaits_server() {
+            self.remote.tombstones(visit)?;
+        }
         let others = self.spool.lock().others()?;
         for change in others {
             if let Change::Tombstone(stone) = &change.change {
@@ -406,6 +577,16 @@ impl<R: Remote> ColdTier for Shield<R> {
 
     fn maintain(&self) -> Result<()> {
         self.keep()
+    }
+
+    /// `None`: nothing is under way, nobody is away.
+    fn maintain_every(&self) -> Option<Duration> {
+        let rests = self.spool.lock().is_empty() && !self.breaker.lock().is_open();
+        (!rests).then_some(KEEP_TICK)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.spool.lock().memory() + self.sending.load(Ordering::Relaxed) * COPIES
     }
 
     fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {

@@ -65,6 +65,13 @@ pub(crate) type ShowBlock<'a> = dyn FnMut(BlockId, i64, &[u8]) -> Result<()> + '
 pub(crate) trait Remote: Send + Sync + 'static {
     /// Checks or makes tables, and gives the first page number for a store that is opened now, above `last_seq`.
     fn begin(&self, classes: &[ClassConfig], last_seq: u64) -> Result<u64>;
+    /// A store opens while the servers are away, with page numbers from `first` on: what `begin` would have noted is
+    /// noted, and nothing is asked.
+    fn begin_away(&self, classes: &[ClassConfig], first: u64);
+    /// Does what `begin` could not, now that the servers may be back: connects and checks the tables.
+    fn rejoin(&self) -> Result<()>;
+    /// What tells this namespace from others on these servers.
+    fn label(&self) -> String;
     /// Decides where and when a change belongs.
     fn stamp(&self, change: &Change) -> Stamp;
     /// Sends changes; a verdict for each.
@@ -80,6 +87,8 @@ pub(crate) trait Remote: Send + Sync + 'static {
     fn get(&self, id: BlockId, limit: Option<Duration>) -> Result<Option<Vec<u8>>>;
     /// Shows every block's id, stamp and summary.
     fn list(&self, visit: &mut ShowBlock<'_>) -> Result<()>;
+    /// The same for blocks of one lane from `first` on and before page `end`.
+    fn list_range(&self, first: BlockId, end: u64, visit: &mut ShowBlock<'_>) -> Result<()>;
     fn news(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()>;
     fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()>;
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()>;

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind as IoKind, IoSlice, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::tiers::shield::dead::DeadLetters;
 use crate::tiers::shield::remote::{Change, Op, Stamp};
 
 const MAGIC: &[u8; 4] = b"ESKS";
-const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// A file is followed by another when it is so long.
 const FILE_BYTES: u64 = 16 << 20;
 /// The longest record that is believed: the largest block and its summary.
@@ -194,14 +194,14 @@ impl Spool {
     /// # Errors
     /// [`ErrorKind::Cold`] when the spool is full, [`ErrorKind::Io`] when the disk is.
     pub(crate) fn append(&mut self, ops: &[Arc<Op>]) -> Result<Vec<u64>> {
-        let mut bytes = Vec::new();
-        let mut lens = Vec::new();
+        let (mut records, mut lens) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
         for op in ops {
-            let before = bytes.len();
-            encode(op, &mut bytes);
-            lens.push((bytes.len() - before) as u64);
+            let record = Record::of(op);
+            lens.push((record.head.len() + record.tail.len()) as u64);
+            records.push(record);
         }
-        if self.bytes + bytes.len() as u64 > self.limit {
+        let total: u64 = lens.iter().sum();
+        if self.bytes + total > self.limit {
             return Err(Error::new(
                 ErrorKind::Cold,
                 format!(
@@ -215,7 +215,10 @@ impl Spool {
         }
         let (number, segment) = self.open_segment()?;
         let mut offset = segment.len;
-        let outcome = segment.file.seek(SeekFrom::Start(offset)).and_then(|_| segment.file.write_all(&bytes));
+        let parts: Vec<&[u8]> =
+            records.iter().flat_map(|record| [record.head.as_slice(), record.tail]).collect();
+        let outcome =
+            segment.file.seek(SeekFrom::Start(offset)).and_then(|_| write_all(&mut segment.file, &parts));
         if let Err(source) = outcome {
             // What was written of it must not be taken for records later.
             let _ = segment.file.set_len(offset);
@@ -225,7 +228,7 @@ impl Spool {
             };
             return Err(Error::io(format!("{text} ({})", self.dir.display()), source));
         }
-        segment.len += bytes.len() as u64;
+        segment.len += total;
         let mut serials = Vec::with_capacity(ops.len());
         for (op, len) in ops.iter().zip(lens) {
             serials.push(self.note(op, number, offset, len, State::Fresh));
@@ -426,6 +429,14 @@ impl Spool {
         self.entries.is_empty()
     }
 
+    /// Bytes of memory that the lists of what is here take, about: each entry has its place in a tree, and most of them
+    /// one in the table of blocks.
+    pub(crate) fn memory(&self) -> u64 {
+        let tree = self.entries.len() * (size_of::<Entry>() + 8) * 3 / 2;
+        let table = self.blocks.capacity() * (size_of::<(BlockId, u64)>() + 1);
+        (tree + table + self.segments.len() * 256) as u64
+    }
+
     /// Number and bytes of what waits, and of what is confirmed.
     pub(crate) fn sums(&self) -> ((u64, u64), (u64, u64)) {
         let (mut waiting, mut confirmed) = ((0, 0), (0, 0));
@@ -454,8 +465,50 @@ fn is_cut_off(bytes: &[u8]) -> bool {
     bytes[..magic] == MAGIC[..magic]
 }
 
+/// Writes all parts, several with one call.
+fn write_all(file: &mut File, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(IoKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == IoKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// An encoded record: its bytes but for a block's, and those, which are not copied.
+struct Record<'a> {
+    head: Vec<u8>,
+    tail: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn of(op: &'a Op) -> Self {
+        let mut head = Vec::new();
+        let tail = begin(op, &mut head);
+        let len = (head.len() + tail.len() - HEADER) as u32;
+        head[8..12].copy_from_slice(&len.to_le_bytes());
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&head[8..]);
+        hasher.update(tail);
+        head[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+        Self { head, tail }
+    }
+}
+
 pub(crate) fn encode(op: &Op, out: &mut Vec<u8>) {
-    let at = out.len();
+    let record = Record::of(op);
+    out.extend_from_slice(&record.head);
+    out.extend_from_slice(record.tail);
+}
+
+/// Appends a record, without length and checksum, but for what it ends with.
+fn begin<'a>(op: &'a Op, out: &mut Vec<u8>) -> &'a [u8] {
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&op.stamp.micros.to_le_bytes());
@@ -467,7 +520,8 @@ pub(crate) fn encode(op: &Op, out: &mut Vec<u8>) {
             out.push(block.id.class);
             out.extend_from_slice(&block.id.first_seq.to_le_bytes());
             put_bytes(out, &block.summary);
-            put_bytes(out, &block.bytes);
+            out.extend_from_slice(&(block.bytes.len() as u32).to_le_bytes());
+            return &block.bytes;
         }
         Change::Names(names) => {
             out.push(1);
@@ -494,13 +548,10 @@ pub(crate) fn encode(op: &Op, out: &mut Vec<u8>) {
             out.extend_from_slice(&first.to_le_bytes());
         }
     }
-    let len = (out.len() - at - HEADER) as u32;
-    out[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
-    let crc = crc32fast::hash(&out[at + 8..]);
-    out[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+    &[]
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);
 }
@@ -545,7 +596,8 @@ pub(crate) fn decode(header: &[u8], body: &[u8]) -> Option<Op> {
     rest.0.is_empty().then_some(Op { stamp, change })
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Takes things from the front of bytes.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -554,19 +606,19 @@ impl<'a> Reader<'a> {
         Some(*word)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.take::<1>().map(|[byte]| byte)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.u32()? as usize;
         let (bytes, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::tiers::directory::{WRITER_SHIFT, writer_of};
 use crate::tiers::shield::remote::{ShowBlock, Stamp};
 
 /// What the server does with changes.
@@ -24,6 +25,10 @@ struct Server {
     names: Mutex<BTreeMap<String, u64>>,
     sent: AtomicU64,
     forgot: AtomicBool,
+    /// Whether openings get ranges of their own, as from a real server; the last one.
+    ranges: AtomicBool,
+    last: AtomicU64,
+    namespace: Mutex<Option<Namespace>>,
     clock: AtomicU64,
 }
 
@@ -36,6 +41,9 @@ impl Server {
             names: Mutex::default(),
             sent: AtomicU64::new(0),
             forgot: AtomicBool::new(false),
+            ranges: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            namespace: Mutex::default(),
             clock: AtomicU64::new(1),
         }
     }
@@ -61,7 +69,29 @@ impl Server {
 
 impl Remote for Arc<Server> {
     fn begin(&self, _: &[ClassConfig], last_seq: u64) -> Result<u64> {
-        Ok(last_seq + 1)
+        match *self.mood.lock() {
+            Mood::Away => Err(Server::refused()),
+            _ if self.ranges.load(Ordering::SeqCst) => {
+                Ok((1 + writer_of(last_seq.max(self.last.load(Ordering::SeqCst)))) << WRITER_SHIFT)
+            }
+            _ => Ok(last_seq + 1),
+        }
+        .inspect(|first| {
+            self.last.fetch_max(*first, Ordering::SeqCst);
+        })
+    }
+
+    fn begin_away(&self, _: &[ClassConfig], _: u64) {}
+
+    fn rejoin(&self) -> Result<()> {
+        match *self.mood.lock() {
+            Mood::Away => Err(Server::refused()),
+            _ => Ok(()),
+        }
+    }
+
+    fn label(&self) -> String {
+        "k/n".into()
     }
 
     fn stamp(&self, _: &Change) -> Stamp {
@@ -101,10 +131,14 @@ impl Remote for Arc<Server> {
     }
 
     fn namespace(&self) -> Result<Option<Namespace>> {
-        Ok(None)
+        match *self.mood.lock() {
+            Mood::Away => Err(Server::refused()),
+            _ => Ok(self.namespace.lock().clone()),
+        }
     }
 
-    fn agree(&self, _: &Namespace) -> Result<()> {
+    fn agree(&self, namespace: &Namespace) -> Result<()> {
+        self.namespace.lock().get_or_insert_with(|| namespace.clone());
         Ok(())
     }
 
@@ -115,6 +149,12 @@ impl Remote for Arc<Server> {
     fn list(&self, visit: &mut ShowBlock<'_>) -> Result<()> {
         let blocks = self.blocks.lock().clone();
         blocks.iter().try_for_each(|(id, (micros, block))| visit(*id, *micros, &block.summary))
+    }
+
+    fn list_range(&self, first: BlockId, end: u64, visit: &mut ShowBlock<'_>) -> Result<()> {
+        self.list(&mut |id, micros, summary| {
+            if (first.first_seq..end).contains(&id.first_seq) { visit(id, micros, summary) } else { Ok(()) }
+        })
     }
 
     fn news(&self, _: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
@@ -368,4 +408,105 @@ fn no_bytes_make_the_decoder_of_records_fail_badly() {
         lying[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
         assert!(spool::decode(&lying, &body[..len]).is_none(), "cut at {len}");
     }
+}
+
+fn open_in_ranges(server: &Arc<Server>, dir: &Path) -> (Shield<Arc<Server>>, u64) {
+    server.ranges.store(true, Ordering::SeqCst);
+    let shield = Shield::open(server.clone(), dir, limits(Duration::ZERO)).unwrap();
+    let first = shield.begin(&[]).unwrap();
+    if shield.namespace().unwrap().is_none() {
+        shield.set_namespace(&Namespace::new(2, 77, vec!["a".into()])).unwrap();
+    }
+    (shield, first)
+}
+
+#[test]
+fn a_directory_opens_again_and_again_while_the_server_is_away_and_no_number_is_used_twice() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    let mut firsts = Vec::new();
+    let put = |shield: &Shield<Arc<Server>>, first: u64| {
+        // Far apart: each opening uses a good part of its range.
+        for step in [0, 1, 1 << 21, 3 << 21] {
+            shield.put(&[block(first + step, 100)]).unwrap();
+        }
+    };
+    let (shield, first) = open_in_ranges(&server, dir.path());
+    put(&shield, first);
+    firsts.push(first);
+    drop(shield);
+    *server.mood.lock() = Mood::Away;
+    for _ in 0..3 {
+        let (shield, first) = open_in_ranges(&server, dir.path());
+        assert!(shield.awaits_server() && first > firsts[firsts.len() - 1] + (3 << 21));
+        assert_eq!(writer_of(first), writer_of(firsts[0]));
+        put(&shield, first);
+        // As at the end of a process; then one that used no number at all.
+        drop(shield);
+        firsts.push(first);
+        drop(open_in_ranges(&server, dir.path()));
+    }
+    let (shield, last) = open_in_ranges(&server, dir.path());
+    assert!(shield.maintain().is_err() || shield.awaits_server());
+    *server.mood.lock() = Mood::Takes;
+    keep_until(&shield, "drained", || shield.figures().overflow == 0 && !shield.awaits_server());
+    assert_eq!(server.blocks.lock().len(), 4 * firsts.len());
+    drop(shield);
+    let (_, fresh) = open_in_ranges(&server, dir.path());
+    assert!(writer_of(fresh) > writer_of(last), "with the server there is a range of its own");
+}
+
+#[test]
+fn a_directory_that_does_not_know_the_namespace_cannot_be_opened_while_the_server_is_away() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    *server.mood.lock() = Mood::Away;
+    let shield = Shield::open(server.clone(), dir.path(), limits(Duration::ZERO)).unwrap();
+    let error = shield.begin(&[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cold);
+    assert!(error.to_string().contains("could collide") && error.is_retryable(), "{error}");
+    *server.mood.lock() = Mood::Takes;
+    shield.begin(&[]).unwrap();
+}
+
+#[test]
+fn nothing_is_written_to_another_namespace_than_the_directory_knows() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    drop(open_in_ranges(&server, dir.path()));
+    *server.mood.lock() = Mood::Away;
+    let (shield, first) = open_in_ranges(&server, dir.path());
+    shield.put(&[block(first, 100)]).unwrap();
+    // Somebody has set up another cluster at the same address.
+    *server.namespace.lock() = Some(Namespace::new(2, 78, vec!["a".into()]));
+    *server.mood.lock() = Mood::Takes;
+    keep_until(&shield, "told", || {
+        shield.figures().last_error.is_some_and(|text| text.contains("right cluster"))
+    });
+    assert!(shield.awaits_server() && server.blocks.lock().is_empty());
+}
+
+#[test]
+fn the_overflow_drains_no_faster_than_it_may_and_keeps_no_fresh_spill_waiting() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    let mut slow = limits(Duration::ZERO);
+    (slow.spool_bytes, slow.drain_rate) = (20 * MIB, MIB);
+    let shield = Shield::open(server.clone(), dir.path(), slow).unwrap();
+    shield.begin(&[]).unwrap();
+    *server.mood.lock() = Mood::Away;
+    for seq in 1..=60 {
+        shield.put(&[block(seq, 100_000)]).unwrap();
+    }
+    *server.mood.lock() = Mood::Takes;
+    keep_until(&shield, "back", || !shield.figures().away);
+    let (begin, before) = (clock::now(), shield.figures().drained);
+    for seq in 100..120 {
+        shield.put(&[block(seq, 1000)]).unwrap();
+        // It is there when the call returns, although most of the overflow still waits.
+        assert!(server.blocks.lock().contains_key(&block(seq, 1).id), "block {seq} was kept waiting");
+        let _ = shield.maintain();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let figures = shield.figures();
+    let (drained, seconds) = ((figures.drained - before) as f64 * 100_000.0, begin.elapsed().as_secs_f64());
+    assert!(figures.overflow > 0 || seconds > 5.0, "drained {drained} bytes in {seconds} s");
+    assert!(drained <= (seconds + 1.0) * MIB as f64 + 200_000.0, "drained {drained} bytes in {seconds} s");
+    keep_until(&shield, "drained", || shield.figures().overflow == 0);
 }

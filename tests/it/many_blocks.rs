@@ -1,0 +1,50 @@
+//! A cold tier of so many blocks that not each has an entry of its own in memory.
+
+use std::path::Path;
+use std::time::Duration;
+
+use esker::{ClassConfig, Clock, Config, ConfigBuilder, Event, Store, Stream};
+
+use crate::common::append_proof;
+use crate::contract::many;
+
+/// A directory of some 700 entries, and blocks of a few events.
+fn config(dir: &Path) -> ConfigBuilder {
+    Config::builder()
+        .memory("8MiB")
+        .buffers("1MiB")
+        .partitions(2)
+        .hot(|hot| hot.page_size("4KiB"))
+        .block_bytes("16KiB")
+        .data_dir(dir)
+}
+
+#[test]
+fn a_file_of_more_blocks_than_there_is_room_for_is_read_in_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Store::open(config(dir.path()).background(false).build().unwrap()).unwrap();
+    many::check(&open, 16_000, 850);
+}
+
+#[test]
+fn folded_blocks_expire() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let class = ClassConfig::new("a").hot_for(Duration::ZERO).warm_for(Duration::ZERO).retention(hour);
+    let clock = Clock::manual(1_000_000);
+    let config = config(dir.path()).class(class).background(false).build().unwrap();
+    let store = Store::builder(config).clock(clock.clone()).open().unwrap();
+    for id in 0..16_000 {
+        append_proof(&store, Event::new(Stream::from(1), id, 1_000_000, 0), 1000);
+    }
+    store.flush(Duration::from_secs(60)).unwrap();
+    let blocks = store.stats().cold.blocks;
+    assert!(blocks > 850, "{blocks} blocks");
+    clock.set_ms(1_000_000 + 3_600_000);
+    store.maintain().unwrap();
+    let cold = store.stats().cold;
+    assert_eq!((cold.blocks, cold.events), (0, 0), "{cold:?}");
+    assert!(store.fetch_scan(..).next().is_none());
+    store.validate().unwrap();
+    store.close(Duration::from_secs(20)).unwrap();
+}
