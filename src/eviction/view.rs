@@ -238,15 +238,17 @@ impl<'a> View<'a> {
 
     /// Whether a page leaves memory as it is: it is old enough to go, and the spiller writes it as soon as it can.
     /// Squeezing it for the short while would take as long as packing it for the cold tier.
+    /// A store without threads moves pages one after the other, and squeezes it all the same.
     pub(super) fn goes_unpacked(&self, page: &PageSummary) -> bool {
         let class = self.class_config(page.class);
         let leaves = class.on_leave != OnLeave::Drop && self.age_ms(page) >= millis(class.warm_for);
-        self.shared.spills() && leaves && !page.open
+        self.config.background && self.shared.spills() && leaves && !page.open
     }
 
-    /// Whether the last event of a page came so lately that others may fill the page, or a block with it, soon.
+    /// Whether the last event of a page came so lately that others may fill the page, or a block with it, soon. A store
+    /// without threads does not wait: `maintain` is to leave nothing undone.
     pub(super) fn is_fresh(&self, page: &PageSummary) -> bool {
-        self.now_ms.saturating_sub(page.arrived_ms) < SETTLE_MS
+        self.config.background && self.now_ms.saturating_sub(page.arrived_ms) < SETTLE_MS
     }
 
     /// Milliseconds since the newest event of a page.

@@ -270,6 +270,8 @@ impl Spiller {
         let partition = &lanes.partitions[lane.id.partition()];
         let pin = lanes.pin();
         let leaves = lanes.clock.now_ms().saturating_sub(millis(class.warm_for));
+        // A store without threads squeezes them first; see `View::goes_unpacked`.
+        let aged = |meta: &PageMeta| config.background && meta.newest() <= leaves;
         let (mut raw, mut pages) = (0u64, Vec::new());
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
             if meta.seq() < from {
@@ -278,7 +280,7 @@ impl Spiller {
             // Hot pages are written when they must leave, or leave as they are; until then more may come to be removed or
             // expire. One that newer pages were squeezed before is on its way, although it is hot.
             let tier = lanes.pages.place(page).tier();
-            let hot = || urgent || !class.compress || meta.newest() <= leaves || meta.seq() < passed;
+            let hot = || urgent || !class.compress || aged(meta) || meta.seq() < passed;
             let ready = tier == Tier::Warm || tier == Tier::Hot && hot();
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
                 break;
