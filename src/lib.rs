@@ -64,6 +64,11 @@ pub use config::{
     ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, IntoByteSize, OnLeave,
     RegionBuilder, RegionConfig, Thresholds,
 };
+/// For the tests of those who write parts of a store themselves.
+#[cfg(not(loom))]
+pub mod testing {
+    pub use crate::store::contract::policy_contract;
+}
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
 pub use event::{Event, EventHeader, EventRef, Metadata, MetadataIter};

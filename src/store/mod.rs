@@ -4,6 +4,7 @@
 mod async_store;
 mod batch;
 mod builder;
+pub(crate) mod contract;
 mod core;
 mod fetch_history;
 mod fetch_scan;
