@@ -51,7 +51,8 @@ impl Policy for TimeWindow {
             };
             while let Some(page) = next.filter(|page| hot_age(page) >= hot_for) {
                 let room = (warm.used as i64 - plan.freed(RegionKind::Warm)) as f64 <= limit;
-                if !plan.has(&page) && !(room && plan.demote(&page)) {
+                let goes = plan.has(&page) || room && plan.demote(&page);
+                if !goes {
                     break;
                 }
                 next = view.newer_hot(&page);
