@@ -42,7 +42,8 @@ impl Need {
     /// How much is still to go; not above zero when nothing is.
     pub(super) fn of(&self, region: RegionKind, plan: &Plan) -> i64 {
         let at = index(region);
-        self.used[at] as i64 - plan.freed(region) - self.goals[at] as i64
+        let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        count(self.used[at]).saturating_sub(plan.freed(region)).saturating_sub(count(self.goals[at]))
     }
 
     fn has(&self, region: RegionKind, plan: &Plan) -> bool {
@@ -86,15 +87,18 @@ impl SizeThreshold {
         Need { used: regions.map(|region| region.used), goals: self.goals }
     }
 
+    /// What may be in use after the step. Where nothing is too much, up to the threshold: others may plan to use more.
     fn goal(&self, used: u64, max: u64, warning: f64, critical: f64) -> u64 {
-        let below = |share: f64| (max as f64 * share).floor() as u64;
         if self.at_critical {
             // Strictly below the threshold, where it is not asked any more.
-            return used.min(((max as f64 * critical).ceil() as u64).min(max).saturating_sub(1));
+            return ((max as f64 * critical).ceil() as u64).min(max).saturating_sub(1);
         }
         // One page is always to be free, so that the next can be opened.
-        let excess = used.saturating_sub(below(warning).min(max.saturating_sub(1)));
-        let fill = used as f64 / max.max(1) as f64;
+        let limit = ((max as f64 * warning).floor() as u64).min(max.saturating_sub(1));
+        if used <= limit {
+            return limit;
+        }
+        let (excess, fill) = (used - limit, used as f64 / max.max(1) as f64);
         let share = if critical > warning { (fill - warning) / (critical - warning) } else { 1.0 };
         used - ((excess as f64 * share.clamp(SHARE_MIN, 1.0)).ceil() as u64).min(excess)
     }
@@ -261,8 +265,9 @@ mod tests {
     #[test]
     fn the_share_that_moves_grows_with_the_excess() {
         let size = SizeThreshold::new();
-        let moved = |used| used - size.goal(used, 1000, 0.8, 0.9);
+        let moved = |used: u64| used.saturating_sub(size.goal(used, 1000, 0.8, 0.9));
         assert_eq!([0, 500, 800].map(moved), [0, 0, 0]);
+        assert_eq!(size.goal(0, 1000, 0.8, 0.9), 800, "others may fill it that far");
         let shares = [801, 820, 840, 860, 880, 900, 950, 1000].map(moved);
         assert!(shares.is_sorted(), "{shares:?}");
         assert_eq!((shares[0], shares[5], shares[6], shares[7]), (1, 100, 150, 200));
@@ -272,6 +277,6 @@ mod tests {
         assert_eq!(size.goal(3, 4, 1.0, 1.0), 3);
         assert_eq!(SizeThreshold::at_critical().goal(899, 1000, 0.8, 0.9), 899);
         assert_eq!(SizeThreshold::at_critical().goal(950, 1000, 0.8, 0.9), 899);
-        assert_eq!(size.goal(7, u64::MAX, 0.8, 0.9), 7);
+        assert!(size.goal(7, u64::MAX, 0.8, 0.9) > 1 << 60, "no bound is known");
     }
 }

@@ -92,6 +92,8 @@ pub struct LaneView {
 pub struct RegionView {
     /// What is in use: pages of the hot and the warm region, events of the index, entries of the page table.
     pub used: u64,
+    /// What is let go, but held back by readers: it is not counted as used, and cannot be used anew yet.
+    pub held_back: u64,
     /// The most that can be.
     pub max: u64,
     /// Bytes of a page.
