@@ -186,3 +186,67 @@ fn sizes_that_cannot_be_are_refused() {
     store.close(Duration::ZERO).unwrap();
     assert_eq!(store.resize_region(RegionKind::Hot, 5 * MIB, WAIT).unwrap_err().kind(), ErrorKind::Closed);
 }
+
+/// Ids in sequence (arrays) and others (hash table), and many streams: all kinds of index pages move.
+#[test]
+fn an_index_shrinks_under_appends_and_removals() {
+    let config = small()
+        .hot(|hot| hot.max(3 * MIB).page_size(16 * KIB))
+        .index(|index| index.max(6 * MIB).page_size(4 * KIB))
+        .class(ClassConfig::new("raw").compress(false).on_leave(OnLeave::Drop));
+    let store = Store::open(config.build().unwrap()).unwrap();
+    // Arrays of ids that are gone again: what comes now lies above their pages.
+    let early = (0..400u64).flat_map(|chunk| (0..80).map(move |id| 1 << 40 | chunk << 9 | id));
+    for id in early.clone() {
+        append_proof(&store, Event::new(Stream::from(7u32), id, wall_ms(), 0), 40);
+    }
+    early.for_each(|id| drop(store.remove(id).unwrap()));
+    store.maintain().unwrap();
+    let (stop, next) = (AtomicBool::new(false), AtomicU64::new(0));
+    let id_of =
+        |n: u64| if n.is_multiple_of(4) { n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 } else { n };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let n = next.load(Ordering::Relaxed);
+                append_proof(&store, Event::new(Stream::from(n as u32 % 3000), id_of(n), wall_ms(), 0), 40);
+                next.store(n + 1, Ordering::Release);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::new(8);
+            while !stop.load(Ordering::Relaxed) {
+                let Some(newest) = next.load(Ordering::Acquire).checked_sub(1) else { continue };
+                let n = newest - random.below(1000.min(newest + 1));
+                let found = store.pin().get(id_of(n)).map(|event| verify(&event)).is_some();
+                if n.is_multiple_of(5) {
+                    store.remove(id_of(n)).unwrap();
+                    assert!(store.pin().get(id_of(n)).is_none(), "event {n} was removed");
+                } else {
+                    if !found {
+                        // A small index lets events leave early: its page is about to go, too.
+                        let there = || store.pin().scan(..).any(|event| event.id() == id_of(n));
+                        crate::common::wait_until("an event that is not found is on no page", WAIT, || {
+                            !there()
+                        });
+                    }
+                }
+            }
+        });
+        let mut moved = 0;
+        for _ in 0..3 {
+            for bytes in [512 * KIB, 6 * MIB, 128 * KIB] {
+                let report = store.resize_region(RegionKind::Index, bytes, WAIT).unwrap();
+                let stats = store.stats();
+                let index = stats.region(RegionKind::Index);
+                assert!(index.committed_bytes <= report.to_bytes, "{report:?} {index:?}");
+                moved += report.moved_pages;
+                let enough = next.load(Ordering::Acquire) + 12_000;
+                crate::common::wait_until("appends go on", WAIT, || next.load(Ordering::Acquire) > enough);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(moved >= 20, "only {moved} pages of the index were moved");
+    });
+    store.validate().unwrap();
+}
