@@ -22,6 +22,7 @@ use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::guard::Guard;
 use crate::store::resize::Sizes;
+use crate::store::tidy::Tidy;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) cold: Option<ColdReader>,
     pub(crate) engine: Mutex<Engine>,
     pub(crate) shared: EvictionShared,
+    pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
     last_id: AtomicU64,
@@ -126,6 +128,7 @@ impl Core {
             cold,
             engine: Mutex::new(engine),
             shared,
+            tidy: Mutex::new(Tidy::new()),
             spiller,
             closed: AtomicBool::new(false),
             last_id: AtomicU64::new(0),
@@ -351,6 +354,7 @@ impl Core {
             self.expire_cold()?;
             self.keep_cold()?;
             if progress.pages == 0 && !progress.more && spilled == 0 {
+                self.tidy();
                 self.room.ring();
                 return Ok(());
             }

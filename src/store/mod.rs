@@ -12,6 +12,7 @@ mod guard;
 mod history;
 mod resize;
 mod scan;
+mod tidy;
 mod validate;
 mod worker;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Deadline;
 use crate::config::{ByteSize, Config};
@@ -45,6 +45,11 @@ impl Sizes {
     fn set_hot(&self, config: &Config, pages: u32) {
         let reject = (f64::from(pages) * config.thresholds.reject).ceil();
         self.reject_pages.store(reject as u32, Ordering::Relaxed);
+    }
+
+    /// The right to change sizes, if nobody else has it.
+    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        self.turn.try_lock()
     }
 
     #[inline]
@@ -229,7 +234,7 @@ impl Core {
     }
 
     /// Moves some pages of a region that lie at or above a page. How many.
-    fn vacate(&self, kind: RegionKind, pages: u32) -> u64 {
+    pub(crate) fn vacate(&self, kind: RegionKind, pages: u32) -> u64 {
         let (mut engine, limit) = (self.engine.lock(), self.config.slice_time);
         match kind {
             RegionKind::System => 0,

@@ -200,7 +200,9 @@ fn an_index_shrinks_under_appends_and_removals() {
     for id in early.clone() {
         append_proof(&store, Event::new(Stream::from(7u32), id, wall_ms(), 0), 40);
     }
-    early.for_each(|id| drop(store.remove(id).unwrap()));
+    for id in early {
+        store.remove(id).unwrap();
+    }
     store.maintain().unwrap();
     let (stop, next) = (AtomicBool::new(false), AtomicU64::new(0));
     let id_of =
@@ -249,4 +251,43 @@ fn an_index_shrinks_under_appends_and_removals() {
         assert!(moved >= 20, "only {moved} pages of the index were moved");
     });
     store.validate().unwrap();
+}
+
+#[test]
+fn memory_that_is_not_used_for_long_goes_back_and_comes_again() {
+    let class = ClassConfig::new("raw").compress(false).on_leave(OnLeave::Drop);
+    let config = small()
+        .hot(|hot| hot.max(8 * MIB).initial(MIB).chunk(256 * KIB).page_size(16 * KIB))
+        .class(class.retention(Duration::from_secs(10)))
+        .shrink_after(Duration::from_millis(300));
+    let clock = esker::Clock::manual(1_000_000);
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
+    let committed = || store.stats().region(RegionKind::Hot).committed_bytes;
+    let fill = |ids: std::ops::Range<u64>| {
+        for id in ids {
+            append_proof(&store, Event::new(Stream::from(id as u32 % 50), id, clock.now_ms(), 0), 300);
+        }
+    };
+    for round in 0..3 {
+        let first = round * 100_000;
+        fill(first..first + 15_000);
+        assert!(committed() > 4 * MIB, "{} bytes", committed());
+        // Some stay, in the middle of what goes: they are moved down.
+        clock.set_ms(clock.now_ms() + 9_000);
+        fill(first + 15_000..first + 16_000);
+        clock.set_ms(clock.now_ms() + 2_000);
+        let most = 2 * MIB + 512 * KIB;
+        crate::common::wait_until("the region has become small", WAIT, || committed() <= most);
+        let kept: Vec<u64> = (first + 15_000..first + 16_000).collect();
+        assert_eq!(all_ids(&store), kept);
+        store.validate().unwrap();
+        clock.set_ms(clock.now_ms() + 20_000);
+    }
+    let returned = store.stats().region(RegionKind::Hot).returned_bytes;
+    assert!(returned > 6 * MIB, "{returned} bytes went back");
+    // It does not come and go when nothing changes.
+    std::thread::sleep(Duration::from_millis(1500));
+    let returned = store.stats().region(RegionKind::Hot).returned_bytes;
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(store.stats().region(RegionKind::Hot).returned_bytes, returned);
 }
