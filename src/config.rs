@@ -112,6 +112,8 @@ pub struct Config {
     pub slice_time: Duration,
     /// Events a second that age moves at most; `None` for any number.
     pub move_rate: Option<u64>,
+    /// How long a region must have used much less than it has before it gives memory back to the system.
+    pub shrink_after: Duration,
     /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the
     /// buffers, whatever was asked for.
     pub block_bytes: u64,

@@ -34,6 +34,7 @@ pub struct ConfigBuilder {
     pub(super) slice_events: usize,
     pub(super) slice_time: Duration,
     pub(super) move_rate: Option<u64>,
+    pub(super) shrink_after: Duration,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
     pub(super) huge_pages: HugePages,
@@ -64,6 +65,7 @@ impl Default for ConfigBuilder {
             slice_events: 10_000,
             slice_time: Duration::from_millis(1),
             move_rate: None,
+            shrink_after: Duration::from_secs(60),
             block_bytes: 128 * KIB,
             background: true,
             huge_pages: HugePages::Advise,
@@ -180,6 +182,15 @@ impl ConfigBuilder {
     /// How many events a second age moves at most (default: any number). What memory pressure moves is not bound by it.
     pub fn move_rate(mut self, events_per_second: impl Into<Option<u64>>) -> Self {
         self.move_rate = events_per_second.into();
+        self
+    }
+
+    /// How long a region must have used much less than it has grown to before it gives memory back to the system (default
+    /// one minute; `Duration::MAX`: never). It keeps what it had at first
+    /// ([`RegionBuilder::initial`](crate::RegionBuilder::initial)), and a quarter more than it uses and one step
+    /// ([`chunk`](crate::RegionBuilder::chunk)).
+    pub fn shrink_after(mut self, time: Duration) -> Self {
+        self.shrink_after = time;
         self
     }
 

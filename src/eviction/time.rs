@@ -52,12 +52,8 @@ impl Policy for TimeWindow {
             };
             while let Some(page) = next.filter(|page| hot_age(page) >= hot_for) {
                 let room = (warm.used as i64 - plan.freed(RegionKind::Warm)) as f64 <= limit;
-<<<<<<< HEAD
                 let stays = view.goes_unpacked(&page) || page.open && view.is_fresh(&page);
                 let goes = plan.has(&page) || !stays && room && plan.demote(&page);
-=======
-                let goes = plan.has(&page) || room && plan.demote(&page);
->>>>>>> policy
                 if !goes {
                     break;
                 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::eviction::engine::Engine;
 use crate::lanes::append::Lanes;
+use crate::lanes::partition::Partition;
 use crate::pages::table::Tier;
 
 /// Moves pages of a tier that lie on frames at or above `frame` to free ones below, for so long. A page that is being
@@ -24,4 +25,21 @@ pub(crate) fn vacate(_mover: &mut Engine, lanes: &Lanes, tier: Tier, frame: u32,
         }
     }
     moved
+}
+
+/// Index pages that are moved while appends wait: copying them takes a few dozen microseconds.
+const INDEX_PAGES: usize = 8;
+
+/// Moves some index pages at or above `page` to free ones below. How many.
+pub(crate) fn vacate_index(_mover: &mut Engine, lanes: &Lanes, page: u32) -> u64 {
+    let pin = lanes.pin();
+    // An id that is announced is published under the same hold of its partition's lock.
+    let writers: Vec<_> = lanes.partitions.iter().map(Partition::lock).collect();
+    let mut moved = lanes.index.vacate(page, INDEX_PAGES);
+    for partition in &lanes.partitions {
+        moved += partition.streams.vacate(page, INDEX_PAGES.saturating_sub(moved));
+    }
+    drop(writers);
+    pin.flush();
+    moved as u64
 }

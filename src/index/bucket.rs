@@ -315,6 +315,16 @@ impl<'a> BucketPage<'a> {
         true
     }
 
+    /// Copies this closed page to a fresh one that nobody else knows of yet.
+    pub(crate) fn copy_into(self, copy: BucketPage<'_>) {
+        for (to, from) in copy.buckets.iter().zip(self.buckets) {
+            for (to, from) in to.entries.iter().zip(&from.entries) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            to.link.store(from.link.load(Ordering::Relaxed) & !(LOCK | MOVED), Ordering::Relaxed);
+        }
+    }
+
     /// Adds an entry to a page that nobody else knows of yet.
     fn put(self, main: usize, entry: Addr) -> bool {
         let mut last = &self.buckets[main];

@@ -18,6 +18,9 @@
 //! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
 //! closed entries there.
 //!
+//! A chunk can move to another page, when the index region becomes smaller. Its lock then counts one move more, so that
+//! whoever found the old page cannot change it; who reads it reads what was true when it was found.
+//!
 //! A chunk is EXCLUSIVE when no id of it can be in the hash half of the index, see [`super::ids`].
 
 use std::ops::Deref;
@@ -65,6 +68,8 @@ pub(crate) struct Cursor<'i> {
     chunk: u64,
     entries: &'i [AtomicU64],
     lock: Option<&'i AtomicU32>,
+    /// What the lock said when the chunk was found: another number means that chunks have moved since.
+    moves: u32,
     locked: bool,
     exclusive: bool,
 }
@@ -74,7 +79,7 @@ impl<'i> Cursor<'i> {
     const NO_CHUNK: u64 = u64::MAX;
 
     pub(crate) fn new() -> Self {
-        Self { chunk: Self::NO_CHUNK, entries: &[], lock: None, locked: false, exclusive: false }
+        Self { chunk: Self::NO_CHUNK, entries: &[], lock: None, moves: 0, locked: false, exclusive: false }
     }
 
     #[inline]
@@ -106,10 +111,13 @@ impl<'i> Cursor<'i> {
     {
         self.forget();
         let chunk = dense.chunk_of(id);
+        let lock = dense.lock(chunk);
+        // Before the table: if the chunk moves after this, its lock says so.
+        self.moves = lock.load(Ordering::Acquire) & !LOCKED;
         let Some((_, page)) = dense.find(chunk) else { return false };
         self.chunk = chunk;
         self.entries = dense.pages.words(page as u32);
-        self.lock = Some(dense.lock(chunk));
+        self.lock = Some(lock);
         self.exclusive = page & EXCLUSIVE != 0;
         true
     }
@@ -117,7 +125,9 @@ impl<'i> Cursor<'i> {
     /// Claims the entry of an id of the chunk.
     #[inline]
     pub(crate) fn claim(&mut self, id: u64, addr: Addr) -> Result<&'i AtomicU64, DenseClaim> {
-        self.hold();
+        if !self.hold() {
+            return Err(DenseClaim::Busy);
+        }
         let entry = self.entry(id);
         match entry.load(Ordering::Acquire) {
             0 => {
@@ -135,20 +145,20 @@ impl<'i> Cursor<'i> {
         &self.entries[id as usize & (self.entries.len() - 1)]
     }
 
+    /// Takes the chunk's lock. `false`: the chunk has moved, it is to be found anew.
     #[inline]
-    fn hold(&mut self) {
+    fn hold(&mut self) -> bool {
         if !self.locked
             && let Some(lock) = self.lock
         {
-            take(lock);
-            self.locked = true;
+            self.locked = take_if(lock, self.moves);
         }
+        self.locked
     }
 
     /// Clears the entry of an id of the chunk, if that is what it says.
     #[inline]
     fn clear(&mut self, id: u64, addr: Addr) -> bool {
-        self.hold();
         let entry = self.entry(id);
         let found = entry.load(Ordering::Relaxed) == addr.low();
         if found {
@@ -163,7 +173,7 @@ impl<'i> Cursor<'i> {
         if std::mem::take(&mut self.locked)
             && let Some(lock) = self.lock
         {
-            lock.store(0, Ordering::Release);
+            lock.store(self.moves, Ordering::Release);
         }
     }
 
@@ -193,10 +203,30 @@ impl Remover<'_> {
     }
 }
 
-fn take(lock: &AtomicU32) {
+/// A chunk's lock is a number of moves, twice, and whether it is taken.
+const LOCKED: u32 = 1;
+const MOVE: u32 = 2;
+
+/// Takes a lock if it says that there were so many moves.
+#[inline]
+fn take_if(lock: &AtomicU32, moves: u32) -> bool {
     let mut turn = 0;
-    while lock.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        wait_a_turn(&mut turn);
+    loop {
+        match lock.compare_exchange_weak(moves, moves | LOCKED, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(now) if now & !LOCKED != moves => return false,
+            Err(_) => wait_a_turn(&mut turn),
+        }
+    }
+}
+
+/// Takes a lock. What is to be stored to let it go.
+fn take(lock: &AtomicU32) -> u32 {
+    loop {
+        let moves = lock.load(Ordering::Relaxed) & !LOCKED;
+        if take_if(lock, moves) {
+            return moves;
+        }
     }
 }
 
@@ -373,7 +403,15 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             self.count(remover);
         }
         let cursor = &mut remover.cursor;
-        let removed = cursor.seek(self, id) && cursor.clear(id, addr);
+        let removed = loop {
+            if !cursor.seek(self, id) {
+                break false;
+            }
+            if cursor.hold() {
+                break cursor.clear(id, addr);
+            }
+            cursor.forget();
+        };
         remover.removed += u64::from(removed);
         removed
     }
@@ -411,7 +449,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         let _writing = self.writing.lock();
         for slot in 0..1usize << self.slot_bits {
             let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
-            take(lock);
+            let moves = take(lock);
             for entry in self.entries_of(slot) {
                 let found = entry.load(Ordering::Relaxed);
                 let gone =
@@ -423,8 +461,42 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
                     }
                 }
             }
-            lock.store(0, Ordering::Release);
+            lock.store(moves, Ordering::Release);
         }
+    }
+
+    /// Moves chunks off pages at or above `limit` to ones below, up to `most` of them. How many it were. No id is
+    /// announced and not published meanwhile: the caller holds the locks of all who announce.
+    ///
+    /// A reader that found the page before reads it as it was then; whoever wants to change it finds by its lock that
+    /// chunks have moved.
+    pub(crate) fn vacate(&self, limit: u32, most: usize) -> usize {
+        let _writing = self.writing.lock();
+        let mut moved = 0;
+        for slot in 0..1usize << self.slot_bits {
+            let word = self.word(slot, 1).load(Ordering::Acquire);
+            if word & USED == 0 || (word as u32) < limit {
+                continue;
+            }
+            if moved == most {
+                break;
+            }
+            let Some(page) = self.pages.claim() else { break };
+            if page >= limit {
+                self.pages.give_back(page);
+                break;
+            }
+            let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
+            let moves = take(lock);
+            for (to, from) in self.pages.words(page).iter().zip(self.entries_of(slot)) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            self.word(slot, 1).store(word & !u64::from(u32::MAX) | u64::from(page), Ordering::Release);
+            lock.store(moves.wrapping_add(MOVE), Ordering::Release);
+            self.pages.retire(word as u32);
+            moved += 1;
+        }
+        moved
     }
 
     /// Frees chunks of which everything was removed, among the next `slots` of the table.
@@ -453,13 +525,13 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             return;
         }
         let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
-        take(lock);
+        let moves = take(lock);
         // Otherwise a writer has come, and the chunk lives on.
         let closed = !in_use();
         if closed {
             entries.iter().for_each(|entry| entry.store(CLOSED, Ordering::Release));
         }
-        lock.store(0, Ordering::Release);
+        lock.store(moves, Ordering::Release);
         if !closed {
             return;
         }
@@ -492,91 +564,4 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::index::bucket::Bucket;
-    use std::cell::RefCell;
-
-    const CHUNK: usize = 16;
-    const PAGES: u32 = 1024;
-
-    /// Pages of words that are used again at once: nobody reads meanwhile.
-    struct Words {
-        words: Vec<AtomicU64>,
-        free: RefCell<Vec<u32>>,
-    }
-
-    impl BucketPages for &Words {
-        fn page(&self, _: u32) -> &[Bucket] {
-            &[]
-        }
-        fn claim(&self) -> Option<u32> {
-            let page = self.free.borrow_mut().pop()?;
-            self.words(page).iter().for_each(|word| word.store(0, Ordering::Relaxed));
-            Some(page)
-        }
-        fn retire(&self, page: u32) {
-            self.free.borrow_mut().push(page);
-        }
-        fn give_back(&self, page: u32) {
-            self.retire(page);
-        }
-        fn words(&self, page: u32) -> &[AtomicU64] {
-            &self.words[page as usize * CHUNK..][..CHUNK]
-        }
-        fn prefetch(&self, _: u32, _: usize) {}
-    }
-
-    /// Chunks live for different lengths of time, as those of several classes or sources do.
-    #[test]
-    fn a_search_for_a_chunk_that_is_not_there_stays_short() {
-        let words = Words {
-            words: (0..PAGES as usize * CHUNK).map(|_| AtomicU64::new(0)).collect(),
-            free: RefCell::new((0..PAGES).collect()),
-        };
-        let slots: Vec<AtomicU64> = (0..2 * PAGES as usize * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect();
-        let dense = DenseIndex::new(slots, &words, CHUNK, 0x9e37_79b9_7f4a_7c15);
-        let addr = |id: u64| Addr::new(LogicalPage(id as u32 % 1000 + 1), 8, 0);
-        let mut random = 1u64;
-        let mut below = |end: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % end
-        };
-        let mut live: Vec<u64> = Vec::new();
-        let mut refused = 0;
-        // Without optimisation it takes a second for each 3,000.
-        for chunk in 0..if cfg!(debug_assertions) { 9_000u64 } else { 60_000 } {
-            let id = chunk * CHUNK as u64;
-            if dense.create(chunk, || false) {
-                let mut cursor = Cursor::new();
-                assert!(cursor.seek(&dense, id));
-                cursor.claim(id, addr(id)).unwrap().store(addr(id).low(), Ordering::Relaxed);
-                live.push(id);
-            } else {
-                refused += 1;
-            }
-            if live.len() > 900 {
-                let gone = live.remove(below(200) as usize);
-                let mut remover = Remover::new();
-                assert!(dense.remove(gone, addr(gone), &mut remover));
-                dense.count(&mut remover);
-                dense.sweep(2 * PAGES as usize);
-                assert!(!dense.has(gone / CHUNK as u64), "an empty chunk is freed");
-            }
-        }
-        assert!(live.iter().all(|id| dense.locate(*id).unwrap().look() == Ok(Addr(addr(*id).low()))));
-        assert!(refused < 60, "{refused} chunks got no array");
-        let mut looks = 0;
-        for _ in 0..1000 {
-            let mut slot = dense.first_slot(1 << 40 | below(1 << 30));
-            for _ in 0..dense.longest_search() {
-                looks += 1;
-                if dense.word(slot, 1).load(Ordering::Relaxed) == 0 {
-                    break;
-                }
-                slot = (slot + 1) % (2 * PAGES as usize);
-            }
-        }
-        assert!(looks < 65_000, "a search takes {} looks", looks / 1000);
-    }
-}
+mod tests;

@@ -58,7 +58,17 @@ impl<S: Deref<Target = [AtomicU32]>> PageDirectory<S> {
         }
     }
 
-    /// Every page once, with the depth that it is split to. For checks; one caller at a time.
+    /// Every page once, with a hash that leads to it. One caller at a time.
+    pub(crate) fn places(&self) -> Vec<(u32, u64)> {
+        let slots = self.slots[..1 << self.depth()].iter().zip(0u64..);
+        let mut all: Vec<(u32, u64)> =
+            slots.map(|(slot, hash)| (slot.load(Ordering::Relaxed), hash)).collect();
+        all.sort_unstable();
+        all.dedup_by_key(|(page, _)| *page);
+        all
+    }
+
+    /// Every page once. For checks; one caller at a time.
     pub(crate) fn pages(&self) -> Vec<u32> {
         let mut pages: Vec<u32> =
             self.slots[..1 << self.depth()].iter().map(|slot| slot.load(Ordering::Relaxed)).collect();

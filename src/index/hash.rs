@@ -208,6 +208,32 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         true
     }
 
+    /// Moves bucket pages at or above `limit` to ones below, up to `most` of them. How many it were.
+    pub(crate) fn vacate(&self, limit: u32, most: usize) -> usize {
+        let _splitting = self.splitting.lock();
+        let mut moved = 0;
+        for (number, slot) in self.directory.places() {
+            if number < limit {
+                continue;
+            }
+            if moved == most {
+                break;
+            }
+            let Some(page) = self.pages.claim() else { break };
+            if page >= limit {
+                self.pages.give_back(page);
+                break;
+            }
+            let old = self.page(number);
+            old.close();
+            old.copy_into(self.page(page));
+            self.directory.redirect(slot, old.depth(), page);
+            self.pages.retire(number);
+            moved += 1;
+        }
+        moved
+    }
+
     /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index.
     pub(crate) fn remove_page(&self, page: LogicalPage) {
         // A page that splits meanwhile takes its entries to pages that may have been looked at already.

@@ -295,6 +295,13 @@ where
         self.hash.remove_page(page);
     }
 
+    /// Moves pages at or above `limit` to ones below, up to `most` of them. How many it were. Nobody may be announcing:
+    /// the caller holds the locks of all who do.
+    pub(crate) fn vacate(&self, limit: u32, most: usize) -> usize {
+        let moved = self.dense.vacate(limit, most);
+        moved + self.hash.vacate(limit, most - moved)
+    }
+
     /// Frees arrays of which everything was removed, if they are among the next `slots` looked at.
     pub(crate) fn sweep(&self, slots: usize) {
         self.dense.sweep(slots);

@@ -288,6 +288,32 @@ impl StreamDirectory {
         Some(())
     }
 
+    /// Moves pages at or above `limit` to ones below, up to `most` of them. How many it were. The partition's lock is
+    /// held, and a pin.
+    pub(crate) fn vacate(&self, limit: u32, most: usize) -> usize {
+        let above = |(page, _): &(u32, u64)| *page != NO_PAGE && *page >= limit;
+        let mut moved = 0;
+        for (number, hash) in self.directory.places().into_iter().filter(above).take(most) {
+            let Some(fresh) = self.pages.claim_zeroed(0) else { break };
+            if fresh >= limit {
+                self.pages.release(fresh);
+                break;
+            }
+            self.moves.store(self.moves() + 1, Ordering::Relaxed);
+            let old = self.page(number);
+            self.page(fresh).set_depth(old.depth());
+            if self.copy(old, |_| fresh).is_none() {
+                // A page has room for its own heads, so this is not reached; if it were, the old page stays.
+                self.pages.release(fresh);
+                break;
+            }
+            self.directory.redirect(hash, old.depth(), fresh);
+            self.pages.retire_later(number);
+            moved += 1;
+        }
+        moved
+    }
+
     fn copy(&self, old: HeadPage<'_>, page_of: impl Fn(u64) -> u32) -> Option<()> {
         for head in old.live() {
             let stream = Stream::from_raw(head.stream.load(Ordering::Relaxed));

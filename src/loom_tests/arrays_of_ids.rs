@@ -39,7 +39,8 @@ impl BucketPages for Heap {
 
     fn claim(&self) -> Option<u32> {
         let next = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        (next < self.words.len()).then_some(next as u32)
+        // The last comes first, so that whoever moves to a lower one finds one.
+        self.words.len().checked_sub(next + 1).map(|page| page as u32)
     }
 
     fn retire(&self, _: u32) {}
@@ -131,6 +132,27 @@ fn of_two_writers_of_one_id_one_is_told_that_it_is_a_duplicate() {
         };
         let outcome = order.race(&index, insert, insert);
         assert!(outcome.0 != outcome.1, "{outcome:?}");
+        index.assert_holds(&[0, 1]);
+    });
+}
+
+#[test]
+fn an_id_that_is_removed_while_its_array_moves_is_gone() {
+    model(|order| {
+        let index = Index::with([0, 1]);
+        // Now both are in the array.
+        assert!(index.remove(0) && index.insert(0));
+        order.race(
+            &index,
+            // No one announces meanwhile.
+            |index| assert_eq!(index.index.vacate(2, 1), 1),
+            |index| {
+                assert!(index.holds(0));
+                assert!(index.remove(1));
+                assert!(!index.holds(1) && !index.remove(1));
+            },
+        );
+        assert!(index.insert(1) && !index.insert(0));
         index.assert_holds(&[0, 1]);
     });
 }

@@ -221,6 +221,12 @@ impl Region {
         self.frames.limit()
     }
 
+    /// The pages that it has when it opens, and those by which it grows.
+    pub(crate) fn steps(&self) -> [u32; 2] {
+        [self.config.initial.div_ceil(self.config.page_size), self.config.chunk >> self.page_shift]
+            .map(|pages| pages as u32)
+    }
+
     /// Lets the region have so many pages at most. Those that it has above stay until they are withdrawn.
     pub(crate) fn set_max(&self, pages: u32) {
         self.max.store(pages.min(self.pages_ceiling()), Ordering::Relaxed);

@@ -26,6 +26,7 @@ use crate::store::guard::Guard;
 use crate::store::listeners::Listeners;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
+use crate::store::tidy::Tidy;
 use crate::store::watch::Watch;
 use crate::sys::machine::Machine;
 use crate::tiers::reader::ColdReader;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) cold: Option<ColdReader>,
     pub(crate) engine: Mutex<Engine>,
     pub(crate) shared: EvictionShared,
+    pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
     last_id: AtomicU64,
@@ -139,6 +141,7 @@ impl Core {
             cold,
             engine: Mutex::new(engine),
             shared,
+            tidy: Mutex::new(Tidy::new()),
             spiller,
             closed: AtomicBool::new(false),
             last_id: AtomicU64::new(0),
@@ -297,6 +300,7 @@ impl Core {
             self.keep_cold()?;
             self.look_round();
             if progress.pages == 0 && !progress.more && spilled == 0 {
+                self.tidy();
                 self.ring_room();
                 return Ok(());
             }

@@ -21,6 +21,7 @@ mod scan;
 mod screen;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod validate;
 mod watch;
 mod worker;

@@ -3,18 +3,22 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Deadline;
 use crate::config::{ByteSize, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::eviction::vacate::vacate;
+use crate::eviction::vacate::{vacate, vacate_index};
+use crate::index::region::RESERVE;
 use crate::pages::table::Tier;
 use crate::pressure::RegionKind;
 use crate::store::core::Core;
 
 /// How long a shrinking region waits for readers or for the spiller before it looks again.
 const TURN: Duration = Duration::from_millis(2);
+
+/// The index keeps room for one page more for each so many that it uses.
+const INDEX_ROOM: u32 = 4;
 
 /// What follows from the sizes that regions have now.
 pub(crate) struct Sizes {
@@ -40,6 +44,11 @@ impl Sizes {
     fn set_hot(&self, config: &Config, pages: u32) {
         let reject = (f64::from(pages) * config.thresholds.reject).ceil();
         self.reject_pages.store(reject as u32, Ordering::Relaxed);
+    }
+
+    /// The right to change sizes, if nobody else has it.
+    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        self.turn.try_lock()
     }
 
     #[inline]
@@ -83,15 +92,21 @@ impl Core {
         let _turn = self.sizes.turn.lock();
         let region = self.region(kind);
         let (page, before) = (u64::from(region.page_size()), region.pages_max());
-        let (pages, system) = self.check_size(kind, bytes)?;
+        let (mut pages, system) = self.check_size(kind, bytes)?;
         let mut report = Resized {
             region: kind,
             from_bytes: u64::from(before) * page,
             wanted_bytes: u64::from(pages) * page,
-            to_bytes: u64::from(pages) * page,
+            to_bytes: 0,
             moved_pages: 0,
             returned_bytes: 0,
         };
+        if kind == RegionKind::Index {
+            // What it uses stays, and an index without room to split its pages would have all events leave.
+            let used = region.used_pages();
+            pages = pages.max((used + used / INDEX_ROOM + RESERVE + 2).min(before));
+        }
+        report.to_bytes = u64::from(pages) * page;
         self.sizes.system_bytes.fetch_max(system, Ordering::Relaxed);
         let [hot, warm, _] = self.bytes_with(kind, u64::from(pages) * page);
         self.lanes.pages.raise_numbers(self.config.logical_pages(hot, warm));
@@ -193,14 +208,12 @@ impl Core {
             if deadline.has_passed() || self.is_closed() {
                 break;
             }
-            let progress = self.move_and_spill();
+            // Events that leave free hardly an index page, so none leaves for its sake.
+            let progress = if kind == RegionKind::Index { 0 } else { self.move_and_spill() };
             let vacated = self.vacate(kind, pages);
             moved += vacated;
             self.lanes.readers.reclaim();
             if progress == 0 && vacated == 0 {
-                if kind == RegionKind::Index {
-                    break;
-                }
                 self.wait_for_room(deadline.left(TURN));
             }
         }
@@ -220,13 +233,14 @@ impl Core {
         progress.pages as u64 + self.spill(false).unwrap_or(0)
     }
 
-    fn vacate(&self, kind: RegionKind, pages: u32) -> u64 {
-        let tier = match kind {
-            RegionKind::Hot => Tier::Hot,
-            RegionKind::Warm => Tier::Warm,
-            RegionKind::System | RegionKind::Index => return 0,
-        };
-        let limit = self.config.slice_time;
-        vacate(&mut self.engine.lock(), &self.lanes, tier, pages, limit)
+    /// Moves some pages of a region that lie at or above a page. How many.
+    pub(crate) fn vacate(&self, kind: RegionKind, pages: u32) -> u64 {
+        let (mut engine, limit) = (self.engine.lock(), self.config.slice_time);
+        match kind {
+            RegionKind::System => 0,
+            RegionKind::Hot => vacate(&mut engine, &self.lanes, Tier::Hot, pages, limit),
+            RegionKind::Warm => vacate(&mut engine, &self.lanes, Tier::Warm, pages, limit),
+            RegionKind::Index => vacate_index(&mut engine, &self.lanes, pages),
+        }
     }
 }

@@ -163,7 +163,9 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 fn mover(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         core.lanes.clock.tick(true);
-        match core.move_once() {
+        let turn = core.move_once();
+        core.tidy();
+        match turn {
             Turn::Again => {}
             Turn::Soon => core.mover_bell.wait(MOVER_TICK_PRESSED),
             Turn::Later => core.mover_bell.wait(MOVER_TICK),

@@ -186,3 +186,108 @@ fn sizes_that_cannot_be_are_refused() {
     store.close(Duration::ZERO).unwrap();
     assert_eq!(store.resize_region(RegionKind::Hot, 5 * MIB, WAIT).unwrap_err().kind(), ErrorKind::Closed);
 }
+
+/// Ids in sequence (arrays) and others (hash table), and many streams: all kinds of index pages move.
+#[test]
+fn an_index_shrinks_under_appends_and_removals() {
+    let config = small()
+        .hot(|hot| hot.max(3 * MIB).page_size(16 * KIB))
+        .index(|index| index.max(6 * MIB).page_size(4 * KIB))
+        .class(ClassConfig::new("raw").compress(false).on_leave(OnLeave::Drop));
+    let store = Store::open(config.build().unwrap()).unwrap();
+    // Arrays of ids that are gone again: what comes now lies above their pages.
+    let early = (0..400u64).flat_map(|chunk| (0..80).map(move |id| 1 << 40 | chunk << 9 | id));
+    for id in early.clone() {
+        append_proof(&store, Event::new(Stream::from(7u32), id, wall_ms(), 0), 40);
+    }
+    for id in early {
+        store.remove(id).unwrap();
+    }
+    store.maintain().unwrap();
+    let (stop, next) = (AtomicBool::new(false), AtomicU64::new(0));
+    let id_of =
+        |n: u64| if n.is_multiple_of(4) { n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 } else { n };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let n = next.load(Ordering::Relaxed);
+                append_proof(&store, Event::new(Stream::from(n as u32 % 3000), id_of(n), wall_ms(), 0), 40);
+                next.store(n + 1, Ordering::Release);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::new(8);
+            while !stop.load(Ordering::Relaxed) {
+                let Some(newest) = next.load(Ordering::Acquire).checked_sub(1) else { continue };
+                let n = newest - random.below(1000.min(newest + 1));
+                let found = store.pin().get(id_of(n)).map(|event| verify(&event)).is_some();
+                if n.is_multiple_of(5) {
+                    store.remove(id_of(n)).unwrap();
+                    assert!(store.pin().get(id_of(n)).is_none(), "event {n} was removed");
+                } else {
+                    if !found {
+                        // A small index lets events leave early: its page is about to go, too.
+                        let there = || store.pin().scan(..).any(|event| event.id() == id_of(n));
+                        crate::common::wait_until("an event that is not found is on no page", WAIT, || {
+                            !there()
+                        });
+                    }
+                }
+            }
+        });
+        let mut moved = 0;
+        for _ in 0..3 {
+            for bytes in [512 * KIB, 6 * MIB, 128 * KIB] {
+                let report = store.resize_region(RegionKind::Index, bytes, WAIT).unwrap();
+                let stats = store.stats();
+                let index = stats.region(RegionKind::Index);
+                assert!(index.committed_bytes <= report.to_bytes, "{report:?} {index:?}");
+                moved += report.moved_pages;
+                let enough = next.load(Ordering::Acquire) + 12_000;
+                crate::common::wait_until("appends go on", WAIT, || next.load(Ordering::Acquire) > enough);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(moved >= 20, "only {moved} pages of the index were moved");
+    });
+    store.validate().unwrap();
+}
+
+#[test]
+fn memory_that_is_not_used_for_long_goes_back_and_comes_again() {
+    let class = ClassConfig::new("raw").compress(false).on_leave(OnLeave::Drop);
+    let config = small()
+        .hot(|hot| hot.max(8 * MIB).initial(MIB).chunk(256 * KIB).page_size(16 * KIB))
+        .class(class.retention(Duration::from_secs(10)))
+        .shrink_after(Duration::from_millis(300));
+    let clock = esker::Clock::manual(1_000_000);
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
+    let committed = || store.stats().region(RegionKind::Hot).committed_bytes;
+    let fill = |ids: std::ops::Range<u64>| {
+        for id in ids {
+            append_proof(&store, Event::new(Stream::from(id as u32 % 50), id, clock.now_ms(), 0), 300);
+        }
+    };
+    for round in 0..3 {
+        let first = round * 100_000;
+        fill(first..first + 15_000);
+        assert!(committed() > 4 * MIB, "{} bytes", committed());
+        // Some stay, in the middle of what goes: they are moved down.
+        clock.set_ms(clock.now_ms() + 9_000);
+        fill(first + 15_000..first + 16_000);
+        clock.set_ms(clock.now_ms() + 2_000);
+        let most = 2 * MIB + 512 * KIB;
+        crate::common::wait_until("the region has become small", WAIT, || committed() <= most);
+        let kept: Vec<u64> = (first + 15_000..first + 16_000).collect();
+        assert_eq!(all_ids(&store), kept);
+        store.validate().unwrap();
+        clock.set_ms(clock.now_ms() + 20_000);
+    }
+    let returned = store.stats().region(RegionKind::Hot).returned_bytes;
+    assert!(returned > 6 * MIB, "{returned} bytes went back");
+    // It does not come and go when nothing changes.
+    std::thread::sleep(Duration::from_millis(1500));
+    let returned = store.stats().region(RegionKind::Hot).returned_bytes;
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(store.stats().region(RegionKind::Hot).returned_bytes, returned);
+}
