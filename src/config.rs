@@ -112,6 +112,8 @@ pub struct Config {
     pub slice_time: Duration,
     /// Events a second that age moves at most; `None` for any number.
     pub move_rate: Option<u64>,
+    /// The share of a page that must be of use; pages of which less is are packed into less room. Zero: never.
+    pub defrag_below: f64,
     /// How long a region must have used much less than it has before it gives memory back to the system.
     pub shrink_after: Duration,
     /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the

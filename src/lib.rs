@@ -91,7 +91,7 @@ pub use index::classes::ClassResolver;
 #[cfg(not(loom))]
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
-pub use observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
+pub use observe::stats::{ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
 pub use pressure::{
     AdmissionStats, BackPressure, ByReason, Flow, HeldGuard, Hysteresis, Pressure, PressureReason,
     RegionKind, Stall,

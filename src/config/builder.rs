@@ -34,6 +34,7 @@ pub struct ConfigBuilder {
     pub(super) slice_events: usize,
     pub(super) slice_time: Duration,
     pub(super) move_rate: Option<u64>,
+    pub(super) defrag_below: f64,
     pub(super) shrink_after: Duration,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
@@ -65,6 +66,7 @@ impl Default for ConfigBuilder {
             slice_events: 10_000,
             slice_time: Duration::from_millis(1),
             move_rate: None,
+            defrag_below: 0.5,
             shrink_after: Duration::from_secs(60),
             block_bytes: 128 * KIB,
             background: true,
@@ -185,6 +187,14 @@ impl ConfigBuilder {
         self
     }
 
+    /// The share of a page's room that must be of use (default 0.5; 0: pages are left as they are). Pages of which more
+    /// was removed or has expired, or that were closed while more of them was empty, are packed into the warm region,
+    /// without what was removed, if it has room. That holds for classes that are not compressed, too.
+    pub fn defrag_below(mut self, share: f64) -> Self {
+        self.defrag_below = share;
+        self
+    }
+
     /// How long a region must have used much less than it has grown to before it gives memory back to the system (default
     /// one minute; `Duration::MAX`: never). It keeps what it had at first
     /// ([`RegionBuilder::initial`](crate::RegionBuilder::initial)), and a quarter more than it uses and one step
@@ -294,6 +304,10 @@ impl ConfigBuilder {
         if !(warning <= critical && critical <= reject) {
             let problem = format!("{warning}, {critical}, {reject} are not in rising order");
             self.fault("thresholds", problem);
+        }
+        if !(0.0..=0.9).contains(&self.defrag_below) {
+            let problem = format!("{} is not a share from 0 to 0.9", self.defrag_below);
+            self.fault("defrag_below", problem);
         }
         if self.slice_events == 0 {
             self.fault("slice.events", "0 would move nothing; the default is 10,000");

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::config::Config;
 use crate::eviction::cursor::Cursor;
+use crate::eviction::defrag::DefragCounters;
 use crate::eviction::guarded::{Guarded, Who};
 use crate::eviction::moves::{Mover, Outcome};
 use crate::eviction::view::summary;
@@ -68,6 +69,7 @@ pub(crate) struct Engine {
 /// What the mover tells others.
 pub(crate) struct EvictionShared {
     pub(crate) counters: EvictionCounters,
+    pub(crate) defrag: DefragCounters,
     /// Lanes whose oldest page should leave but is not confirmed: the spiller writes them first.
     wanted: Vec<AtomicBool>,
     /// For each lane, one more than the highest number of a page that was demoted.
@@ -80,6 +82,7 @@ impl EvictionShared {
     pub(crate) fn new(lanes: usize) -> Self {
         Self {
             counters: EvictionCounters::default(),
+            defrag: DefragCounters::default(),
             wanted: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             passed: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             spills: AtomicBool::new(false),
@@ -171,6 +174,13 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn scratch_is_wiped(&self) -> bool {
         self.scratch.is_empty() && self.scratch.capacity() > 0
+    }
+
+    /// Notes that a page was moved to the warm region by somebody else who holds these notes.
+    pub(super) fn no_longer_hot(&mut self, lanes: &Lanes, page: LogicalPage) {
+        let lane = lanes.pages.meta(page).lane();
+        let classes = self.cursors.len() / lanes.partitions.len();
+        self.cursors[lane.partition() * classes + lane.class().index()].gone(lanes, page);
     }
 
     /// Bytes that the engine's buffer takes.

@@ -2,6 +2,7 @@
 
 mod compose;
 mod cursor;
+pub(crate) mod defrag;
 pub(crate) mod engine;
 mod guarded;
 mod moves;

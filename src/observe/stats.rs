@@ -22,6 +22,8 @@ pub struct Stats {
     pub buffer_bytes: u64,
     /// Regions in the order of [`RegionKind::ALL`].
     pub regions: [RegionStats; 4],
+    /// Packing of sparse pages since the store opened.
+    pub defrag: DefragStats,
     /// Events, by where they are and what became of them.
     pub events: EventStats,
     /// What moved pages, and what it was not let do.
@@ -59,6 +61,18 @@ pub struct SkewStats {
     pub clamped: u64,
     /// Given to the dead letters.
     pub dead_lettered: u64,
+}
+
+/// What packing sparse pages has done since the store opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct DefragStats {
+    /// Pages that were packed.
+    pub pages: u64,
+    /// Bytes that they took less afterwards.
+    pub bytes: u64,
+    /// Pages of lanes with little traffic that were closed early for it.
+    pub closed_early: u64,
 }
 
 /// Where events are, and what became of them since the store opened.

@@ -9,6 +9,12 @@ pub(crate) mod image;
 pub(crate) mod readers;
 
 #[cfg(not(loom))]
+mod counts;
+
+#[cfg(not(loom))]
+pub(crate) mod repack;
+
+#[cfg(not(loom))]
 #[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]
 pub(crate) mod pool;
 

@@ -4,7 +4,7 @@
 //! could know of them is gone (crossbeam-epoch; Fraser, "Practical lock-freedom", 2004).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_epoch as epoch;
 
@@ -59,6 +59,16 @@ impl Pin {
         unsafe { self.defer(free) };
     }
 
+    /// A flag that is set once every pin of this moment is gone, this one included.
+    pub(crate) fn all_gone(self) -> Arc<AtomicBool> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = flag.clone();
+        // SAFETY: the closure owns what it uses.
+        unsafe { self.defer(move || set.store(true, Ordering::Release)) };
+        self.flush();
+        flag
+    }
+
     /// Runs `free` once every pin of this moment is gone.
     ///
     /// # Safety
@@ -94,14 +104,14 @@ impl OpenPage {
 pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
-    places: Slab<Whereabouts>,
+    pub(super) places: Slab<Whereabouts>,
     table: Slab<PageMeta>,
-    stamps: Slab<Stamps>,
-    numbers: FreeList,
+    pub(super) stamps: Slab<Stamps>,
+    pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.
-    held: [[AtomicU32; 2]; Class::MAX],
+    pub(super) held: [[AtomicU32; 2]; Class::MAX],
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
-    leaving: [AtomicU32; 3],
+    pub(super) leaving: [AtomicU32; 3],
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
@@ -165,87 +175,8 @@ impl Pages {
 
     /// Whether what a page held must not stay in memory after it.
     #[inline]
-    fn is_sensitive(&self, page: LogicalPage) -> bool {
+    pub(super) fn is_sensitive(&self, page: LogicalPage) -> bool {
         self.sensitive != 0 && self.sensitive >> self.meta(page).lane().class().index() & 1 == 1
-    }
-
-    /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
-    /// gone, and of how many. Letting more go while a reader stays makes no room.
-    pub(crate) fn used_ahead(&self) -> [(u32, u32); 3] {
-        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
-        [
-            (self.hot.used_pages().saturating_sub(hot), self.hot.pages_max()),
-            (self.warm.used_pages().saturating_sub(warm), self.warm.pages_max()),
-            (self.numbers.used().saturating_sub(numbers), self.numbers.limit()),
-        ]
-    }
-
-    /// Hot and warm pages that a class will hold once present readers are gone.
-    pub(crate) fn held_by(&self, class: Class) -> [u32; 2] {
-        self.held[class.index()].each_ref().map(|count| count.load(Ordering::Relaxed))
-    }
-
-    fn hold(&self, class: Class, tier: Tier, frames: u32) {
-        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_add(frames, Ordering::Relaxed);
-    }
-
-    fn let_go(&self, class: Class, tier: Tier, frames: u32) {
-        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_sub(frames, Ordering::Relaxed);
-    }
-
-    /// Notes that a page was read in that second.
-    #[inline]
-    pub(crate) fn touch(&self, page: LogicalPage, second: u32) {
-        self.stamps[page.0 as usize].touch(second);
-    }
-
-    /// When a page was last read, and when before that.
-    pub(crate) fn stamps(&self, page: LogicalPage) -> [u32; 2] {
-        self.stamps[page.0 as usize].get()
-    }
-
-    /// Page numbers that can be in use.
-    pub(crate) fn numbers_limit(&self) -> u32 {
-        self.numbers.limit() - 1
-    }
-
-    /// Lets so many page numbers be in use, if that is more than before.
-    pub(crate) fn raise_numbers(&self, pages: u32) {
-        self.numbers.raise_limit(pages.saturating_add(1).min(self.places.len() as u32));
-    }
-
-    /// The region of a tier.
-    pub(crate) fn region(&self, tier: Tier) -> &Region {
-        if tier == Tier::Hot { &self.hot } else { &self.warm }
-    }
-
-    /// The pages of a tier that lie on frames at or above `frame`, as they are found.
-    pub(crate) fn pages_above(&self, tier: Tier, frame: u32) -> impl Iterator<Item = LogicalPage> {
-        let above = move |page: &LogicalPage| {
-            let place = self.place(*page);
-            // The first frame is looked at without the table's entry, which is another line.
-            place.tier() == tier && place.frame() + self.meta(*page).frames() > frame
-        };
-        (1..=self.numbers_limit()).map(LogicalPage).filter(above)
-    }
-
-    /// How many pages of the hot and the warm region and how many page numbers are only held back by readers.
-    pub(crate) fn held_back(&self) -> [u32; 3] {
-        self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed))
-    }
-
-    /// Whether anything waits for readers to go.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
-    }
-
-    /// The share of page numbers in use.
-    pub(crate) fn numbers_fill(&self) -> f64 {
-        f64::from(self.numbers.used()) / f64::from(self.numbers.limit())
-    }
-
-    pub(crate) fn number_is_taken(&self, page: LogicalPage) -> bool {
-        self.numbers.is_taken(page.0)
     }
 
     /// Takes a page for records of `len` bytes at least, near to `home` or to the caller, and makes it the newest of its
@@ -502,24 +433,26 @@ impl Pages {
     }
 
     fn demote_by(self: &Arc<Self>, pin: &Pin, page: LogicalPage, scratch: &mut Vec<u8>) -> bool {
-        let (meta, place) = (self.meta(page), self.place(page));
+        let place = self.place(page);
         if place.tier() != Tier::Hot {
             return true;
         }
         // SAFETY: committed bytes do not change, and the page is not released while `pin` lives.
-        let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, meta.committed() as usize) };
+        let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, self.meta(page).committed() as usize) };
         image::encode(raw, scratch);
-        let count = scratch.len().div_ceil(self.warm.page_size() as usize) as u32;
+        self.move_to_warm(pin, page, scratch)
+    }
+
+    /// Puts a sealed page's image into the warm region and swings its place there. `false`: there is no room.
+    pub(super) fn move_to_warm(self: &Arc<Self>, pin: &Pin, page: LogicalPage, image: &[u8]) -> bool {
+        let count = image.len().div_ceil(self.warm.page_size() as usize) as u32;
         // The page stays on its node, whoever moves it.
-        let Some(frames) = self.warm.claim_for(self.hot.spot_of(place.frame()), count) else { return false };
+        let place = self.place(page);
+        let spot = self.region(place.tier()).spot_of(place.frame());
+        let Some(frames) = self.warm.claim_for(spot, count) else { return false };
         // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
-        unsafe { self.warm.bytes_mut(frames.first, 0, scratch.len()) }.copy_from_slice(scratch);
-        let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, scratch.len() as u32);
-        self.places[page.0 as usize].swing(Place::new(Tier::Warm, place.generation(), frames.first));
-        self.hold(meta.lane().class(), Tier::Warm, frames.count);
-        self.let_go(meta.lane().class(), Tier::Hot, old.count);
-        self.release_later(pin, Tier::Hot, old, None, self.is_sensitive(page));
+        unsafe { self.warm.bytes_mut(frames.first, 0, image.len()) }.copy_from_slice(image);
+        self.swing(pin, page, Tier::Warm, frames, image.len() as u32);
         true
     }
 
@@ -528,8 +461,7 @@ impl Pages {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when a frame fails its check; the page stays where it is.
     pub(crate) fn promote(self: &Arc<Self>, pin: &Pin, page: LogicalPage) -> Result<bool> {
-        let (meta, place) = (self.meta(page), self.place(page));
-        let (committed, image) = (meta.committed(), self.image(place)?);
+        let (committed, image) = (self.meta(page).committed(), self.image(self.place(page))?);
         let Some(frames) = self.hot.claim(committed.div_ceil(self.hot.page_size()).max(1)) else {
             return Ok(false);
         };
@@ -546,12 +478,7 @@ impl Pages {
             }
             return Err(error);
         }
-        let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, 0);
-        self.places[page.0 as usize].swing(Place::new(Tier::Hot, place.generation(), frames.first));
-        self.hold(meta.lane().class(), Tier::Hot, frames.count);
-        self.let_go(meta.lane().class(), Tier::Warm, old.count);
-        self.release_later(pin, Tier::Warm, old, None, self.is_sensitive(page));
+        self.swing(pin, page, Tier::Hot, frames, 0);
         Ok(true)
     }
 
@@ -576,13 +503,35 @@ impl Pages {
             let from = region.bytes(place.frame(), 0, len as usize);
             region.bytes_mut(frames.first, 0, len as usize).copy_from_slice(from);
         }
-        let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, meta.image_len());
-        self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
-        self.hold(meta.lane().class(), tier, frames.count);
-        self.let_go(meta.lane().class(), tier, old.count);
-        self.release_later(pin, tier, old, None, self.is_sensitive(page));
+        self.swing(pin, page, tier, frames, meta.image_len());
         true
+    }
+
+    /// The records of a sealed page as they were written, in `raw`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when a frame fails its check.
+    pub(super) fn raw_bytes(&self, _pin: &Pin, page: LogicalPage, raw: &mut Vec<u8>) -> Result<()> {
+        let (place, committed) = (self.place(page), self.meta(page).committed() as usize);
+        raw.clear();
+        if place.tier() == Tier::Hot {
+            // SAFETY: committed bytes do not change, and the page is not released while the pin lives.
+            raw.extend_from_slice(unsafe { self.hot.bytes(place.frame(), 0, committed) });
+            return Ok(());
+        }
+        raw.resize(committed, 0);
+        self.image(place)?.unpack_all(raw).inspect_err(|_| self.count_corrupt())
+    }
+
+    /// Lets a page be on other frames, which hold what it needs, and frees its old ones after their readers.
+    fn swing(self: &Arc<Self>, pin: &Pin, page: LogicalPage, tier: Tier, frames: Frames, image_len: u32) {
+        let (meta, place) = (self.meta(page), self.place(page));
+        let (class, old) = (meta.lane().class(), Frames { first: place.frame(), count: meta.frames() });
+        meta.set_size(frames.count, image_len);
+        self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
+        self.hold(class, tier, frames.count);
+        self.let_go(class, place.tier(), old.count);
+        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.

@@ -14,7 +14,8 @@
 //! reads it must ask the id index.
 //!
 //! ```text
-//! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames │ expiring
+//! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames │ expiring │ packed dead
+//!          looked at
 //! line 1   min time │ max time │ max time of this and all older pages │ last arrival │ kinds (256 bits)
 //! ```
 //!
@@ -161,7 +162,9 @@ pub(crate) struct PageMeta {
     image_len: AtomicU32,
     frames: AtomicU32,
     expiring: AtomicU32,
-    _unused: [u32; 4],
+    packed_dead: AtomicU32,
+    _unused: u32,
+    looked_at: AtomicI64,
     min_time: AtomicI64,
     max_time: AtomicI64,
     max_time_so_far: AtomicI64,
@@ -215,7 +218,9 @@ impl PageMeta {
             image_len: AtomicU32::new(0),
             frames: AtomicU32::new(0),
             expiring: AtomicU32::new(0),
-            _unused: [0; 4],
+            packed_dead: AtomicU32::new(0),
+            _unused: 0,
+            looked_at: AtomicI64::new(0),
             min_time: AtomicI64::new(0),
             max_time: AtomicI64::new(0),
             max_time_so_far: AtomicI64::new(0),
@@ -238,6 +243,8 @@ impl PageMeta {
         self.image_len.store(0, Ordering::Relaxed);
         self.frames.store(frames, Ordering::Relaxed);
         self.expiring.store(0, Ordering::Relaxed);
+        self.packed_dead.store(0, Ordering::Relaxed);
+        self.looked_at.store(i64::MIN, Ordering::Relaxed);
         self.min_time.store(i64::MAX, Ordering::Relaxed);
         self.max_time.store(i64::MIN, Ordering::Relaxed);
         self.max_time_so_far.store(so_far, Ordering::Relaxed);
@@ -318,6 +325,30 @@ impl PageMeta {
 
     pub(crate) fn live_bytes(&self) -> u32 {
         self.committed.load(Ordering::Relaxed).saturating_sub(self.dead_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of removed records that the page takes room for.
+    pub(crate) fn garbage(&self) -> u32 {
+        let dead = self.dead_bytes.load(Ordering::Relaxed);
+        dead.saturating_sub(self.packed_dead.load(Ordering::Relaxed))
+    }
+
+    /// Notes how many bytes of removed records the page's image has no room for.
+    pub(crate) fn set_packed_dead(&self, bytes: u32) {
+        self.packed_dead.store(bytes, Ordering::Relaxed);
+    }
+
+    /// When it was last counted, by the clock, how many of the page's events have expired.
+    pub(crate) fn looked_at(&self) -> i64 {
+        self.looked_at.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_looked_at(&self, now_ms: i64) {
+        self.looked_at.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn packed_dead(&self) -> u32 {
+        self.packed_dead.load(Ordering::Relaxed)
     }
 
     pub(crate) fn seq(&self) -> u64 {

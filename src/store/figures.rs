@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::observe::stats::{ColdStats, EventStats, EvictionStats, LatencyStats, Stats};
+use crate::observe::stats::{ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, Stats};
 use crate::pages::table::Tier;
 use crate::pressure::AdmissionStats;
 use crate::store::core::Core;
@@ -51,6 +51,7 @@ impl Core {
             memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
             buffer_bytes,
             regions,
+            defrag: self.defrag_stats(),
             eviction: self.eviction_stats(),
             events: self.event_stats(hot, warm, &admission),
             admission,
@@ -60,6 +61,15 @@ impl Core {
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
             locked_bytes: self.machine.locked.load(Ordering::Relaxed),
             warnings: self.machine.warnings(),
+        }
+    }
+
+    fn defrag_stats(&self) -> DefragStats {
+        let (load, defrag) = (|counter: &AtomicU64| counter.load(Ordering::Relaxed), &self.shared.defrag);
+        DefragStats {
+            pages: load(&defrag.pages),
+            bytes: load(&defrag.bytes),
+            closed_early: load(&defrag.closed),
         }
     }
 

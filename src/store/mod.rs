@@ -363,7 +363,9 @@ impl Store {
     /// # Errors
     /// What the cold tier says.
     pub fn maintain(&self) -> Result<()> {
-        self.core.maintain()
+        self.core.maintain()?;
+        self.core.defrag_all();
+        Ok(())
     }
 
     /// Lets a region take more or less memory while the store runs; the sum of all stays within [`Config::memory`].

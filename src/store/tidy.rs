@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::eviction::defrag::{Defrag, Turn};
 use crate::pressure::RegionKind;
 use crate::store::core::Core;
 
@@ -10,12 +11,15 @@ use crate::store::core::Core;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the upper part of a region may take to become empty before what is empty of it has to do.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a store without threads looks whether readers have gone before it leaves sparse pages for later.
+const DEFRAG_WAITS: usize = 4;
 const REGIONS: [RegionKind; 3] = [RegionKind::Hot, RegionKind::Warm, RegionKind::Index];
 
 /// The mover's notes of what to tidy up.
 pub(crate) struct Tidy {
     next_look: Instant,
     regions: [Watched; 3],
+    defrag: Defrag,
 }
 
 /// How much of a region was used lately.
@@ -37,7 +41,11 @@ struct Goal {
 impl Tidy {
     pub(crate) fn new() -> Self {
         let now = clock::now();
-        Self { next_look: now, regions: [Watched { since: now, most: 0, goal: None }; 3] }
+        Self {
+            next_look: now,
+            regions: [Watched { since: now, most: 0, goal: None }; 3],
+            defrag: Defrag::default(),
+        }
     }
 }
 
@@ -53,7 +61,7 @@ impl Core {
         let now = clock::now();
         // One at a time; and not while somebody changes a region's size.
         let (Some(mut tidy), Some(_turn)) = (self.tidy.try_lock(), self.sizes.try_turn()) else { return };
-        let busy = tidy.regions.iter().any(|watched| watched.goal.is_some());
+        let busy = tidy.defrag.is_busy() || tidy.regions.iter().any(|watched| watched.goal.is_some());
         if now < tidy.next_look && !busy {
             return;
         }
@@ -62,6 +70,29 @@ impl Core {
             match watched.goal {
                 Some(goal) => self.shrink(kind, goal, watched, now),
                 None => self.watch(kind, watched, now),
+            }
+        }
+        self.defrag_once(&mut tidy.defrag);
+    }
+
+    fn defrag_once(&self, defrag: &mut Defrag) -> Turn {
+        let turn = defrag.step(&mut self.engine.lock(), &self.config, &self.lanes, &self.shared);
+        if turn == Turn::More {
+            self.room.ring();
+        }
+        turn
+    }
+
+    /// Packs all pages that are sparse now and that no reader holds.
+    pub(crate) fn defrag_all(&self) {
+        let Some(mut tidy) = self.tidy.try_lock() else { return };
+        let mut waits = 0;
+        // A reader may stay for as long as it likes.
+        while waits < DEFRAG_WAITS {
+            match self.defrag_once(&mut tidy.defrag) {
+                Turn::Done => return,
+                Turn::Waits => waits += 1,
+                Turn::More => waits = 0,
             }
         }
     }

@@ -11,6 +11,7 @@ mod concurrency;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod corrupt_cold;
+mod defrag;
 mod flow;
 mod guards;
 mod many_blocks;

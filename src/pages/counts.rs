@@ -1,0 +1,89 @@
+//! What is counted of pages: how many are in use, by whom, and when they were read.
+
+use std::sync::atomic::Ordering;
+
+use crate::ids::{Class, LogicalPage};
+use crate::pages::pool::Pages;
+use crate::pages::table::Tier;
+use crate::regions::region::Region;
+
+impl Pages {
+    /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
+    /// gone, and of how many. Letting more go while a reader stays makes no room.
+    pub(crate) fn used_ahead(&self) -> [(u32, u32); 3] {
+        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
+        [
+            (self.hot.used_pages().saturating_sub(hot), self.hot.pages_max()),
+            (self.warm.used_pages().saturating_sub(warm), self.warm.pages_max()),
+            (self.numbers.used().saturating_sub(numbers), self.numbers.limit()),
+        ]
+    }
+
+    /// Hot and warm pages that a class will hold once present readers are gone.
+    pub(crate) fn held_by(&self, class: Class) -> [u32; 2] {
+        self.held[class.index()].each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn hold(&self, class: Class, tier: Tier, frames: u32) {
+        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_add(frames, Ordering::Relaxed);
+    }
+
+    pub(super) fn let_go(&self, class: Class, tier: Tier, frames: u32) {
+        self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_sub(frames, Ordering::Relaxed);
+    }
+
+    /// Notes that a page was read in that second.
+    #[inline]
+    pub(crate) fn touch(&self, page: LogicalPage, second: u32) {
+        self.stamps[page.0 as usize].touch(second);
+    }
+
+    /// When a page was last read, and when before that.
+    pub(crate) fn stamps(&self, page: LogicalPage) -> [u32; 2] {
+        self.stamps[page.0 as usize].get()
+    }
+
+    /// Page numbers that can be in use.
+    pub(crate) fn numbers_limit(&self) -> u32 {
+        self.numbers.limit() - 1
+    }
+
+    /// Lets so many page numbers be in use, if that is more than before.
+    pub(crate) fn raise_numbers(&self, pages: u32) {
+        self.numbers.raise_limit(pages.saturating_add(1).min(self.places.len() as u32));
+    }
+
+    /// The region of a tier.
+    pub(crate) fn region(&self, tier: Tier) -> &Region {
+        if tier == Tier::Hot { &self.hot } else { &self.warm }
+    }
+
+    /// The pages of a tier that lie on frames at or above `frame`, as they are found.
+    pub(crate) fn pages_above(&self, tier: Tier, frame: u32) -> impl Iterator<Item = LogicalPage> {
+        let above = move |page: &LogicalPage| {
+            let place = self.place(*page);
+            // The first frame is looked at without the table's entry, which is another line.
+            place.tier() == tier && place.frame() + self.meta(*page).frames() > frame
+        };
+        (1..=self.numbers_limit()).map(LogicalPage).filter(above)
+    }
+
+    /// How many pages of the hot and the warm region and how many page numbers are only held back by readers.
+    pub(crate) fn held_back(&self) -> [u32; 3] {
+        self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Whether anything waits for readers to go.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
+    /// The share of page numbers in use.
+    pub(crate) fn numbers_fill(&self) -> f64 {
+        f64::from(self.numbers.used()) / f64::from(self.numbers.limit())
+    }
+
+    pub(crate) fn number_is_taken(&self, page: LogicalPage) -> bool {
+        self.numbers.is_taken(page.0)
+    }
+}
