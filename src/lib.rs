@@ -67,6 +67,11 @@ pub use config::{
     IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
     RegionBuilder, RegionConfig, Skew, Thresholds,
 };
+/// For the tests of those who write parts of a store themselves.
+#[cfg(not(loom))]
+pub mod testing {
+    pub use crate::store::contract::policy_contract;
+}
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
 pub use event::{

@@ -186,7 +186,7 @@ impl Engine {
                 round.waits |= more.waits;
                 round.cut |= more.cut;
             }
-            progress.pages += round.moved;
+            progress.pages += round.moved - round.promoted;
             promoted += round.promoted;
             progress.waits_for_spill |= round.waits;
             progress.more |= round.cut;

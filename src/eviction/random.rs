@@ -2,7 +2,7 @@
 
 use crate::eviction::size::{Need, squeeze_oldest};
 use crate::eviction::victims::{Ranking, lower_can_be_squeezed, merged};
-use crate::eviction::{PageSummary, Plan, Policy, SizeThreshold, Tier, View};
+use crate::eviction::{PageSummary, Plan, Policy, SizeThreshold, Tier, View, millis};
 use crate::pressure::RegionKind;
 
 /// Warm pages that are looked at in a step.
@@ -114,7 +114,10 @@ pub(super) fn promote(view: &View<'_>, plan: &mut Plan, sample: usize) {
         if promoted == PROMOTED_MAX || view.wanted_pages() > 0 {
             break;
         }
-        let Some(read) = page.read_before_ms.filter(|_| !plan.has(&page) && !page.expired) else { continue };
+        // What was not read for as long as its class's events are hot would be squeezed again by its age.
+        let hot_for = millis(view.class_config(page.class).hot_for);
+        let lately = |read: &i64| view.now_ms().saturating_sub((*read).max(page.newest_ms)) < hot_for;
+        let Some(read) = page.read_before_ms.filter(lately).filter(|_| !plan.has(&page)) else { continue };
         let pages = u64::from(page.raw_bytes).div_ceil(hot.page_bytes.max(1)) as i64;
         let room = hot.used as i64 - plan.freed(RegionKind::Hot) + pages <= limit;
         if !room {

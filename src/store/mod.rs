@@ -5,6 +5,7 @@ mod admission;
 mod async_store;
 mod batch;
 mod builder;
+pub(crate) mod contract;
 mod core;
 mod fetch_history;
 mod fetch_scan;

@@ -8,7 +8,8 @@ use esker::policy::{
     AllOf, ByClass, FirstMatch, Move, PageId, PageSummary, Plan, Policy, PriorityTime, Random2Lru, Sieve,
     SizeThreshold, Tier, TimeWindow, View,
 };
-use esker::{Class, ClassConfig, Clock, Config, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream};
+use esker::testing::policy_contract;
+use esker::{Class, ClassConfig, Clock, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream};
 
 use crate::common::{Random, all_ids, append_proof, now, small, verify, wait_until};
 use crate::tier::MapTier;
@@ -503,5 +504,40 @@ fn the_clock_may_jump_forwards_and_backwards() {
 /// Whoever makes a policy can try it as ours are tried.
 #[test]
 fn our_policies_fulfil_the_contract() {
-    let _ = Config::builder();
+    policy_contract(PriorityTime::new);
+    policy_contract(SizeThreshold::new);
+    policy_contract(Random2Lru::new);
+    policy_contract(Sieve::new);
+    policy_contract(|| FirstMatch::new().or(TimeWindow::new()).or(Random2Lru::new()));
+    policy_contract(|| AllOf::new().and(TimeWindow::new()).and(Sieve::new()));
+    policy_contract(|| ByClass::new(PriorityTime::new()).class(Class::DEFAULT, Random2Lru::new()));
+}
+
+fn breach<P: Policy + 'static>(make: impl Fn() -> P + std::panic::UnwindSafe) -> String {
+    let panic = std::panic::catch_unwind(|| policy_contract(make)).expect_err("the contract was not kept");
+    panic.downcast_ref::<String>().unwrap().lines().next().unwrap().to_string()
+}
+
+/// Squeezes and unpacks without end.
+struct Restless;
+
+impl Policy for Restless {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        for page in everyone(view).into_iter().filter(|page| !page.open).take(2) {
+            match page.tier {
+                Tier::Warm => plan.promote(&page),
+                _ => plan.demote(&page),
+            };
+        }
+    }
+}
+
+#[test]
+fn the_contract_finds_policies_that_break_it() {
+    let nonsense = breach(|| Nonsense { random: Random::new(1), seen: Vec::new() });
+    assert!(nonsense.contains("refused") || nonsense.contains("still move"), "{nonsense}");
+    let panics = breach(|| Panics { after: 5 });
+    assert!(panics.contains("the policy is tired"), "{panics}");
+    let restless = breach(|| Restless);
+    assert!(restless.contains("still move"), "{restless}");
 }
