@@ -264,7 +264,8 @@ impl Engine {
         counters.plans.fetch_add(u64::from(count > 0), Ordering::Relaxed);
         for at in 0..count {
             let planned = self.plan.planned()[at];
-            if round.warm_was_full && matches!(planned.what, Move::Demote(_)) {
+            // What goes up has its room from what goes down.
+            if round.warm_was_full && matches!(planned.what, Move::Demote(_) | Move::Promote(_)) {
                 continue;
             }
             let (cursors, scratch) = (&mut self.cursors, &mut self.scratch);
@@ -284,6 +285,7 @@ impl Engine {
                     slice.events += events;
                 }
                 Outcome::WarmIsFull => round.warm_was_full = true,
+                Outcome::HotIsFull => {}
                 Outcome::Waits => round.waits = true,
                 Outcome::Refused(why) => {
                     counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -303,17 +305,19 @@ impl Engine {
     /// What is in use of each region, of how much.
     fn regions(&self, lanes: &Lanes) -> [RegionView; 4] {
         let [hot, warm, numbers] = lanes.pages.used_ahead();
-        let region = |(used, max): (u32, u32), page_bytes: u32| RegionView {
+        let [hot_held, warm_held, numbers_held] = lanes.pages.held_back();
+        let region = |(used, max): (u32, u32), held_back: u32, page_bytes: u32| RegionView {
             used: u64::from(used),
+            held_back: u64::from(held_back),
             max: u64::from(max),
             page_bytes: u64::from(page_bytes),
         };
         let (used, max) = lanes.index_room();
         [
-            region(numbers, 0),
-            region(hot, lanes.pages.hot.page_size()),
-            region(warm, lanes.pages.warm.page_size()),
-            RegionView { used, max, page_bytes: u64::from(lanes.index_region.page_size()) },
+            region(numbers, numbers_held, 0),
+            region(hot, hot_held, lanes.pages.hot.page_size()),
+            region(warm, warm_held, lanes.pages.warm.page_size()),
+            RegionView { used, held_back: 0, max, page_bytes: u64::from(lanes.index_region.page_size()) },
         ]
     }
 

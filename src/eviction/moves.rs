@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Moved(usize),
     /// The warm region has no room for the page now.
     WarmIsFull,
+    /// Readers hold back the room that the hot region has for the page.
+    HotIsFull,
     /// The cold tier must confirm the page first, and was asked to.
     Waits,
     Refused(Refusal),
@@ -119,7 +121,7 @@ impl<'a> Mover<'a> {
         }
         match pages.promote(&self.lanes.pin(), page) {
             Ok(true) => {}
-            Ok(false) => return Outcome::Refused(Refusal::NoRoom),
+            Ok(false) => return Outcome::HotIsFull,
             Err(_) => return Outcome::Refused(Refusal::Damaged),
         }
         let (events, counters) = (summary.events, &self.shared.counters);

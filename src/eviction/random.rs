@@ -119,6 +119,10 @@ pub(super) fn promote(view: &View<'_>, plan: &mut Plan, sample: usize) {
         let lately = |read: &i64| view.now_ms().saturating_sub((*read).max(page.newest_ms)) < hot_for;
         let Some(read) = page.read_before_ms.filter(lately).filter(|_| !plan.has(&page)) else { continue };
         let pages = u64::from(page.raw_bytes).div_ceil(hot.page_bytes.max(1)) as i64;
+        // What readers hold back cannot be had, however much is squeezed.
+        if hot.used + hot.held_back + pages as u64 > hot.max {
+            break;
+        }
         let room = hot.used as i64 - plan.freed(RegionKind::Hot) + pages <= limit;
         if !room {
             let Some(cold) = coldest(view, plan, &ranking, sample) else { continue };

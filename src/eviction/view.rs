@@ -92,6 +92,8 @@ pub struct LaneView {
 pub struct RegionView {
     /// What is in use: pages of the hot and the warm region, events of the index, entries of the page table.
     pub used: u64,
+    /// What is let go, but held back by readers: it is not counted as used, and cannot be used anew yet.
+    pub held_back: u64,
     /// The most that can be.
     pub max: u64,
     /// Bytes of a page.
@@ -229,7 +231,7 @@ impl<'a> View<'a> {
         self.random.set(state);
         let mut mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed >> 32) * u64::from(limit) >> 32) as u32
+        (((mixed >> 32) * u64::from(limit)) >> 32) as u32
     }
 
     /// Milliseconds since the newest event of a page.

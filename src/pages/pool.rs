@@ -229,6 +229,11 @@ impl Pages {
         (1..=self.numbers_limit()).map(LogicalPage).filter(above)
     }
 
+    /// How many pages of the hot and the warm region and how many page numbers are only held back by readers.
+    pub(crate) fn held_back(&self) -> [u32; 3] {
+        self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
     /// Whether anything waits for readers to go.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)

@@ -78,7 +78,8 @@ fn ensure(holds: bool, fault: impl FnOnce() -> String) -> Outcome {
 impl Trial {
     fn new(kind: Kind, policy: impl Policy + 'static) -> Result<Self> {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
-        let class = |name: &str| ClassConfig::new(name).hot_for(hours(2)).warm_for(hours(24)).retention(hours(900));
+        let class =
+            |name: &str| ClassConfig::new(name).hot_for(hours(2)).warm_for(hours(24)).retention(hours(900));
         let classes = match kind {
             Kind::Drop => vec![class("a").on_leave(OnLeave::Drop)],
             Kind::Spill => vec![class("a")],
@@ -117,8 +118,8 @@ impl Trial {
                 self.clock.set_ms(self.clock.now_ms() + jump);
                 self.settle()?;
             }
-            if self.kind == Kind::Mixed && id % 1000 == 0 {
-                self.tier.fail(id % 2000 == 0);
+            if self.kind == Kind::Mixed && id.is_multiple_of(1000) {
+                self.tier.fail(id.is_multiple_of(2000));
             }
         }
         self.tier.fail(false);
@@ -130,14 +131,15 @@ impl Trial {
 
     /// The same numbers each time.
     fn below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % limit
     }
 
     fn append(&mut self, id: u64) -> Outcome {
         let class = Class::new(self.below(self.store.config().classes.len() as u64) as usize);
-        let len = if id % 300 == 0 { 20_000 } else { 40 + self.below(300) };
-        let payload: Vec<u8> = (0..len).map(|at| (at * id >> 3) as u8).collect();
+        let len = if id.is_multiple_of(300) { 20_000 } else { 40 + self.below(300) };
+        let payload: Vec<u8> = (0..len).map(|at| ((at * id) >> 3) as u8).collect();
         let event = Event::new(Stream::from((id % 17) as u32), id, self.clock.now_ms(), 1).class(class);
         let event = event.payload(&payload);
         // Memory can be full of what a tier that fails does not take.
@@ -178,7 +180,9 @@ impl Trial {
                 ensure(stats.eviction.policy_panic.is_none(), || {
                     format!("the policy panicked: {:?}", stats.eviction.policy_panic)
                 })?;
-                ensure(stats.memory_bytes <= core.config.memory, || "more memory than was configured".into())?;
+                ensure(stats.memory_bytes <= core.config.memory, || {
+                    "more memory than was configured".into()
+                })?;
                 return Ok(());
             }
         }
@@ -218,7 +222,7 @@ impl Trial {
 /// A cold tier in a map.
 #[derive(Default)]
 struct Blocks {
-    blocks: Mutex<BTreeMap<BlockId, (Vec<u8>, Vec<u8>)>>,
+    blocks: Mutex<BTreeMap<BlockId, ColdBlock>>,
     namespace: Mutex<Option<Namespace>>,
     stones: Mutex<Vec<Tombstone>>,
     failing: Mutex<bool>,
@@ -245,12 +249,12 @@ impl ColdTier for Blocks {
             return Err(Error::new(ErrorKind::Cold, "this tier is told to fail"));
         }
         let mut map = self.blocks.lock();
-        map.extend(blocks.iter().map(|block| (block.id, (block.bytes.clone(), block.summary.clone()))));
+        map.extend(blocks.iter().map(|block| (block.id, block.clone())));
         Ok(())
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
-        Ok(self.blocks.lock().get(&id).map(|(bytes, _)| bytes.clone()))
+        Ok(self.blocks.lock().get(&id).map(|block| block.bytes.clone()))
     }
 
     fn delete(&self, ids: &[BlockId]) -> Result<()> {
@@ -260,7 +264,7 @@ impl ColdTier for Blocks {
     }
 
     fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
-        self.blocks.lock().iter().try_for_each(|(id, (_, summary))| visit(*id, summary))
+        self.blocks.lock().iter().try_for_each(|(id, block)| visit(*id, &block.summary))
     }
 
     fn put_names(&self, _names: &[(String, u64)]) -> Result<()> {
