@@ -287,7 +287,8 @@ impl Engine {
         counters.plans.fetch_add(u64::from(count > 0), Ordering::Relaxed);
         for at in 0..count {
             let planned = self.plan.planned()[at];
-            if round.warm_was_full && matches!(planned.what, Move::Demote(_)) {
+            // What goes up has its room from what goes down.
+            if round.warm_was_full && matches!(planned.what, Move::Demote(_) | Move::Promote(_)) {
                 continue;
             }
             let (cursors, scratch) = (&mut self.cursors, &mut self.scratch);

@@ -188,7 +188,7 @@ fn a_policy_that_plans_nothing_leaves_the_budget_to_the_engine() {
     assert!(asked.load(Ordering::Relaxed) > 10 && stats.eviction.safety_plans > 10, "{stats:#?}");
     assert_eq!((stats.events.rejected, stats.eviction.refused), (0, 0), "{stats:#?}");
     let hot = stats.region(RegionKind::Hot);
-    let fill = hot.used_bytes as f64 / store.config().hot.max as f64;
+    let fill = hot.used_bytes as f64 / hot.max_bytes as f64;
     assert!((0.75..1.0).contains(&fill), "kept below critical, not lower: {fill}");
     check_all(&store, 20_000);
 }
@@ -551,5 +551,5 @@ fn the_contract_finds_policies_that_break_it() {
     let panics = breach(|| Panics { after: 5 });
     assert!(panics.contains("the policy is tired"), "{panics}");
     let restless = breach(|| Restless);
-    assert!(restless.contains("still move"), "{restless}");
+    assert!(restless.contains("refused") || restless.contains("still move"), "{restless}");
 }
