@@ -415,7 +415,8 @@ fn a_writer_that_waits_is_told_of_the_close() {
     let tier = MapTier::new();
     let store = with_tier(&tier);
     tier.set(Fault::Fail);
-    let (end, _) = fill(&store, 0, Duration::from_millis(200));
+    // So long that the mover has squeezed all that can be squeezed: the writer is to find no room.
+    let (end, _) = fill(&store, 0, Duration::from_millis(1_500));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let begin = now();

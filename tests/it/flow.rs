@@ -13,7 +13,7 @@ use crate::common::{all_ids, manual, proof, small, verify, wait_until};
 use crate::tier::{Fault, Healed, MapTier};
 
 /// What a busy machine may take.
-const SLACK: Duration = Duration::from_secs(30);
+const SLACK: Duration = Duration::from_secs(120);
 const LEN: usize = 600;
 
 fn event(id: u64) -> Event<'static> {
@@ -94,6 +94,7 @@ fn outage(store: &Store, tier: &MapTier, from: u64, notes: &Notes) -> u64 {
     let mut id = from;
     wait_until("a pause", SLACK, || {
         id = until_refused(store, id);
+        std::thread::sleep(Duration::from_millis(20));
         notes.flow().len() > paused
     });
     tier.set(Fault::None);
