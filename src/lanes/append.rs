@@ -63,6 +63,8 @@ pub(crate) struct Lanes {
     /// How short of memory the store is.
     pub(crate) gauge: Gauge,
     classes: usize,
+    /// Bytes of pages from which on a class gets no new one.
+    quotas: Box<[u64]>,
     max_event: u64,
 }
 
@@ -126,6 +128,7 @@ impl Lanes {
             reads_plainly: AtomicBool::new(keeps_all),
             gauge: Gauge::new(config.thresholds),
             classes: config.classes.len(),
+            quotas: quotas(config),
             max_event: config.max_event,
         })
     }
@@ -359,6 +362,10 @@ impl Lanes {
         class: Class,
         len: u32,
     ) -> Result<(), PressureReason> {
+        let [used, most] = self.quota_of(class);
+        if used >= most {
+            return Err(PressureReason::ClassQuota);
+        }
         let frames = len.div_ceil(self.pages.hot.page_size());
         let opened = partition.open_page(writer, &self.pages, class, len);
         self.note_pressure();
@@ -371,6 +378,13 @@ impl Lanes {
             }
         }
         opened
+    }
+
+    /// Bytes of a class's pages once present readers are gone, and those from which on it gets no new page.
+    pub(crate) fn quota_of(&self, class: Class) -> [u64; 2] {
+        let [hot, warm] = self.pages.held_by(class).map(u64::from);
+        let page = |region: &Region| u64::from(region.page_size());
+        [hot * page(&self.pages.hot) + warm * page(&self.pages.warm), self.quotas[class.index()]]
     }
 
     /// The id of the event that an index entry names. The caller holds a pin.
@@ -431,4 +445,12 @@ impl Lanes {
     pub(crate) fn is_live(&self, id: u64, addr: Addr) -> bool {
         self.index.holds(id, addr)
     }
+}
+
+/// What each class may take before it gets no new page: its quota, its open pages, and an eighth for what the mover is
+/// about to let go.
+fn quotas(config: &Config) -> Box<[u64]> {
+    let open = config.partitions as u64 * config.hot.page_size;
+    let most = |quota: u64| quota.saturating_add(quota / 8).saturating_add(open);
+    config.classes.iter().map(|class| class.quota.map_or(u64::MAX, most)).collect()
 }
