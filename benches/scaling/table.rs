@@ -1,0 +1,66 @@
+//! The table: a rate for each number of threads, and how many times that of the smallest number it is.
+
+use crate::race::Rate;
+use crate::settings::Settings;
+
+pub(crate) struct Table {
+    threads: Vec<usize>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    name: &'static str,
+    rates: Vec<(usize, Rate)>,
+}
+
+impl Table {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self { threads: settings.threads.clone(), rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, name: &'static str, threads: usize, rate: Rate) {
+        match self.rows.iter_mut().find(|row| row.name == name) {
+            Some(row) => row.rates.push((threads, rate)),
+            None => self.rows.push(Row { name, rates: vec![(threads, rate)] }),
+        }
+    }
+
+    /// Prints everything as Markdown.
+    pub(crate) fn print(&self) {
+        print!("| millions a second (times the first) |");
+        self.threads.iter().for_each(|threads| print!(" {threads} |"));
+        println!("\n|---|{}", "---:|".repeat(self.threads.len()));
+        for row in &self.rows {
+            print!("| {} |", row.name);
+            let first = row.rates.first().map_or(f64::NAN, |(_, rate)| rate.each_second);
+            for threads in &self.threads {
+                match row.rates.iter().find(|(other, _)| other == threads) {
+                    Some((_, rate)) => {
+                        print!(" {} ({:.2}) |", digits(rate.each_second / 1e6), rate.each_second / first);
+                    }
+                    None => print!(" – |"),
+                }
+            }
+            println!();
+        }
+        let all = self
+            .rows
+            .iter()
+            .flat_map(|row| row.rates.iter().map(move |(threads, rate)| (row, threads, rate)));
+        if let Some((row, threads, rate)) = all.min_by(|a, b| a.2.on_cpu.total_cmp(&b.2.on_cpu)) {
+            println!(
+                "\nThe threads had processors for {:.2} of the time at least ({}, {threads} threads).",
+                rate.on_cpu, row.name
+            );
+        }
+    }
+}
+
+/// Three digits that count.
+fn digits(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
