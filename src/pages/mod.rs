@@ -3,10 +3,19 @@
 pub(crate) mod table;
 
 #[cfg(not(loom))]
+mod figures;
+
+#[cfg(not(loom))]
 pub(crate) mod image;
 
 #[cfg(not(loom))]
 pub(crate) mod readers;
+
+#[cfg(not(loom))]
+pub(crate) mod removed;
+
+#[cfg(not(loom))]
+pub(crate) mod restore;
 
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]

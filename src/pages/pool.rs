@@ -17,12 +17,15 @@ use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
+use crate::pages::removed::Removed;
+use crate::pages::restore::Tables;
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
-use crate::pressure::{PressureReason, RegionKind};
+use crate::pressure::PressureReason;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::{Machine, Spot};
 use crate::sys::memory::{Slab, ZeroInit, wipe_all};
+use crate::sys::shared::SharedDir;
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for PageMeta {}
@@ -94,14 +97,16 @@ impl OpenPage {
 pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
-    places: Slab<Whereabouts>,
+    pub(super) places: Slab<Whereabouts>,
     table: Slab<PageMeta>,
     stamps: Slab<Stamps>,
-    numbers: FreeList,
+    pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.
-    held: [[AtomicU32; 2]; Class::MAX],
+    pub(super) held: [[AtomicU32; 2]; Class::MAX],
+    /// Where pages outlive the process: which of their events were removed.
+    pub(crate) removed: Option<Removed>,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
-    leaving: [AtomicU32; 3],
+    pub(super) leaving: [AtomicU32; 3],
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
@@ -109,17 +114,22 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn open(config: &Config, system: &Region, machine: &Arc<Machine>) -> Result<Self> {
+    /// `shared`: where the pages lie in files, which may hold some already.
+    pub(crate) fn open(
+        config: &Config,
+        system: &Region,
+        machine: &Arc<Machine>,
+        shared: Option<&SharedDir>,
+    ) -> Result<Self> {
         let capacity = config.logical_pages_ceiling();
-        let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
-        let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
-        let stamps = system.slab::<Stamps>(capacity as usize + 1, "the times of reads")?;
+        let entries = capacity as usize + 1;
+        let Tables { table, places, removed, hot, warm } =
+            Tables::open(config, system, machine, shared, entries)?;
+        let stamps = system.slab::<Stamps>(entries, "the times of reads")?;
         let at_first = config.logical_pages(config.hot.max, config.warm.max);
         let numbers = FreeList::new(capacity + 1, at_first.min(capacity) + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
-        let hot = Region::open(RegionKind::Hot, config.hot, machine)?;
-        let warm = Region::open(RegionKind::Warm, config.warm, machine)?;
         let bits = config.classes.iter().enumerate().map(|(at, class)| u16::from(class.sensitive) << at);
         let sensitive = bits.fold(0, |all, bit| all | bit);
         if sensitive != 0 {
@@ -135,6 +145,7 @@ impl Pages {
             stamps,
             numbers,
             held: Default::default(),
+            removed,
             leaving: Default::default(),
             corrupt: AtomicU64::new(0),
         })
@@ -169,23 +180,7 @@ impl Pages {
         self.sensitive != 0 && self.sensitive >> self.meta(page).lane().class().index() & 1 == 1
     }
 
-    /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
-    /// gone, and of how many. Letting more go while a reader stays makes no room.
-    pub(crate) fn used_ahead(&self) -> [(u32, u32); 3] {
-        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
-        [
-            (self.hot.used_pages().saturating_sub(hot), self.hot.pages_max()),
-            (self.warm.used_pages().saturating_sub(warm), self.warm.pages_max()),
-            (self.numbers.used().saturating_sub(numbers), self.numbers.limit()),
-        ]
-    }
-
-    /// Hot and warm pages that a class will hold once present readers are gone.
-    pub(crate) fn held_by(&self, class: Class) -> [u32; 2] {
-        self.held[class.index()].each_ref().map(|count| count.load(Ordering::Relaxed))
-    }
-
-    fn hold(&self, class: Class, tier: Tier, frames: u32) {
+    pub(super) fn hold(&self, class: Class, tier: Tier, frames: u32) {
         self.held[class.index()][usize::from(tier != Tier::Hot)].fetch_add(frames, Ordering::Relaxed);
     }
 
@@ -202,11 +197,6 @@ impl Pages {
     /// When a page was last read, and when before that.
     pub(crate) fn stamps(&self, page: LogicalPage) -> [u32; 2] {
         self.stamps[page.0 as usize].get()
-    }
-
-    /// Page numbers that can be in use.
-    pub(crate) fn numbers_limit(&self) -> u32 {
-        self.numbers.limit() - 1
     }
 
     /// Lets so many page numbers be in use, if that is more than before.
@@ -232,16 +222,6 @@ impl Pages {
     /// How many pages of the hot and the warm region and how many page numbers are only held back by readers.
     pub(crate) fn held_back(&self) -> [u32; 3] {
         self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed))
-    }
-
-    /// Whether anything waits for readers to go.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
-    }
-
-    /// The share of page numbers in use.
-    pub(crate) fn numbers_fill(&self) -> f64 {
-        f64::from(self.numbers.used()) / f64::from(self.numbers.limit())
     }
 
     pub(crate) fn number_is_taken(&self, page: LogicalPage) -> bool {
@@ -270,10 +250,10 @@ impl Pages {
             return Err(PressureReason::PageTableFull);
         };
         let meta = &self.table[page as usize];
-        meta.begin(count, lane, seq, prev, so_far);
+        let generation = self.place(LogicalPage(page)).generation();
+        meta.begin(count, lane, seq, generation, prev, so_far);
         self.stamps[page as usize].clear();
         self.hold(lane.class(), Tier::Hot, count);
-        let generation = self.place(LogicalPage(page)).generation();
         self.places[page as usize].set(Place::new(Tier::Hot, generation, first));
         Ok(OpenPage {
             page: LogicalPage(page),
@@ -369,7 +349,7 @@ impl Pages {
         }
     }
 
-    fn image(&self, place: Place) -> Result<Image<'_>> {
+    pub(super) fn image(&self, place: Place) -> Result<Image<'_>> {
         // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
         // while the caller's pin lives. Its first page has room for the header.
         let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
@@ -383,7 +363,7 @@ impl Pages {
         Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) }).inspect_err(|_| self.count_corrupt())
     }
 
-    fn count_corrupt(&self) {
+    pub(super) fn count_corrupt(&self) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -432,13 +412,23 @@ impl Pages {
         committed: u32,
         ahead: Ahead,
     ) -> Option<Records<'g>> {
+        self.committed_bytes(_pin, place, committed).map(|bytes| Records::new(bytes, ahead))
+    }
+
+    /// The committed bytes of a page that is hot.
+    #[inline]
+    pub(super) fn committed_bytes<'g>(
+        &'g self,
+        _pin: &'g Pin,
+        place: Place,
+        committed: u32,
+    ) -> Option<&'g [u8]> {
         if place.tier() != Tier::Hot {
             return None;
         }
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
         // not released while the pin lives.
-        let bytes = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
-        Some(Records::new(bytes, ahead))
+        Some(unsafe { self.hot.bytes(place.frame(), 0, committed as usize) })
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -509,17 +499,10 @@ impl Pages {
         // SAFETY: committed bytes do not change, and the page is not released while `pin` lives.
         let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, meta.committed() as usize) };
         image::encode(raw, scratch);
-        let count = scratch.len().div_ceil(self.warm.page_size() as usize) as u32;
         // The page stays on its node, whoever moves it.
-        let Some(frames) = self.warm.claim_for(self.hot.spot_of(place.frame()), count) else { return false };
-        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
-        unsafe { self.warm.bytes_mut(frames.first, 0, scratch.len()) }.copy_from_slice(scratch);
-        let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, scratch.len() as u32);
-        self.places[page.0 as usize].swing(Place::new(Tier::Warm, place.generation(), frames.first));
-        self.hold(meta.lane().class(), Tier::Warm, frames.count);
-        self.let_go(meta.lane().class(), Tier::Hot, old.count);
-        self.release_later(pin, Tier::Hot, old, None, self.is_sensitive(page));
+        let spot = self.hot.spot_of(place.frame());
+        let Some(frames) = self.write_anew(Tier::Warm, scratch, spot) else { return false };
+        self.move_to(pin, page, Tier::Warm, frames, scratch.len() as u32);
         true
     }
 
@@ -546,12 +529,7 @@ impl Pages {
             }
             return Err(error);
         }
-        let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, 0);
-        self.places[page.0 as usize].swing(Place::new(Tier::Hot, place.generation(), frames.first));
-        self.hold(meta.lane().class(), Tier::Hot, frames.count);
-        self.let_go(meta.lane().class(), Tier::Warm, old.count);
-        self.release_later(pin, Tier::Warm, old, None, self.is_sensitive(page));
+        self.move_to(pin, page, Tier::Hot, frames, 0);
         Ok(true)
     }
 
@@ -576,13 +554,36 @@ impl Pages {
             let from = region.bytes(place.frame(), 0, len as usize);
             region.bytes_mut(frames.first, 0, len as usize).copy_from_slice(from);
         }
+        self.move_to(pin, page, tier, frames, meta.image_len());
+        true
+    }
+
+    /// Takes frames of a tier and writes those bytes there. `None`: there is no room.
+    pub(super) fn write_anew(&self, tier: Tier, bytes: &[u8], spot: Option<Spot>) -> Option<Frames> {
+        let region = self.region(tier);
+        let frames = region.claim_for(spot, (bytes.len() as u32).div_ceil(region.page_size()).max(1))?;
+        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
+        unsafe { region.bytes_mut(frames.first, 0, bytes.len()) }.copy_from_slice(bytes);
+        Some(frames)
+    }
+
+    /// Swings a page to other frames, on which its bytes are, and frees those where it was after its readers. The size of
+    /// an image is zero where the page is hot then.
+    pub(super) fn move_to(
+        self: &Arc<Self>,
+        pin: &Pin,
+        page: LogicalPage,
+        tier: Tier,
+        frames: Frames,
+        image_len: u32,
+    ) {
+        let (meta, place) = (self.meta(page), self.place(page));
         let old = Frames { first: place.frame(), count: meta.frames() };
-        meta.set_size(frames.count, meta.image_len());
+        meta.set_size(frames.count, image_len);
         self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
         self.hold(meta.lane().class(), tier, frames.count);
-        self.let_go(meta.lane().class(), tier, old.count);
-        self.release_later(pin, tier, old, None, self.is_sensitive(page));
-        true
+        self.let_go(meta.lane().class(), place.tier(), old.count);
+        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
