@@ -85,6 +85,11 @@ impl RecordHeader {
         record_len(self.body_len)
     }
 
+    /// The same, of a header that may say anything; `None` where it says more than any record has.
+    pub(crate) fn record_len_checked(&self) -> Option<usize> {
+        (self.body_len <= u32::MAX / 2).then(|| record_len(self.body_len) as usize)
+    }
+
     /// Writes the header. `out` has at least [`HEADER_LEN`] bytes.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let out = &mut out[..HEADER_LEN];

@@ -25,6 +25,7 @@ use crate::regions::region::Region;
 use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Slab, out_of_system_memory};
+use crate::sys::shared::SharedDir;
 
 /// What came of appending an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -53,6 +54,8 @@ pub(crate) struct Lanes {
     pub(crate) clock: Clock,
     /// Events that are not in memory any more, for whatever reason.
     pub(crate) left: CachePadded<AtomicU64>,
+    /// Events that were found in memory when the store opened.
+    pub(crate) recovered: AtomicU64,
     /// How many events the index had room for when it last had none for one more.
     index_capacity: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
@@ -88,11 +91,12 @@ impl Lanes {
         config: &Config,
         system: &Region,
         machine: &Arc<Machine>,
+        shared: Option<&SharedDir>,
         seed: u64,
         clock: Clock,
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
-        let pages = Arc::new(Pages::open(config, system, machine)?);
+        let pages = Arc::new(Pages::open(config, system, machine, shared)?);
         let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let readers = Arc::new(Readers::new());
         let index_pages = IndexPages::new(index_region.clone(), readers.clone());
@@ -124,6 +128,7 @@ impl Lanes {
             seed,
             clock,
             left: CachePadded::default(),
+            recovered: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(keeps_all),
@@ -175,7 +180,8 @@ impl Lanes {
             .iter()
             .map(|partition| partition.counters().appended.load(Ordering::Relaxed))
             .sum();
-        appended.saturating_sub(self.left.load(Ordering::Relaxed))
+        let came = appended + self.recovered.load(Ordering::Relaxed);
+        came.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
     /// How full the index is. Its pages never become fewer, so it is measured by what it once could not exceed.

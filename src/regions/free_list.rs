@@ -170,6 +170,15 @@ impl FreeList {
         found.then_some(first)
     }
 
+    /// Takes just these numbers, which are below the limit. `false`: one of them is taken already.
+    pub(crate) fn take(&self, first: u32, count: u32) -> bool {
+        let taken = self.take_range(first, count).is_ok();
+        if taken {
+            self.moving.used.fetch_add(count, Ordering::Relaxed);
+        }
+        taken
+    }
+
     /// Takes all of a range or nothing; on failure tells where to look on.
     fn take_range(&self, first: u32, count: u32) -> Result<(), u32> {
         let mut at = first;
@@ -252,6 +261,14 @@ mod tests {
         list.raise_limit(120);
         assert_eq!(std::iter::from_fn(|| list.claim()).filter(|number| *number >= 50).count(), 70);
         assert!(list.is_taken(199));
+    }
+
+    #[test]
+    fn given_numbers_are_taken_once() {
+        let list = FreeList::new(200, 200);
+        assert!(list.take(60, 70) && !list.take(129, 2) && !list.take(0, 61) && list.take(130, 1));
+        assert_eq!((list.used(), list.is_taken(131), list.is_taken(0)), (71, false, false));
+        assert!((0..71).all(|_| list.claim().is_some_and(|number| !(60..131).contains(&number))));
     }
 
     #[test]

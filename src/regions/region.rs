@@ -3,6 +3,7 @@
 //! All arithmetic that turns a frame's number into memory is here. Frames are handed out by number; whoever
 //! claimed a frame is its owner until it releases it (invariant I4).
 
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -53,6 +54,8 @@ pub(crate) struct Region {
     counts: CachePadded<Counts>,
     /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
     touched: AtomicU32,
+    /// Frames that the file behind the region had when it was opened.
+    found: u32,
     pages: PageKind,
     /// None where it makes no difference who takes which frame.
     arenas: Option<Arenas>,
@@ -156,7 +159,27 @@ unsafe impl Sync for Region {}
 
 impl Region {
     pub(crate) fn open(kind: RegionKind, config: RegionConfig, machine: &Arc<Machine>) -> Result<Self> {
-        let Backing { mapping, pages, arenas } = Backing::new(kind, &config, machine)?;
+        Self::over(Backing::new(kind, &config, machine)?, kind, config, machine)
+    }
+
+    /// A region over a file. What the file holds is there, but free to be taken: see [`Self::take`].
+    pub(crate) fn open_shared(
+        kind: RegionKind,
+        config: RegionConfig,
+        machine: &Arc<Machine>,
+        file: File,
+    ) -> Result<Self> {
+        Self::over(Backing::shared(kind, &config, machine, file)?, kind, config, machine)
+    }
+
+    fn over(
+        backing: Backing,
+        kind: RegionKind,
+        config: RegionConfig,
+        machine: &Arc<Machine>,
+    ) -> Result<Self> {
+        let Backing { mapping, pages, arenas } = backing;
+        let found = u32::try_from(mapping.file_len()? / config.page_size).unwrap_or(u32::MAX);
         let ceiling = (config.ceiling / config.page_size) as u32;
         let region = Self {
             kind,
@@ -172,12 +195,13 @@ impl Region {
             returned: AtomicU64::new(0),
             counts: CachePadded::default(),
             touched: AtomicU32::new(0),
+            found: found.min(ceiling),
             pages,
             arenas,
             machine: machine.clone(),
         };
         // Touching it is for the one who opens the store: it is done for all regions at once.
-        region.grow(config.initial.div_ceil(config.page_size) as u32, false)?;
+        region.grow((config.initial.div_ceil(config.page_size) as u32).max(found), false)?;
         Ok(region)
     }
 
@@ -264,6 +288,7 @@ impl Region {
             return Ok(());
         }
         let (start, len) = ((from as usize) << self.page_shift, ((to - from) as usize) << self.page_shift);
+        self.mapping.allocate(start, len)?;
         self.machine.lock(&self.mapping, start, len)?;
         if touch {
             self.mapping.populate(start, len)?;
@@ -272,6 +297,23 @@ impl Region {
         self.committed.store(withdrawn.top, Ordering::Relaxed);
         self.frames.raise_limit(to);
         Ok(())
+    }
+
+    /// Whether the file behind the region had that frame and those after it when it was opened. They can be read then.
+    pub(crate) fn had(&self, frames: Frames) -> bool {
+        let end = frames.first.checked_add(frames.count).filter(|end| *end <= self.found);
+        let Some(end) = end else { return false };
+        if end > self.frames.limit() {
+            // It had been made larger than it is configured to be.
+            self.max.fetch_max(end, Ordering::Relaxed);
+            return self.grow_to(end).is_ok();
+        }
+        true
+    }
+
+    /// Takes just these frames, which the region had: what is on them is in use. `false`: somebody has them already.
+    pub(crate) fn take(&self, frames: Frames) -> bool {
+        self.had(frames) && frames.count > 0 && self.frames.take(frames.first, frames.count)
     }
 
     /// Keeps frames at and above `pages` from being claimed, and takes those that are free. How many are still in use:
