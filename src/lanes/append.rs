@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 use crate::clock::Clock;
 use crate::config::{Config, PagePlacement};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +52,7 @@ pub(crate) struct Lanes {
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
     /// Events that are not in memory any more, for whatever reason.
-    pub(crate) left: AtomicU64,
+    pub(crate) left: CachePadded<AtomicU64>,
     /// How many events the index had room for when it last had none for one more.
     index_capacity: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
@@ -119,7 +121,7 @@ impl Lanes {
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
             seed,
             clock,
-            left: AtomicU64::new(0),
+            left: CachePadded::default(),
             index_capacity: AtomicU64::new(u64::MAX),
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(keeps_all),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_epoch as epoch;
+use crossbeam_utils::CachePadded;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -109,9 +110,9 @@ pub(crate) struct Pages {
     pub(super) stamps: Slab<Stamps>,
     pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.
-    pub(super) held: [[AtomicU32; 2]; Class::MAX],
+    pub(super) held: CachePadded<[[AtomicU32; 2]; Class::MAX]>,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
-    pub(super) leaving: [AtomicU32; 3],
+    pub(super) leaving: CachePadded<[AtomicU32; 3]>,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.

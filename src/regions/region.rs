@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::config::RegionConfig;
@@ -26,6 +27,13 @@ pub(crate) struct Frames {
     pub(crate) count: u32,
 }
 
+/// What changes with each page: on a line of its own, since every read and every append look at the region.
+#[derive(Default)]
+struct Counts {
+    claims: AtomicU64,
+    releases: AtomicU64,
+}
+
 pub(crate) struct Region {
     kind: RegionKind,
     config: RegionConfig,
@@ -42,8 +50,7 @@ pub(crate) struct Region {
     /// What `growing` says in `top`, for those who only count.
     committed: AtomicU32,
     returned: AtomicU64,
-    claims: AtomicU64,
-    releases: AtomicU64,
+    counts: CachePadded<Counts>,
     /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
     touched: AtomicU32,
     pages: PageKind,
@@ -163,8 +170,7 @@ impl Region {
             growing: Mutex::new(Withdrawn { bits: vec![0; ceiling.div_ceil(64) as usize], top: 0, count: 0 }),
             committed: AtomicU32::new(0),
             returned: AtomicU64::new(0),
-            claims: AtomicU64::new(0),
-            releases: AtomicU64::new(0),
+            counts: CachePadded::default(),
             touched: AtomicU32::new(0),
             pages,
             arenas,
@@ -238,7 +244,7 @@ impl Region {
 
     /// How often pages were given back since the store opened.
     pub(crate) fn releases(&self) -> u64 {
-        self.releases.load(Ordering::Relaxed)
+        self.counts.releases.load(Ordering::Relaxed)
     }
 
     /// The share of the maximum that is in use.
@@ -360,7 +366,7 @@ impl Region {
 
     /// Takes a run of frames from the nearest arena that has one.
     fn claim_far(&self, arenas: &Arenas, spot: Spot, count: u32) -> Option<Frames> {
-        let releases = self.releases.load(Ordering::Acquire);
+        let releases = self.counts.releases.load(Ordering::Acquire);
         self.claimed(arenas.claim_anywhere(&self.frames, releases, spot, count)?, count)
     }
 
@@ -370,7 +376,7 @@ impl Region {
     fn claim_near(&self, spot: Option<Spot>, count: u32) -> Option<Frames> {
         let first = match (&self.arenas, spot) {
             (Some(arenas), Some(spot)) => {
-                let releases = self.releases.load(Ordering::Acquire);
+                let releases = self.counts.releases.load(Ordering::Acquire);
                 arenas.claim_near(&self.frames, releases, spot, count)
             }
             _ => self.frames.claim_run(count),
@@ -379,7 +385,7 @@ impl Region {
     }
 
     fn claimed(&self, first: u32, count: u32) -> Option<Frames> {
-        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.counts.claims.fetch_add(1, Ordering::Relaxed);
         Some(Frames { first, count })
     }
 
@@ -429,7 +435,7 @@ impl Region {
     pub(crate) unsafe fn release(&self, frames: Frames) {
         self.frames.release(frames.first, frames.count);
         // Whoever sees this count sees the frames free.
-        self.releases.fetch_add(1, Ordering::Release);
+        self.counts.releases.fetch_add(1, Ordering::Release);
     }
 
     /// Overwrites frames with zeros.
@@ -463,8 +469,8 @@ impl Region {
             free_bytes: committed.saturating_sub(used) * page_size,
             used_pages: used,
             free_pages: committed.saturating_sub(used),
-            allocations: self.claims.load(Ordering::Relaxed),
-            frees: self.releases.load(Ordering::Relaxed),
+            allocations: self.counts.claims.load(Ordering::Relaxed),
+            frees: self.counts.releases.load(Ordering::Relaxed),
             returned_bytes: self.returned.load(Ordering::Relaxed),
             huge_pages: self.pages != PageKind::Small,
             arenas: self.arenas.as_ref().map_or(0, Arenas::len) as u32,

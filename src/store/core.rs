@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Deadline;
@@ -54,7 +55,7 @@ pub(crate) struct Core {
     pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
-    last_id: AtomicU64,
+    last_id: CachePadded<AtomicU64>,
     pub(crate) removed: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
@@ -144,7 +145,7 @@ impl Core {
             tidy: Mutex::new(Tidy::new()),
             spiller,
             closed: AtomicBool::new(false),
-            last_id: AtomicU64::new(0),
+            last_id: CachePadded::default(),
             removed: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
