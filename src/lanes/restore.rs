@@ -386,7 +386,8 @@ impl<'r> Replay<'r> {
         for at in 0..self.run.len() {
             let Waiting { offset, header, .. } = self.run[at];
             let (id, len) = (header.id, header.record_len());
-            let is_removed = self.removed.binary_search(&offset).is_ok() || self.has_tombstone(id);
+            let noted = self.removed.binary_search(&offset).is_ok();
+            let is_removed = noted || header.is_gone() || self.has_tombstone(id);
             self.walk.removed += u64::from(is_removed);
             let is_dead =
                 is_removed || !self.publish(pin, cache, id, Addr::new(self.page, offset, 0), &mut cursor)?;
