@@ -135,3 +135,8 @@ pub use tiers::scylla::config::{Consistency, Replication, ScyllaConfig, Server};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is what the operators' handbook shows.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operations.md")]
+struct Operations;

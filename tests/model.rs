@@ -10,6 +10,8 @@
 mod lifecycle;
 #[path = "model/named.rs"]
 mod named;
+#[path = "model/policies.rs"]
+mod policies;
 #[path = "model/reads.rs"]
 mod reads;
 #[path = "model/reference.rs"]

@@ -115,9 +115,15 @@ pub(crate) struct Latencies {
 
 impl Latencies {
     /// Calls `work` with 0, 1, … and times each call.
-    pub(crate) fn of(count: usize, mut work: impl FnMut(usize)) -> Self {
+    pub(crate) fn of(count: usize, work: impl FnMut(usize)) -> Self {
+        Self::paced(count, |_| (), work)
+    }
+
+    /// The same, and calls `wait` before each, which is not timed.
+    pub(crate) fn paced(count: usize, mut wait: impl FnMut(usize), mut work: impl FnMut(usize)) -> Self {
         let mut all = Vec::with_capacity(count);
         for at in 0..count {
+            wait(at);
             let begin = ticks();
             work(at);
             all.push(ticks() - begin);
@@ -194,7 +200,7 @@ pub(crate) struct Payloads {
 }
 
 impl Payloads {
-    fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         let mut random = Random::new(size as u64);
         let mut bytes = Vec::with_capacity(POOL_BYTES);
         while bytes.len() < POOL_BYTES {

@@ -92,7 +92,7 @@ impl ConfigBuilder {
     }
 
     /// Where the cold tier keeps its file. Without a directory nothing leaves memory, and a full store refuses
-    /// events (or drops the oldest of classes that say [`OnLeave::Drop`]).
+    /// events (or drops the oldest of classes that say [`OnLeave::Drop`](crate::OnLeave::Drop)).
     pub fn data_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.data_dir = Some(dir.as_ref().to_path_buf());
         self

@@ -161,6 +161,20 @@ impl World {
         Ok(())
     }
 
+    /// Reads the same events in several seconds, so that a policy that looks at reads finds their pages worth keeping.
+    pub(crate) fn read_again(&mut self) -> Checked {
+        let (ids, store) = (self.some_ids(), self.store());
+        for _ in 0..3 {
+            for id in &ids {
+                if let Some(event) = store.pin().get(*id) {
+                    ensure!(self.known(&event, "get again")? == *id, "get {id} gave {event:?}");
+                }
+            }
+            self.set_clock(self.reference.now_ms + 1100);
+        }
+        self.maintain()
+    }
+
     pub(crate) fn check_fetch(&mut self) -> Checked {
         for id in self.some_ids().into_iter().take(5) {
             self.fetch_one(id)?;
@@ -469,6 +483,9 @@ impl World {
         totals.expired += stats.events.expired;
         totals.dropped += stats.events.dropped;
         totals.expired_blocks += stats.cold.expired_blocks;
+        totals.promoted += stats.events.promoted;
+        totals.refused_moves += stats.eviction.refused;
+        totals.safety_plans += stats.eviction.safety_plans;
         for (sum, more) in totals.outside.iter_mut().zip(self.tally.outside) {
             *sum += more;
         }

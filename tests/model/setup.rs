@@ -10,6 +10,7 @@ use esker::{
     Class, ClassConfig, Clock, Config, DeadLetterDir, OnLeave, Outside, Result, Skew, Store, Stream,
 };
 
+use crate::policies::Which;
 use crate::rng::Rng;
 use crate::tier::MapTier;
 
@@ -33,6 +34,10 @@ pub(crate) struct Setup {
     /// Whether a resolver says of which class streams are: see [`resolved`].
     pub(crate) resolves: bool,
     pub(crate) classes: Vec<ClassConfig>,
+    pub(crate) policy: Which,
+    /// Decides what a nonsense policy plans.
+    policy_seed: u64,
+    move_rate: Option<u64>,
     pub(crate) partitions: usize,
     pub(crate) page_size: u64,
     pub(crate) max_event: u64,
@@ -67,6 +72,10 @@ impl Setup {
             letters: (letters, dir),
             resolves: rng.chance(30),
             classes,
+            policy: Which::pick(rng),
+            policy_seed: rng.next(),
+            // The rate goes by the machine's clock, so a run without threads would depend on the machine's speed.
+            move_rate: if threads { rng.pick(&[None, None, Some(5000)]) } else { None },
             partitions: rng.pick(&[1, 2, 2, 4]),
             page_size: rng.pick(&[2, 4, 4, 8, 16]) * KIB,
             max_event: 0,
@@ -133,6 +142,7 @@ impl Setup {
             .block_bytes(self.block_bytes)
             .slice(self.slice.0, self.slice.1)
             .thresholds(warning, critical, reject)
+            .move_rate(self.move_rate)
             // A store that cannot make room would only wait in vain.
             .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
             .background(self.threads)
@@ -146,6 +156,7 @@ impl Setup {
         let config = config.build()?;
         let classes: Vec<Class> = self.classes.iter().filter_map(|class| config.class(&class.name)).collect();
         let mut builder = Store::builder(config).clock(clock.clone()).dead_letters(self.letters.0.clone());
+        builder = self.policy.install(builder, &classes, self.policy_seed);
         if self.resolves {
             let resolver =
                 move |stream: Stream, _: Option<&str>| resolved(stream, classes.len()).map(|at| classes[at]);
@@ -168,13 +179,17 @@ impl Setup {
             .iter()
             .map(|class| {
                 let (hot, warm) = (class.hot_for.as_secs(), class.warm_for.as_secs());
-                format!("{hot}/{warm}/{:?} s {:?}", class.retention.map(|age| age.as_secs()), class.on_leave)
+                let retention = class.retention.map(|age| age.as_secs());
+                let ClassConfig { on_leave, priority, quota, .. } = class;
+                format!("{hot}/{warm}/{retention:?} s {on_leave:?}, priority {priority}, quota {quota:?}")
             })
             .collect();
         format!(
-            "{below}, threads {}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
+            "{below}, threads {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
              KiB, blocks {} KiB, slice {:?}, thresholds {:?}",
             self.threads,
+            self.policy,
+            self.move_rate,
             self.partitions,
             self.page_size,
             self.hot / KIB,
@@ -215,6 +230,8 @@ fn class(rng: &mut Rng, number: usize) -> ClassConfig {
         .skew(skew(rng))
         .hot_for(seconds(hot))
         .warm_for(seconds(warm))
+        .priority(rng.pick(&[0, 0, 1, 9]))
+        .quota(rng.pick(&[None, None, None, Some(64), Some(300)]).map(|kib| kib * KIB))
         .retention(retention.map(seconds));
     if rng.chance(15) { class.on_leave(OnLeave::Drop) } else { class }
 }

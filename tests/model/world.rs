@@ -50,6 +50,10 @@ pub(crate) struct Totals {
     pub(crate) resized: u64,
     /// Pages that were moved off the upper part of a region.
     pub(crate) relocated: u64,
+    /// Events that were unpacked again, moves of a policy that were refused, and how often the engine kept the budget.
+    pub(crate) promoted: u64,
+    pub(crate) refused_moves: u64,
+    pub(crate) safety_plans: u64,
 }
 
 impl Totals {
@@ -77,6 +81,9 @@ impl Totals {
         self.abandoned += other.abandoned;
         self.resized += other.resized;
         self.relocated += other.relocated;
+        self.promoted += other.promoted;
+        self.refused_moves += other.refused_moves;
+        self.safety_plans += other.safety_plans;
     }
 
     /// Everything that many seeds together should meet has been met, not just once.
@@ -99,7 +106,10 @@ impl Totals {
             ("reopened", self.reopened, 20),
             ("abandoned", self.abandoned, 5),
             ("resized", self.resized, 50),
-            ("relocated", self.relocated, 50),
+            ("relocated", self.relocated, 15),
+            ("promoted", self.promoted, 50),
+            ("refused moves", self.refused_moves, 50),
+            ("plans of the engine's own", self.safety_plans, 5),
         ];
         for (what, count, least) in met {
             assert!(count >= least, "the seeds met only {count} of at least {least} {what}: {self:?}");
@@ -135,12 +145,13 @@ pub(crate) struct World {
 type Operation = fn(&mut World) -> Checked;
 
 /// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
-const OPERATIONS: [(&str, u64, bool, Operation); 26] = [
+const OPERATIONS: [(&str, u64, bool, Operation); 27] = [
     ("append", 160, true, World::append),
     ("append_batch", 60, true, World::append_batch),
     ("append a duplicate", 20, true, World::append_duplicate),
     ("append a bad event", 3, false, World::append_bad),
     ("get", 50, false, World::check_get),
+    ("read again and again", 4, false, World::read_again),
     ("fetch", 30, false, World::check_fetch),
     ("history", 20, false, World::check_history),
     ("fetch_history", 20, false, World::check_fetch_history),
