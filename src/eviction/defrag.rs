@@ -88,7 +88,9 @@ impl Defrag {
                 return Turn::Waits;
             }
             self.pack(mover, config, lanes, shared);
-            return Turn::More;
+            // A round ends here, too: what could not be packed would be noted again for ever.
+            let ended = self.ready.is_none() && self.at == 0;
+            return if ended { Turn::Done } else { Turn::More };
         }
         self.look(mover, config, lanes, shared);
         if !self.noted.is_empty() {
