@@ -204,7 +204,7 @@ impl<'g> EventRef<'g> {
         MetadataIter::new(self.metadata_bytes())
     }
 
-    /// The key/value pairs as they are stored, for [`Metadata::Encoded`](crate::Metadata::Encoded).
+    /// The key/value pairs as they are stored, for [`Metadata::Encoded`].
     pub fn metadata_bytes(&self) -> &[u8] {
         self.parts().0
     }

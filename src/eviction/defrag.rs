@@ -58,7 +58,7 @@ struct Sparse {
 /// What came of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
-    /// All pages were looked at, and none waits.
+    /// All pages were looked at once more.
     Done,
     /// Noted pages wait for readers.
     Waits,
@@ -163,6 +163,9 @@ fn note(
 ) -> Option<Sparse> {
     let (meta, place) = (lanes.pages.meta(page), lanes.pages.place(page));
     if meta.count() == 0 || meta.committed() > RAW_MAX {
+        return None;
+    }
+    if place.tier() == Tier::Hot && !has_room(config, lanes) {
         return None;
     }
     let (pin, ends) = (lanes.pin(), Ends::of(config, lanes, meta));
