@@ -46,6 +46,7 @@ pub(crate) struct Setup {
     block_bytes: u64,
     slice: (usize, Duration),
     thresholds: (f64, f64, f64),
+    defrag_below: f64,
     buffers: u64,
 }
 
@@ -82,6 +83,7 @@ impl Setup {
                 true => (10_000, rng.pick(&[Duration::from_millis(1), Duration::from_micros(50)])),
             },
             thresholds: rng.pick(&[(0.8, 0.9, 0.95), (0.8, 0.9, 0.95), (0.5, 0.7, 0.9), (0.9, 0.95, 1.0)]),
+            defrag_below: rng.pick(&[0.5, 0.9, 0.9, 0.0]),
             buffers: rng.pick(&[1, 2, 4]) * 1024 * KIB,
         };
         setup.resize(rng);
@@ -133,6 +135,7 @@ impl Setup {
             .block_bytes(self.block_bytes)
             .slice(self.slice.0, self.slice.1)
             .thresholds(warning, critical, reject)
+            .defrag_below(self.defrag_below)
             // A store that cannot make room would only wait in vain.
             .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
             .background(self.threads)

@@ -48,6 +48,8 @@ pub(crate) struct Totals {
     pub(crate) reopened: u64,
     pub(crate) abandoned: u64,
     pub(crate) resized: u64,
+    /// Sparse pages that were packed.
+    pub(crate) packed: u64,
     /// Pages that were moved off the upper part of a region.
     pub(crate) relocated: u64,
 }
@@ -77,6 +79,7 @@ impl Totals {
         self.abandoned += other.abandoned;
         self.resized += other.resized;
         self.relocated += other.relocated;
+        self.packed += other.packed;
     }
 
     /// Everything that many seeds together should meet has been met, not just once.
@@ -100,6 +103,7 @@ impl Totals {
             ("abandoned", self.abandoned, 5),
             ("resized", self.resized, 50),
             ("relocated", self.relocated, 50),
+            ("packed", self.packed, 50),
         ];
         for (what, count, least) in met {
             assert!(count >= least, "the seeds met only {count} of at least {least} {what}: {self:?}");
