@@ -58,7 +58,7 @@ struct Sparse {
 /// What came of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
-    /// All pages were looked at, and none waits.
+    /// All pages were looked at once more.
     Done,
     /// Noted pages wait for readers.
     Waits,
@@ -88,7 +88,7 @@ impl Defrag {
                 return Turn::Waits;
             }
             self.pack(mover, config, lanes, shared);
-            return Turn::More;
+            return if self.at == 0 && self.ready.is_none() { Turn::Done } else { Turn::More };
         }
         self.look(mover, config, lanes, shared);
         if !self.noted.is_empty() {
@@ -161,6 +161,9 @@ fn note(
 ) -> Option<Sparse> {
     let (meta, place) = (lanes.pages.meta(page), lanes.pages.place(page));
     if meta.count() == 0 || meta.committed() > RAW_MAX {
+        return None;
+    }
+    if place.tier() == Tier::Hot && !has_room(config, lanes) {
         return None;
     }
     let (pin, ends) = (lanes.pin(), Ends::of(config, lanes, meta));

@@ -10,7 +10,6 @@ use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::LogicalPage;
 use crate::pages::image;
 use crate::pages::pool::{Pages, Pin};
-use crate::pages::table::Tier;
 use crate::sys::memory::wipe_all;
 
 /// What came of packing a page anew.
@@ -65,7 +64,7 @@ impl Pages {
         dead: &[u32],
         buffers: &mut Buffers,
     ) -> Result<Repacked> {
-        let (meta, place, before) = (self.meta(page), self.place(page), self.taken_bytes(page));
+        let (meta, before) = (self.meta(page), self.taken_bytes(page));
         let Buffers { raw, image } = buffers;
         // So that neither need grow meanwhile, which would leave a copy behind.
         raw.reserve(meta.committed() as usize);
@@ -83,9 +82,7 @@ impl Pages {
         let after = (image.len() as u64).div_ceil(page_size) * page_size;
         if after >= before {
             // Not to be tried again before more is removed.
-            if place.tier() == Tier::Warm {
-                meta.set_packed_dead(gone);
-            }
+            meta.set_packed_dead(gone.max(1));
             return Ok(Repacked::Useless);
         }
         if !self.move_to_warm(pin, page, image) {

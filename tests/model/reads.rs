@@ -479,6 +479,7 @@ impl World {
         let totals = &mut self.totals;
         totals.cold_reads += stats.cold.loads;
         totals.demoted += stats.events.demoted;
+        totals.packed += stats.defrag.pages;
         totals.released += stats.events.released;
         totals.expired += stats.events.expired;
         totals.dropped += stats.events.dropped;

@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     block_bytes: u64,
     slice: (usize, Duration),
     thresholds: (f64, f64, f64),
+    defrag_below: f64,
     buffers: u64,
 }
 
@@ -91,6 +92,7 @@ impl Setup {
                 true => (10_000, rng.pick(&[Duration::from_millis(1), Duration::from_micros(50)])),
             },
             thresholds: rng.pick(&[(0.8, 0.9, 0.95), (0.8, 0.9, 0.95), (0.5, 0.7, 0.9), (0.9, 0.95, 1.0)]),
+            defrag_below: rng.pick(&[0.5, 0.9, 0.9, 0.0]),
             buffers: rng.pick(&[1, 2, 4]) * 1024 * KIB,
         };
         setup.resize(rng);
@@ -143,6 +145,7 @@ impl Setup {
             .slice(self.slice.0, self.slice.1)
             .thresholds(warning, critical, reject)
             .move_rate(self.move_rate)
+            .defrag_below(self.defrag_below)
             // A store that cannot make room would only wait in vain.
             .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
             .background(self.threads)

@@ -48,6 +48,8 @@ pub(crate) struct Totals {
     pub(crate) reopened: u64,
     pub(crate) abandoned: u64,
     pub(crate) resized: u64,
+    /// Sparse pages that were packed.
+    pub(crate) packed: u64,
     /// Pages that were moved off the upper part of a region.
     pub(crate) relocated: u64,
     /// Events that were unpacked again, moves of a policy that were refused, and how often the engine kept the budget.
@@ -84,6 +86,7 @@ impl Totals {
         self.promoted += other.promoted;
         self.refused_moves += other.refused_moves;
         self.safety_plans += other.safety_plans;
+        self.packed += other.packed;
     }
 
     /// Everything that many seeds together should meet has been met, not just once.
@@ -110,6 +113,7 @@ impl Totals {
             ("promoted", self.promoted, 50),
             ("refused moves", self.refused_moves, 50),
             ("plans of the engine's own", self.safety_plans, 5),
+            ("packed", self.packed, 50),
         ];
         for (what, count, least) in met {
             assert!(count >= least, "the seeds met only {count} of at least {least} {what}: {self:?}");
