@@ -9,6 +9,7 @@ use crate::ids::Class;
 
 mod builder;
 mod class;
+mod durability;
 mod layout;
 mod machine;
 mod region;
@@ -16,8 +17,9 @@ mod size;
 
 pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
+pub use durability::Durability;
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
-use layout::{logical_pages, system_bytes, system_region};
+use layout::{logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
@@ -94,6 +96,10 @@ pub struct Config {
     pub classes: Vec<ClassConfig>,
     /// Where the embedded cold tier lives; `None` for a store that keeps everything in memory.
     pub data_dir: Option<PathBuf>,
+    /// What survives the end of the process.
+    pub durability: Durability,
+    /// Where the files of [`Durability::Process`] were asked to be.
+    pub shared_dir: Option<PathBuf>,
     /// The largest event accepted, metadata and payload together.
     pub max_event: u64,
     /// How long `append` waits for room.
@@ -175,7 +181,7 @@ impl Config {
             return Err(Error::config(vec![ConfigFault { field: "hot.max".into(), problem }]));
         }
         self.partitions = partitions;
-        self.system = system_region(&self.hot, &self.warm, &self.index, partitions);
+        self.system = system_region(&self.hot, &self.warm, &self.index, partitions, self.durability);
         Ok(())
     }
 
@@ -189,9 +195,15 @@ impl Config {
         self.logical_pages(self.hot.ceiling, self.warm.ceiling)
     }
 
+    /// How many events that are in memory can have been removed at a time: [`Durability::Process`] keeps a note of each.
+    pub(crate) fn removal_notes(&self) -> usize {
+        removal_notes(&self.hot, &self.warm) as usize
+    }
+
     /// What the system region takes for so many logical pages and an index of so many bytes.
     pub(crate) fn system_bytes(&self, pages: u32, index_bytes: u64) -> u64 {
         system_bytes(&self.index, self.partitions, u64::from(pages), index_bytes)
+            + shared_bytes(&self.hot, &self.warm, self.durability)
     }
 }
 

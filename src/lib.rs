@@ -63,7 +63,7 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, EVENT_MAX, HugePages,
+    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, HugePages,
     IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
     RegionBuilder, RegionConfig, Skew, Thresholds,
 };
@@ -90,6 +90,8 @@ pub mod policy {
 pub use index::classes::ClassResolver;
 #[cfg(not(loom))]
 pub use lanes::append::Appended;
+#[cfg(not(loom))]
+pub use observe::recovered::{Recovered, RecoveryProgress};
 #[cfg(not(loom))]
 pub use observe::stats::{ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
 pub use pressure::{

@@ -211,7 +211,7 @@ mod page_table {
         }
 
         fn open(&self, frame: u32, seq: u64) {
-            self.meta.begin(1, LaneId(0), seq, LogicalPage::NONE, i64::MIN);
+            self.meta.begin(1, LaneId(0), seq, 0, LogicalPage::NONE, i64::MIN);
             self.place.set(Place::new(Tier::Hot, self.place.place().generation(), frame));
         }
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigFault, HugePages, IntoByteSize, KIB, MIB, NumaConfig,
-    NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
+    Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB, MIB,
+    NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;
@@ -25,6 +25,8 @@ pub struct ConfigBuilder {
     pub(super) partitions: Option<usize>,
     pub(super) classes: Vec<ClassConfig>,
     pub(super) data_dir: Option<PathBuf>,
+    pub(super) durability: Durability,
+    pub(super) shared_dir: Option<PathBuf>,
     pub(super) max_event: Option<u64>,
     pub(super) append_timeout: Duration,
     pub(super) on_full: OnFull,
@@ -57,6 +59,8 @@ impl Default for ConfigBuilder {
             partitions: None,
             classes: Vec::new(),
             data_dir: None,
+            durability: Durability::default(),
+            shared_dir: None,
             max_event: None,
             append_timeout: Duration::from_millis(100),
             on_full: OnFull::Wait,
@@ -286,6 +290,7 @@ impl ConfigBuilder {
         }
         self.check_scalars();
         self.check_classes();
+        self.check_durability();
         let config = self.layout();
         if self.faults.is_empty() { Ok(config) } else { Err(Error::config(self.faults)) }
     }

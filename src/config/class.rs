@@ -239,7 +239,9 @@ impl ClassConfig {
 
     /// The most bytes of the hot and the warm region together that the class's pages take. Above it, the class's own
     /// oldest pages go down and out, so that one noisy class does not push out the others. Open pages, one for each
-    /// partition, are not counted, and what the cold tier has not confirmed stays.
+    /// partition, are not counted, and what the cold tier has not confirmed stays: when that is an eighth more than the
+    /// quota, the class's events wait or are refused ([`PressureReason::ClassQuota`](crate::PressureReason)) while others
+    /// go on.
     #[must_use]
     pub fn quota(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.quota = bytes.into();

@@ -1,8 +1,8 @@
 //! How memory is divided among regions, and how large the tables are that describe them.
 
 use crate::config::{
-    ByteSize, Config, ConfigBuilder, EVENT_MAX, KIB, MIB, PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY, PAGE_WARM,
-    PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, MIB, PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY,
+    PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
 };
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
@@ -23,7 +23,9 @@ impl ConfigBuilder {
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
         let open: u64 =
             asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
-        let rest = memory.saturating_sub(buffers).saturating_sub(memory / 64 + MIB / 2).saturating_sub(fixed);
+        let notes = if self.durability == Durability::Process { memory / 128 } else { 0 };
+        let tables = memory / 64 + MIB / 2 + notes;
+        let rest = memory.saturating_sub(buffers).saturating_sub(tables).saturating_sub(fixed);
         let share =
             |asked: Option<u64>, share: u64| asked.unwrap_or((rest / open.max(1)).saturating_mul(share));
         // What nobody asked for is made to fit pages from a pool.
@@ -75,7 +77,7 @@ impl ConfigBuilder {
             );
             self.fault("max_event", problem);
         }
-        let system = system_region(&hot, &warm, &index, partitions);
+        let system = system_region(&hot, &warm, &index, partitions, self.durability);
         let total = [system.max, hot.max, warm.max, index.max, buffers]
             .iter()
             .fold(0u64, |sum, part| sum.saturating_add(*part));
@@ -109,6 +111,8 @@ impl ConfigBuilder {
             partitions_fixed: self.partitions.is_some(),
             classes: std::mem::take(&mut self.classes),
             data_dir: self.data_dir.take(),
+            durability: self.durability,
+            shared_dir: self.shared_dir.take(),
             max_event,
             append_timeout: self.append_timeout,
             on_full: self.on_full,
@@ -159,8 +163,9 @@ impl ConfigBuilder {
             let problem = format!("{} is less than max, {}", ByteSize::new(ceiling), ByteSize::new(max));
             self.fault(format!("{name}.ceiling"), problem);
         }
-        // Pages from a pool are all taken at once.
-        let most = if self.huge_pages.is_explicit() { max } else { memory };
+        // Pages from a pool are all taken at once, and the tables over files are allocated for all that there can ever be.
+        let fixed = self.huge_pages.is_explicit() || self.durability == Durability::Process;
+        let most = if fixed { max } else { memory };
         let ceiling = wish.ceiling.unwrap_or(most).min(memory) / page_size;
         let ceiling = ceiling.min(PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;
@@ -211,11 +216,30 @@ pub(super) fn system_region(
     warm: &RegionConfig,
     index: &RegionConfig,
     partitions: usize,
+    durability: Durability,
 ) -> RegionConfig {
-    let bytes = |pages, index_bytes| system_bytes(index, partitions, pages, index_bytes);
+    let shared = shared_bytes(hot, warm, durability);
+    let bytes = |pages, index_bytes| system_bytes(index, partitions, pages, index_bytes) + shared;
     let max = bytes(logical_pages(hot, warm, [hot.max, warm.max]), index.max);
     let ceiling = bytes(logical_pages(hot, warm, [hot.ceiling, warm.ceiling]), index.ceiling);
     RegionConfig { initial: max, max, ceiling, page_size: SYSTEM_PAGE, chunk: max, prefault: false }
+}
+
+/// How many events that are in memory can have been removed at a time.
+pub(super) fn removal_notes(hot: &RegionConfig, warm: &RegionConfig) -> u64 {
+    ((hot.ceiling + warm.ceiling) / KIB).max(1024)
+}
+
+/// What the notes of removed events take, where there are such. The page table then counts as large as it can become,
+/// since files are allocated before they are used.
+pub(super) fn shared_bytes(hot: &RegionConfig, warm: &RegionConfig, durability: Durability) -> u64 {
+    if durability != Durability::Process {
+        return 0;
+    }
+    let pages = |sizes| logical_pages(hot, warm, sizes);
+    let more = pages([hot.ceiling, warm.ceiling]) - pages([hot.max, warm.max]);
+    let bytes = removal_notes(hot, warm) * 8 + more * (PAGE_TABLE_ENTRY + 8) + 4 * SYSTEM_PAGE;
+    bytes.next_multiple_of(SYSTEM_PAGE)
 }
 
 /// Entries of the id index's directory: four for each page that the index region can ever have, so that an uneven

@@ -10,7 +10,7 @@
 //!
 //! All little-endian, records start at multiples of 8. The low half of the class byte is the class; bit 4 says
 //! that there is metadata, bit 5 that the first 8 bytes of the body are the moment at which the event expires (i64,
-//! ms), bits 6 and 7 are zero. `previous` is the address of the event of the same stream and class six before this
+//! ms), bit 6 that the body is gone (the event was removed or has expired), bit 7 is zero. `previous` is the address of the event of the same stream and class six before this
 //! one, or zero.
 
 use crate::ids::Class;
@@ -20,6 +20,7 @@ pub(crate) const HEADER_LEN: usize = 40;
 const CLASS_MASK: u8 = 0x0f;
 const HAS_METADATA: u8 = 0x10;
 const EXPIRES: u8 = 0x20;
+const GONE: u8 = 0x40;
 /// Bytes that a body begins with when its event expires by itself.
 pub(crate) const EXPIRY_LEN: usize = 8;
 /// The moment at which an event expires that does not expire by itself.
@@ -80,9 +81,19 @@ impl RecordHeader {
         self.class_bits & HAS_METADATA != 0
     }
 
+    /// Whether the body was taken away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.class_bits & GONE != 0
+    }
+
     /// Bytes that the record takes in a page.
     pub(crate) fn record_len(&self) -> u32 {
         record_len(self.body_len)
+    }
+
+    /// The same, of a header that may say anything; `None` where it says more than any record has.
+    pub(crate) fn record_len_checked(&self) -> Option<usize> {
+        (self.body_len <= u32::MAX / 2).then(|| record_len(self.body_len) as usize)
     }
 
     /// Writes the header. `out` has at least [`HEADER_LEN`] bytes.
@@ -119,6 +130,15 @@ impl RecordHeader {
             previous: word(32),
         })
     }
+}
+
+/// Takes the body away from the record that begins with these bytes, and says so in its header. Bytes that the record
+/// takes; `None` where there is none.
+pub(crate) fn take_body(record: &mut [u8]) -> Option<u32> {
+    let header = RecordHeader::read(record)?;
+    record.get_mut(HEADER_LEN..header.record_len() as usize)?.fill(0);
+    record[23] = header.class_bits | GONE;
+    Some(header.record_len())
 }
 
 /// The length of the body of the record that begins with these bytes.
@@ -180,6 +200,21 @@ mod tests {
         let expiring = RecordHeader::read(&bytes).unwrap();
         assert!(expiring.expires() && expiring.has_metadata() && expiring.class() == header.class());
         assert_eq!(expiring.expiring(false), header);
+    }
+
+    #[test]
+    fn a_body_that_was_taken_is_known_to_be_gone() {
+        let mut page = vec![7u8; 80];
+        let header = RecordHeader::new(1, 2, 10, 0, 0, Class::new(3), true, 5);
+        header.write(&mut page[..]);
+        assert_eq!(take_body(&mut page), Some(56));
+        let gone = RecordHeader::read(&page).unwrap();
+        assert!(gone.is_gone() && !header.is_gone() && gone.has_metadata());
+        assert_eq!((gone.class(), gone.record_len(), gone.id), (Class::new(3), 56, 2));
+        assert!(
+            page[HEADER_LEN..56].iter().all(|byte| *byte == 0) && page[56..].iter().all(|byte| *byte == 7)
+        );
+        assert_eq!(take_body(&mut page[..50]), None);
     }
 
     #[test]

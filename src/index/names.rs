@@ -13,6 +13,7 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Stream;
 use crate::pressure::{BackPressure, Pressure, PressureReason};
+use crate::sys::shared::Log;
 
 /// The longest name.
 pub(crate) const NAME_MAX: usize = 1024;
@@ -33,6 +34,8 @@ struct Added {
     bytes: usize,
     /// Names that the cold tier does not have yet.
     unsaved: Vec<(String, u64)>,
+    /// Where names outlive the process, all of them are in here.
+    log: Option<Log>,
 }
 
 impl Names {
@@ -92,6 +95,9 @@ impl Names {
             }));
         }
         let stream = self.free_value(name);
+        if let Some(log) = &mut added.log {
+            log.append(&[&stream.as_u64().to_le_bytes(), name.as_bytes()].concat())?;
+        }
         added.unsaved.push((name.to_string(), stream.as_u64()));
         added.bytes += cost;
         self.put(name, stream);
@@ -138,6 +144,30 @@ impl Names {
         }
         added.bytes += Self::cost(name);
         self.put(name, stream);
+    }
+
+    /// Takes over the names of a log, and notes new ones there from now on. Gives how many there are. The cold tier's
+    /// names are there already.
+    pub(crate) fn restore_log(&self, log: Log, entries: &[Vec<u8>]) -> u64 {
+        let mut added = self.added.lock();
+        let mut found = 0;
+        for entry in entries {
+            let Some((stream, name)) = entry.split_first_chunk() else { continue };
+            let stream = Stream::from_raw(u64::from_le_bytes(*stream));
+            let Ok(name) = std::str::from_utf8(name) else { continue };
+            let fits = !name.is_empty() && name.len() <= NAME_MAX && stream.is_named();
+            // Of two that contradict each other the cold tier's stands.
+            if !fits || self.find(name).is_some() || self.by_stream.contains_key(&stream) {
+                found += u64::from(self.find(name) == Some(stream));
+                continue;
+            }
+            found += 1;
+            added.bytes += Self::cost(name);
+            added.unsaved.push((name.to_string(), stream.as_u64()));
+            self.put(name, stream);
+        }
+        added.log = Some(log);
+        found
     }
 
     fn cost(name: &str) -> usize {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 use crate::clock::Clock;
 use crate::config::{Config, PagePlacement};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +25,7 @@ use crate::regions::region::Region;
 use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Slab, out_of_system_memory};
+use crate::sys::shared::SharedDir;
 
 /// What came of appending an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -50,7 +53,9 @@ pub(crate) struct Lanes {
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
     /// Events that are not in memory any more, for whatever reason.
-    pub(crate) left: AtomicU64,
+    pub(crate) left: CachePadded<AtomicU64>,
+    /// Events that were found in memory when the store opened.
+    pub(crate) recovered: AtomicU64,
     /// How many events the index had room for when it last had none for one more.
     index_capacity: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
@@ -63,6 +68,8 @@ pub(crate) struct Lanes {
     /// How short of memory the store is.
     pub(crate) gauge: Gauge,
     classes: usize,
+    /// Bytes of pages from which on a class gets no new one.
+    quotas: Box<[u64]>,
     max_event: u64,
 }
 
@@ -84,11 +91,12 @@ impl Lanes {
         config: &Config,
         system: &Region,
         machine: &Arc<Machine>,
+        shared: Option<&SharedDir>,
         seed: u64,
         clock: Clock,
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
-        let pages = Arc::new(Pages::open(config, system, machine)?);
+        let pages = Arc::new(Pages::open(config, system, machine, shared)?);
         let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let readers = Arc::new(Readers::new());
         let index_pages = IndexPages::new(index_region.clone(), readers.clone());
@@ -119,13 +127,15 @@ impl Lanes {
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
             seed,
             clock,
-            left: AtomicU64::new(0),
+            left: CachePadded::default(),
+            recovered: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(keeps_all),
             reads_plainly: AtomicBool::new(keeps_all),
             gauge: Gauge::new(config.thresholds),
             classes: config.classes.len(),
+            quotas: quotas(config),
             max_event: config.max_event,
         })
     }
@@ -170,7 +180,8 @@ impl Lanes {
             .iter()
             .map(|partition| partition.counters().appended.load(Ordering::Relaxed))
             .sum();
-        appended.saturating_sub(self.left.load(Ordering::Relaxed))
+        let came = appended + self.recovered.load(Ordering::Relaxed);
+        came.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
     /// How full the index is. Its pages never become fewer, so it is measured by what it once could not exceed.
@@ -359,6 +370,10 @@ impl Lanes {
         class: Class,
         len: u32,
     ) -> Result<(), PressureReason> {
+        let [used, most] = self.quota_of(class);
+        if used >= most {
+            return Err(PressureReason::ClassQuota);
+        }
         let frames = len.div_ceil(self.pages.hot.page_size());
         let opened = partition.open_page(writer, &self.pages, class, len);
         self.note_pressure();
@@ -371,6 +386,13 @@ impl Lanes {
             }
         }
         opened
+    }
+
+    /// Bytes of a class's pages once present readers are gone, and those from which on it gets no new page.
+    pub(crate) fn quota_of(&self, class: Class) -> [u64; 2] {
+        let [hot, warm] = self.pages.held_by(class).map(u64::from);
+        let page = |region: &Region| u64::from(region.page_size());
+        [hot * page(&self.pages.hot) + warm * page(&self.pages.warm), self.quotas[class.index()]]
     }
 
     /// The id of the event that an index entry names. The caller holds a pin.
@@ -431,4 +453,12 @@ impl Lanes {
     pub(crate) fn is_live(&self, id: u64, addr: Addr) -> bool {
         self.index.holds(id, addr)
     }
+}
+
+/// What each class may take before it gets no new page: its quota, its open pages, and an eighth for what the mover is
+/// about to let go.
+fn quotas(config: &Config) -> Box<[u64]> {
+    let open = config.partitions as u64 * config.hot.page_size;
+    let most = |quota: u64| quota.saturating_add(quota / 8).saturating_add(open);
+    config.classes.iter().map(|class| class.quota.map_or(u64::MAX, most)).collect()
 }

@@ -3,4 +3,5 @@
 pub(crate) mod append;
 pub(crate) mod history;
 pub(crate) mod partition;
+pub(crate) mod restore;
 pub(crate) mod run;

@@ -260,6 +260,37 @@ impl Partition {
         Ok(())
     }
 
+    /// Takes over the pages of a lane that were found in a file, oldest first and without gaps, of which `next_seq` is the
+    /// number of the next; the cold tier has confirmed those below `clean`. Nobody else uses the store yet.
+    pub(crate) fn adopt(
+        &self,
+        pages: &Pages,
+        class: Class,
+        found: &[LogicalPage],
+        next_seq: u64,
+        clean: u64,
+    ) {
+        let (lane, mut writer) = (self.lane(class), self.lock());
+        let mut before = LogicalPage::NONE;
+        for page in found {
+            let meta = pages.meta(*page);
+            meta.set_prev(before);
+            meta.set_next(LogicalPage::NONE);
+            if before != LogicalPage::NONE {
+                pages.meta(before).set_next(*page);
+            }
+            before = *page;
+        }
+        writer.lanes[class.index()].next_seq = next_seq;
+        let oldest = found.first().map_or(next_seq, |page| pages.meta(*page).seq());
+        if !found.is_empty() {
+            lane.clean_seq.store(clean, Ordering::Release);
+        }
+        lane.tail_seq.store(oldest, Ordering::Release);
+        lane.tail.store(found.first().map_or(0, |page| page.0), Ordering::Release);
+        lane.head.store(before.0, Ordering::Release);
+    }
+
     /// Closes a lane's open page, so that it can be moved.
     pub(crate) fn seal(&self, class: Class) {
         self.lock().lanes[class.index()].open = None;
@@ -283,6 +314,7 @@ impl Partition {
             return false;
         }
         let meta = pages.meta(page);
+        meta.leave();
         lane.tail_seq.store(meta.seq() + 1, Ordering::Release);
         let next = meta.next();
         lane.tail.store(next.0, Ordering::Release);

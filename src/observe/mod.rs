@@ -1,3 +1,4 @@
 //! Watching the store: read-only, and never in the way.
 
+pub(crate) mod recovered;
 pub(crate) mod stats;

@@ -36,14 +36,23 @@ pub(crate) fn room_for(raw: usize) -> usize {
 
 /// Packs the records of a page into `out`, which is cleared first.
 pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
-    out.clear();
     let cuts = cuts(raw);
-    let table = IMAGE_HEADER + ENTRY * cuts.len();
+    let frames = cuts.iter().map(|(from, to)| (*from as u32, &raw[*from..*to]));
+    encode_frames(raw.len() as u32, frames, out);
+}
+
+/// Packs frames that lie at those places of a page of `raw_len` bytes: there may be none where its records were lost.
+pub(crate) fn encode_frames<'r>(
+    raw_len: u32,
+    frames: impl ExactSizeIterator<Item = (u32, &'r [u8])>,
+    out: &mut Vec<u8>,
+) {
+    out.clear();
+    let count = frames.len();
+    let table = IMAGE_HEADER + ENTRY * count;
     let mut seen = CompressTable::default();
     out.resize(table, 0);
-    for (number, window) in cuts.iter().enumerate() {
-        let (from, to) = *window;
-        let input = &raw[from..to];
+    for (number, (from, input)) in frames.enumerate() {
         let at = out.len();
         out.resize(at + lz4_flex::block::get_maximum_output_size(input.len()), 0);
         // The output has the size that LZ4 asks for, so packing cannot fail; were it to, the frame is stored.
@@ -55,7 +64,7 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(input);
         }
         let crc = crc32fast::hash(&out[at..]);
-        let fields = [from as u32, input.len() as u32, at as u32, (out.len() - at) as u32, crc];
+        let fields = [from, input.len() as u32, at as u32, (out.len() - at) as u32, crc];
         for (field, value) in fields.iter().enumerate() {
             let place = IMAGE_HEADER + number * ENTRY + field * 4;
             out[place..place + 4].copy_from_slice(&value.to_le_bytes());
@@ -63,8 +72,8 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) {
     }
     let all = out.len() as u32;
     out[..4].copy_from_slice(MAGIC);
-    out[4..8].copy_from_slice(&(cuts.len() as u32).to_le_bytes());
-    out[8..12].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+    out[4..8].copy_from_slice(&(count as u32).to_le_bytes());
+    out[8..12].copy_from_slice(&raw_len.to_le_bytes());
     out[12..16].copy_from_slice(&all.to_le_bytes());
 }
 
@@ -126,6 +135,11 @@ impl<'a> Image<'a> {
             )));
         }
         Ok(Self { bytes, frames })
+    }
+
+    /// Bytes of the whole image.
+    pub(crate) fn len(&self) -> u32 {
+        self.bytes.len() as u32
     }
 
     pub(crate) fn frames(&self) -> usize {

@@ -12,7 +12,13 @@ pub(crate) mod readers;
 mod counts;
 
 #[cfg(not(loom))]
+pub(crate) mod removed;
+
+#[cfg(not(loom))]
 pub(crate) mod repack;
+
+#[cfg(not(loom))]
+pub(crate) mod restore;
 
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "reads and writes page frames, and frees them after the readers have left")]

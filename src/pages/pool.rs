@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_epoch as epoch;
+use crossbeam_utils::CachePadded;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -17,12 +18,15 @@ use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
+use crate::pages::removed::Removed;
+use crate::pages::restore::Tables;
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
-use crate::pressure::{PressureReason, RegionKind};
+use crate::pressure::PressureReason;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::{Machine, Spot};
 use crate::sys::memory::{Slab, ZeroInit, wipe_all};
+use crate::sys::shared::SharedDir;
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for PageMeta {}
@@ -109,9 +113,11 @@ pub(crate) struct Pages {
     pub(super) stamps: Slab<Stamps>,
     pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.
-    pub(super) held: [[AtomicU32; 2]; Class::MAX],
+    pub(super) held: CachePadded<[[AtomicU32; 2]; Class::MAX]>,
+    /// Where pages outlive the process: which of their events were removed.
+    pub(crate) removed: Option<Removed>,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
-    pub(super) leaving: [AtomicU32; 3],
+    pub(super) leaving: CachePadded<[AtomicU32; 3]>,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
@@ -119,17 +125,22 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn open(config: &Config, system: &Region, machine: &Arc<Machine>) -> Result<Self> {
+    /// `shared`: where the pages lie in files, which may hold some already.
+    pub(crate) fn open(
+        config: &Config,
+        system: &Region,
+        machine: &Arc<Machine>,
+        shared: Option<&SharedDir>,
+    ) -> Result<Self> {
         let capacity = config.logical_pages_ceiling();
-        let table = system.slab::<PageMeta>(capacity as usize + 1, "the page table")?;
-        let places = system.slab::<Whereabouts>(capacity as usize + 1, "the places of pages")?;
-        let stamps = system.slab::<Stamps>(capacity as usize + 1, "the times of reads")?;
+        let entries = capacity as usize + 1;
+        let Tables { table, places, removed, hot, warm } =
+            Tables::open(config, system, machine, shared, entries)?;
+        let stamps = system.slab::<Stamps>(entries, "the times of reads")?;
         let at_first = config.logical_pages(config.hot.max, config.warm.max);
         let numbers = FreeList::new(capacity + 1, at_first.min(capacity) + 1);
         let zero = numbers.claim();
         debug_assert_eq!(zero, Some(0), "logical page 0 is never used");
-        let hot = Region::open(RegionKind::Hot, config.hot, machine)?;
-        let warm = Region::open(RegionKind::Warm, config.warm, machine)?;
         let bits = config.classes.iter().enumerate().map(|(at, class)| u16::from(class.sensitive) << at);
         let sensitive = bits.fold(0, |all, bit| all | bit);
         if sensitive != 0 {
@@ -145,6 +156,7 @@ impl Pages {
             stamps,
             numbers,
             held: Default::default(),
+            removed,
             leaving: Default::default(),
             corrupt: AtomicU64::new(0),
         })
@@ -201,10 +213,10 @@ impl Pages {
             return Err(PressureReason::PageTableFull);
         };
         let meta = &self.table[page as usize];
-        meta.begin(count, lane, seq, prev, so_far);
+        let generation = self.place(LogicalPage(page)).generation();
+        meta.begin(count, lane, seq, generation, prev, so_far);
         self.stamps[page as usize].clear();
         self.hold(lane.class(), Tier::Hot, count);
-        let generation = self.place(LogicalPage(page)).generation();
         self.places[page as usize].set(Place::new(Tier::Hot, generation, first));
         Ok(OpenPage {
             page: LogicalPage(page),
@@ -300,7 +312,7 @@ impl Pages {
         }
     }
 
-    fn image(&self, place: Place) -> Result<Image<'_>> {
+    pub(super) fn image(&self, place: Place) -> Result<Image<'_>> {
         // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
         // while the caller's pin lives. Its first page has room for the header.
         let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
@@ -314,7 +326,7 @@ impl Pages {
         Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) }).inspect_err(|_| self.count_corrupt())
     }
 
-    fn count_corrupt(&self) {
+    pub(super) fn count_corrupt(&self) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -363,13 +375,23 @@ impl Pages {
         committed: u32,
         ahead: Ahead,
     ) -> Option<Records<'g>> {
+        self.committed_bytes(_pin, place, committed).map(|bytes| Records::new(bytes, ahead))
+    }
+
+    /// The committed bytes of a page that is hot.
+    #[inline]
+    pub(super) fn committed_bytes<'g>(
+        &'g self,
+        _pin: &'g Pin,
+        place: Place,
+        committed: u32,
+    ) -> Option<&'g [u8]> {
         if place.tier() != Tier::Hot {
             return None;
         }
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
         // not released while the pin lives.
-        let bytes = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
-        Some(Records::new(bytes, ahead))
+        Some(unsafe { self.hot.bytes(place.frame(), 0, committed as usize) })
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -445,14 +467,11 @@ impl Pages {
 
     /// Puts a sealed page's image into the warm region and swings its place there. `false`: there is no room.
     pub(super) fn move_to_warm(self: &Arc<Self>, pin: &Pin, page: LogicalPage, image: &[u8]) -> bool {
-        let count = image.len().div_ceil(self.warm.page_size() as usize) as u32;
         // The page stays on its node, whoever moves it.
         let place = self.place(page);
         let spot = self.region(place.tier()).spot_of(place.frame());
-        let Some(frames) = self.warm.claim_for(spot, count) else { return false };
-        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
-        unsafe { self.warm.bytes_mut(frames.first, 0, image.len()) }.copy_from_slice(image);
-        self.swing(pin, page, Tier::Warm, frames, image.len() as u32);
+        let Some(frames) = self.write_anew(Tier::Warm, image, spot) else { return false };
+        self.move_to(pin, page, Tier::Warm, frames, image.len() as u32);
         true
     }
 
@@ -478,7 +497,7 @@ impl Pages {
             }
             return Err(error);
         }
-        self.swing(pin, page, Tier::Hot, frames, 0);
+        self.move_to(pin, page, Tier::Hot, frames, 0);
         Ok(true)
     }
 
@@ -503,8 +522,36 @@ impl Pages {
             let from = region.bytes(place.frame(), 0, len as usize);
             region.bytes_mut(frames.first, 0, len as usize).copy_from_slice(from);
         }
-        self.swing(pin, page, tier, frames, meta.image_len());
+        self.move_to(pin, page, tier, frames, meta.image_len());
         true
+    }
+
+    /// Takes frames of a tier and writes those bytes there. `None`: there is no room.
+    pub(super) fn write_anew(&self, tier: Tier, bytes: &[u8], spot: Option<Spot>) -> Option<Frames> {
+        let region = self.region(tier);
+        let frames = region.claim_for(spot, (bytes.len() as u32).div_ceil(region.page_size()).max(1))?;
+        // SAFETY: the frames were just claimed, so they are ours, and nobody knows of them yet.
+        unsafe { region.bytes_mut(frames.first, 0, bytes.len()) }.copy_from_slice(bytes);
+        Some(frames)
+    }
+
+    /// Swings a page to other frames, on which its bytes are, and frees those where it was after its readers. The size of
+    /// an image is zero where the page is hot then.
+    pub(super) fn move_to(
+        self: &Arc<Self>,
+        pin: &Pin,
+        page: LogicalPage,
+        tier: Tier,
+        frames: Frames,
+        image_len: u32,
+    ) {
+        let (meta, place) = (self.meta(page), self.place(page));
+        let (class, old) = (meta.lane().class(), Frames { first: place.frame(), count: meta.frames() });
+        meta.set_size(frames.count, image_len);
+        self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
+        self.hold(class, tier, frames.count);
+        self.let_go(class, place.tier(), old.count);
+        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// The records of a sealed page as they were written, in `raw`.
@@ -521,17 +568,6 @@ impl Pages {
         }
         raw.resize(committed, 0);
         self.image(place)?.unpack_all(raw).inspect_err(|_| self.count_corrupt())
-    }
-
-    /// Lets a page be on other frames, which hold what it needs, and frees its old ones after their readers.
-    fn swing(self: &Arc<Self>, pin: &Pin, page: LogicalPage, tier: Tier, frames: Frames, image_len: u32) {
-        let (meta, place) = (self.meta(page), self.place(page));
-        let (class, old) = (meta.lane().class(), Frames { first: place.frame(), count: meta.frames() });
-        meta.set_size(frames.count, image_len);
-        self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
-        self.hold(class, tier, frames.count);
-        self.let_go(class, place.tier(), old.count);
-        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.

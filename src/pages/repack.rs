@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::event::record::{HEADER_LEN, RecordHeader};
+use crate::event::record::take_body;
 use crate::ids::LogicalPage;
 use crate::pages::image;
 use crate::pages::pool::{Pages, Pin};
@@ -72,10 +72,7 @@ impl Pages {
         self.raw_bytes(pin, page, raw)?;
         let mut gone = 0;
         for offset in dead {
-            let record = &mut raw[*offset as usize..];
-            let Some(header) = RecordHeader::read(record) else { continue };
-            gone += header.record_len();
-            record[HEADER_LEN..header.record_len() as usize].fill(0);
+            gone += take_body(&mut raw[*offset as usize..]).unwrap_or(0);
         }
         image::encode(raw, image);
         let page_size = u64::from(self.warm.page_size());

@@ -15,14 +15,14 @@
 //!
 //! ```text
 //! line 0   seq │ committed │ count │ dead │ dead bytes │ lane │ next │ prev │ image bytes │ frames │ expiring │ packed dead
-//!          looked at
+//!          looked at │ leaving │ check
 //! line 1   min time │ max time │ max time of this and all older pages │ last arrival │ kinds (256 bits)
 //! ```
 //!
 //! Line 1 is the page's *zone map*: scans and eviction choose by it. It is written before `committed`, so whoever sees a
 //! record committed sees a zone map that covers it.
 
-use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::ids::{Addr, LaneId, LogicalPage, mix};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// Where a page's bytes are.
@@ -67,6 +67,11 @@ impl Place {
     #[inline]
     pub(crate) fn frame(self) -> u32 {
         self.0 as u32
+    }
+
+    /// Whether the word is as that of a free page always is: a generation and nothing else.
+    pub(crate) fn is_plain_free(self) -> bool {
+        self == Self::new(Tier::Free, self.generation(), 0)
     }
 
     /// Whether a record of the page was removed.
@@ -163,8 +168,12 @@ pub(crate) struct PageMeta {
     frames: AtomicU32,
     expiring: AtomicU32,
     packed_dead: AtomicU32,
-    _unused: u32,
-    looked_at: AtomicI64,
+    /// Seconds since the epoch, and one.
+    looked_at: AtomicU32,
+    /// [`LEAVING`] once the lane has let the page go.
+    leaving: AtomicU32,
+    /// Of lane, number and generation, for whoever finds the page in a file.
+    check: AtomicU32,
     min_time: AtomicI64,
     max_time: AtomicI64,
     max_time_so_far: AtomicI64,
@@ -177,8 +186,15 @@ const _: () = assert!(size_of::<PageMeta>() as u64 == crate::config::PAGE_TABLE_
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(PageMeta, min_time) == 64);
 
+/// Says that a page is leaving memory: not a number that one flipped bit makes of zero.
+const LEAVING: u32 = 0x1eaf_ca5e;
+
+fn check(lane: LaneId, seq: u64, generation: u32) -> u32 {
+    (mix(seq, u64::from(lane.0) << 32 | u64::from(generation)) >> 32) as u32
+}
+
 /// What a zone map is to cover.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Zone {
     min_time: i64,
     max_time: i64,
@@ -186,6 +202,17 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
+    /// The largest timestamp.
+    pub(crate) fn max_time(&self) -> i64 {
+        self.max_time
+    }
+
+    /// Whether everything that the other one covers is covered.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let kinds = self.kinds.iter().zip(other.kinds).all(|(all, some)| some & !all == 0);
+        kinds && self.min_time <= other.min_time && self.max_time >= other.max_time
+    }
+
     pub(crate) const NOTHING: Self = Self { min_time: i64::MAX, max_time: i64::MIN, kinds: [0; 4] };
 
     #[inline]
@@ -201,6 +228,20 @@ impl Zone {
         self.max_time = self.max_time.max(timestamp);
         self.kinds[usize::from(kind >> 6)] |= 1 << (kind & 63);
     }
+}
+
+/// What walking a page of a file has told.
+pub(crate) struct Restored {
+    pub(crate) committed: u32,
+    pub(crate) count: u32,
+    pub(crate) dead: u32,
+    pub(crate) dead_bytes: u32,
+    /// Records of events that expire by themselves.
+    pub(crate) expiring: u32,
+    pub(crate) zone: Zone,
+    /// The largest timestamp of this and all older pages of the lane.
+    pub(crate) so_far: i64,
+    pub(crate) now_ms: i64,
 }
 
 impl PageMeta {
@@ -219,8 +260,9 @@ impl PageMeta {
             frames: AtomicU32::new(0),
             expiring: AtomicU32::new(0),
             packed_dead: AtomicU32::new(0),
-            _unused: 0,
-            looked_at: AtomicI64::new(0),
+            looked_at: AtomicU32::new(0),
+            leaving: AtomicU32::new(0),
+            check: AtomicU32::new(0),
             min_time: AtomicI64::new(0),
             max_time: AtomicI64::new(0),
             max_time_so_far: AtomicI64::new(0),
@@ -231,7 +273,15 @@ impl PageMeta {
 
     /// Begins a page that will be the newest of a lane, before anybody can find it. `so_far` is the lane's largest
     /// timestamp until now.
-    pub(crate) fn begin(&self, frames: u32, lane: LaneId, seq: u64, prev: LogicalPage, so_far: i64) {
+    pub(crate) fn begin(
+        &self,
+        frames: u32,
+        lane: LaneId,
+        seq: u64,
+        generation: u32,
+        prev: LogicalPage,
+        so_far: i64,
+    ) {
         self.committed.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
         self.dead.store(0, Ordering::Relaxed);
@@ -244,7 +294,9 @@ impl PageMeta {
         self.frames.store(frames, Ordering::Relaxed);
         self.expiring.store(0, Ordering::Relaxed);
         self.packed_dead.store(0, Ordering::Relaxed);
-        self.looked_at.store(i64::MIN, Ordering::Relaxed);
+        self.looked_at.store(0, Ordering::Relaxed);
+        self.leaving.store(0, Ordering::Relaxed);
+        self.check.store(check(lane, seq, generation), Ordering::Relaxed);
         self.min_time.store(i64::MAX, Ordering::Relaxed);
         self.max_time.store(i64::MIN, Ordering::Relaxed);
         self.max_time_so_far.store(so_far, Ordering::Relaxed);
@@ -340,11 +392,15 @@ impl PageMeta {
 
     /// When it was last counted, by the clock, how many of the page's events have expired.
     pub(crate) fn looked_at(&self) -> i64 {
-        self.looked_at.load(Ordering::Relaxed)
+        match self.looked_at.load(Ordering::Relaxed) {
+            0 => i64::MIN,
+            seconds => i64::from(seconds - 1) * 1000,
+        }
     }
 
     pub(crate) fn set_looked_at(&self, now_ms: i64) {
-        self.looked_at.store(now_ms, Ordering::Relaxed);
+        let seconds = (now_ms / 1000).clamp(0, i64::from(u32::MAX) - 1) as u32;
+        self.looked_at.store(seconds + 1, Ordering::Relaxed);
     }
 
     pub(crate) fn packed_dead(&self) -> u32 {
@@ -398,6 +454,50 @@ impl PageMeta {
     /// The largest timestamp on this page and all older pages of its lane.
     pub(crate) fn max_time_so_far(&self) -> i64 {
         self.max_time_so_far.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the lane has let the page go, before anything of it is taken away: should the process end now, whoever
+    /// finds the page lets it go, too.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(LEAVING, Ordering::Release);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) == LEAVING
+    }
+
+    /// Whether lane and number are those that the page was begun with, at that generation.
+    pub(crate) fn is_sound(&self, generation: u32) -> bool {
+        self.check.load(Ordering::Relaxed) == check(self.lane(), self.seq(), generation)
+    }
+
+    /// Sets everything that follows from the records of a page that was found in a file. Nobody else knows of it yet.
+    pub(crate) fn restore(&self, found: &Restored) {
+        let Zone { min_time, max_time, kinds } = found.zone;
+        self.count.store(found.count, Ordering::Relaxed);
+        self.dead.store(found.dead, Ordering::Relaxed);
+        self.dead_bytes.store(found.dead_bytes, Ordering::Relaxed);
+        self.expiring.store(found.expiring, Ordering::Relaxed);
+        self.leaving.store(0, Ordering::Relaxed);
+        self.min_time.store(min_time, Ordering::Relaxed);
+        self.max_time.store(max_time, Ordering::Relaxed);
+        self.max_time_so_far.store(found.so_far, Ordering::Relaxed);
+        if self.last_arrival() > found.now_ms {
+            // The clock went back, or the number is damaged: the page must not stay for ever.
+            self.last_arrival.store(found.now_ms, Ordering::Relaxed);
+        }
+        for (word, kinds) in self.kinds.iter().zip(kinds) {
+            word.store(kinds, Ordering::Relaxed);
+        }
+        self.committed.store(found.committed, Ordering::Release);
+    }
+
+    pub(crate) fn zone(&self) -> Zone {
+        Zone { min_time: self.min_time(), max_time: self.max_time(), kinds: self.kinds() }
+    }
+
+    pub(crate) fn set_prev(&self, page: LogicalPage) {
+        self.prev.store(page.0, Ordering::Relaxed);
     }
 
     /// When the page's last record came, by the store's clock.

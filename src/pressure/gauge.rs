@@ -34,6 +34,12 @@ impl Gauge {
         }
     }
 
+    /// Whether the level is the highest.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.level.load(Ordering::Relaxed) == Pressure::Full as u8
+    }
+
     /// How often that level was reached from below.
     pub(crate) fn risen(&self, level: Pressure) -> u64 {
         self.risen[level as usize].load(Ordering::Acquire)

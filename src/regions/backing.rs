@@ -1,5 +1,6 @@
 //! The memory behind a region: which pages of the processor it has, and how it is tied to nodes.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::config::{ByteSize, HugePages, NumaPolicy, RegionConfig};
@@ -28,6 +29,30 @@ pub(crate) struct Backing {
 impl Backing {
     pub(crate) fn new(kind: RegionKind, config: &RegionConfig, machine: &Arc<Machine>) -> Result<Self> {
         let (mapping, pages) = map(kind, config.ceiling as usize, machine)?;
+        Self::over(mapping, pages, kind, config, machine)
+    }
+
+    /// A region's memory in a file. There are no pools for that.
+    pub(crate) fn shared(
+        kind: RegionKind,
+        config: &RegionConfig,
+        machine: &Arc<Machine>,
+        file: File,
+    ) -> Result<Self> {
+        let mapping = Mapping::shared(file, config.ceiling as usize, kind.name())?;
+        // Whether the file system has huge pages is its own affair.
+        let advised = machine.huge != HugePages::Never && mapping.advise_huge(0, mapping.len()).is_ok();
+        let pages = if advised { PageKind::Advised } else { PageKind::Small };
+        Self::over(mapping, pages, kind, config, machine)
+    }
+
+    fn over(
+        mapping: Mapping,
+        pages: PageKind,
+        kind: RegionKind,
+        config: &RegionConfig,
+        machine: &Arc<Machine>,
+    ) -> Result<Self> {
         let page = match pages {
             PageKind::Explicit(bits) => 1 << bits,
             PageKind::Small | PageKind::Advised => 1,

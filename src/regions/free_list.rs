@@ -8,12 +8,20 @@
 //! first. Freeing is a release and claiming an acquire, so whoever claims a number sees everything that its
 //! last owner did.
 
+use crossbeam_utils::CachePadded;
+
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) struct FreeList {
     words: Box<[AtomicU64]>,
     /// Numbers at and above this are not handed out (yet).
     limit: AtomicU32,
+    /// Apart from what every claim and many a read only look at.
+    moving: CachePadded<Moving>,
+}
+
+/// What every claim changes.
+struct Moving {
     used: AtomicU32,
     /// The word at which the next search begins.
     hint: AtomicU32,
@@ -26,8 +34,7 @@ impl FreeList {
         Self {
             words,
             limit: AtomicU32::new(limit.min(capacity)),
-            used: AtomicU32::new(0),
-            hint: AtomicU32::new(0),
+            moving: CachePadded::new(Moving { used: AtomicU32::new(0), hint: AtomicU32::new(0) }),
         }
     }
 
@@ -36,7 +43,7 @@ impl FreeList {
     }
 
     pub(crate) fn used(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
+        self.moving.used.load(Ordering::Relaxed)
     }
 
     /// Lets numbers up to `limit` be claimed. The caller has made them usable before.
@@ -91,7 +98,7 @@ impl FreeList {
             return None;
         }
         let words = limit.div_ceil(64);
-        let start = self.hint.load(Ordering::Relaxed) % words.max(1);
+        let start = self.moving.hint.load(Ordering::Relaxed) % words.max(1);
         for step in 0..words {
             let at = (start + step) % words;
             let word = &self.words[at as usize];
@@ -100,9 +107,9 @@ impl FreeList {
                 let bit = taken.trailing_ones();
                 let before = word.fetch_or(1 << bit, Ordering::Acquire);
                 if before >> bit & 1 == 0 {
-                    self.used.fetch_add(1, Ordering::Relaxed);
+                    self.moving.used.fetch_add(1, Ordering::Relaxed);
                     if at != start {
-                        self.hint.store(at, Ordering::Relaxed);
+                        self.moving.hint.store(at, Ordering::Relaxed);
                     }
                     return Some(at * 64 + bit);
                 }
@@ -121,7 +128,7 @@ impl FreeList {
         if self.used().saturating_add(count) > limit {
             return None;
         }
-        let start = (self.hint.load(Ordering::Relaxed) * 64).min(limit);
+        let start = (self.moving.hint.load(Ordering::Relaxed) * 64).min(limit);
         // The second search overlaps the first by a run, so that a run across `start` is found.
         self.claim_run_in(start, limit, count)
             .or_else(|| self.claim_run_in(0, start.saturating_add(count).min(limit), count))
@@ -138,8 +145,8 @@ impl FreeList {
             if at - first == count {
                 match self.take_range(first, count) {
                     Ok(()) => {
-                        self.used.fetch_add(count, Ordering::Relaxed);
-                        self.hint.store((first + count) / 64, Ordering::Relaxed);
+                        self.moving.used.fetch_add(count, Ordering::Relaxed);
+                        self.moving.hint.store((first + count) / 64, Ordering::Relaxed);
                         return Some(first);
                     }
                     Err(next) => (first, at) = (next, next),
@@ -157,10 +164,19 @@ impl FreeList {
         }
         let found = at.min(to).saturating_sub(first) >= count && self.take_range(first, count).is_ok();
         if found {
-            self.used.fetch_add(count, Ordering::Relaxed);
-            self.hint.store((first + count) / 64, Ordering::Relaxed);
+            self.moving.used.fetch_add(count, Ordering::Relaxed);
+            self.moving.hint.store((first + count) / 64, Ordering::Relaxed);
         }
         found.then_some(first)
+    }
+
+    /// Takes just these numbers, which are below the limit. `false`: one of them is taken already.
+    pub(crate) fn take(&self, first: u32, count: u32) -> bool {
+        let taken = self.take_range(first, count).is_ok();
+        if taken {
+            self.moving.used.fetch_add(count, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Takes all of a range or nothing; on failure tells where to look on.
@@ -183,7 +199,7 @@ impl FreeList {
     /// Gives numbers back. They must have been claimed, and belong to the caller.
     pub(crate) fn release(&self, first: u32, count: u32) {
         self.clear(first, first + count);
-        self.used.fetch_sub(count, Ordering::Relaxed);
+        self.moving.used.fetch_sub(count, Ordering::Relaxed);
     }
 
     fn clear(&self, first: u32, end: u32) {
@@ -245,6 +261,14 @@ mod tests {
         list.raise_limit(120);
         assert_eq!(std::iter::from_fn(|| list.claim()).filter(|number| *number >= 50).count(), 70);
         assert!(list.is_taken(199));
+    }
+
+    #[test]
+    fn given_numbers_are_taken_once() {
+        let list = FreeList::new(200, 200);
+        assert!(list.take(60, 70) && !list.take(129, 2) && !list.take(0, 61) && list.take(130, 1));
+        assert_eq!((list.used(), list.is_taken(131), list.is_taken(0)), (71, false, false));
+        assert!((0..71).all(|_| list.claim().is_some_and(|number| !(60..131).contains(&number))));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! All arithmetic that turns a frame's number into memory is here. Frames are handed out by number; whoever
 //! claimed a frame is its owner until it releases it (invariant I4).
 
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::config::RegionConfig;
@@ -26,6 +28,13 @@ pub(crate) struct Frames {
     pub(crate) count: u32,
 }
 
+/// What changes with each page: on a line of its own, since every read and every append look at the region.
+#[derive(Default)]
+struct Counts {
+    claims: AtomicU64,
+    releases: AtomicU64,
+}
+
 pub(crate) struct Region {
     kind: RegionKind,
     config: RegionConfig,
@@ -42,10 +51,11 @@ pub(crate) struct Region {
     /// What `growing` says in `top`, for those who only count.
     committed: AtomicU32,
     returned: AtomicU64,
-    claims: AtomicU64,
-    releases: AtomicU64,
+    counts: CachePadded<Counts>,
     /// No frame at or above this number was ever asked for by [`Region::is_fresh`].
     touched: AtomicU32,
+    /// Frames that the file behind the region had when it was opened.
+    found: u32,
     pages: PageKind,
     /// None where it makes no difference who takes which frame.
     arenas: Option<Arenas>,
@@ -149,7 +159,27 @@ unsafe impl Sync for Region {}
 
 impl Region {
     pub(crate) fn open(kind: RegionKind, config: RegionConfig, machine: &Arc<Machine>) -> Result<Self> {
-        let Backing { mapping, pages, arenas } = Backing::new(kind, &config, machine)?;
+        Self::over(Backing::new(kind, &config, machine)?, kind, config, machine)
+    }
+
+    /// A region over a file. What the file holds is there, but free to be taken: see [`Self::take`].
+    pub(crate) fn open_shared(
+        kind: RegionKind,
+        config: RegionConfig,
+        machine: &Arc<Machine>,
+        file: File,
+    ) -> Result<Self> {
+        Self::over(Backing::shared(kind, &config, machine, file)?, kind, config, machine)
+    }
+
+    fn over(
+        backing: Backing,
+        kind: RegionKind,
+        config: RegionConfig,
+        machine: &Arc<Machine>,
+    ) -> Result<Self> {
+        let Backing { mapping, pages, arenas } = backing;
+        let found = u32::try_from(mapping.file_len()? / config.page_size).unwrap_or(u32::MAX);
         let ceiling = (config.ceiling / config.page_size) as u32;
         let region = Self {
             kind,
@@ -163,15 +193,15 @@ impl Region {
             growing: Mutex::new(Withdrawn { bits: vec![0; ceiling.div_ceil(64) as usize], top: 0, count: 0 }),
             committed: AtomicU32::new(0),
             returned: AtomicU64::new(0),
-            claims: AtomicU64::new(0),
-            releases: AtomicU64::new(0),
+            counts: CachePadded::default(),
             touched: AtomicU32::new(0),
+            found: found.min(ceiling),
             pages,
             arenas,
             machine: machine.clone(),
         };
         // Touching it is for the one who opens the store: it is done for all regions at once.
-        region.grow(config.initial.div_ceil(config.page_size) as u32, false)?;
+        region.grow((config.initial.div_ceil(config.page_size) as u32).max(found), false)?;
         Ok(region)
     }
 
@@ -238,7 +268,7 @@ impl Region {
 
     /// How often pages were given back since the store opened.
     pub(crate) fn releases(&self) -> u64 {
-        self.releases.load(Ordering::Relaxed)
+        self.counts.releases.load(Ordering::Relaxed)
     }
 
     /// The share of the maximum that is in use.
@@ -258,6 +288,7 @@ impl Region {
             return Ok(());
         }
         let (start, len) = ((from as usize) << self.page_shift, ((to - from) as usize) << self.page_shift);
+        self.mapping.allocate(start, len)?;
         self.machine.lock(&self.mapping, start, len)?;
         if touch {
             self.mapping.populate(start, len)?;
@@ -266,6 +297,23 @@ impl Region {
         self.committed.store(withdrawn.top, Ordering::Relaxed);
         self.frames.raise_limit(to);
         Ok(())
+    }
+
+    /// Whether the file behind the region had that frame and those after it when it was opened. They can be read then.
+    pub(crate) fn had(&self, frames: Frames) -> bool {
+        let end = frames.first.checked_add(frames.count).filter(|end| *end <= self.found);
+        let Some(end) = end else { return false };
+        if end > self.frames.limit() {
+            // It had been made larger than it is configured to be.
+            self.max.fetch_max(end, Ordering::Relaxed);
+            return self.grow_to(end).is_ok();
+        }
+        true
+    }
+
+    /// Takes just these frames, which the region had: what is on them is in use. `false`: somebody has them already.
+    pub(crate) fn take(&self, frames: Frames) -> bool {
+        self.had(frames) && frames.count > 0 && self.frames.take(frames.first, frames.count)
     }
 
     /// Keeps frames at and above `pages` from being claimed, and takes those that are free. How many are still in use:
@@ -360,7 +408,7 @@ impl Region {
 
     /// Takes a run of frames from the nearest arena that has one.
     fn claim_far(&self, arenas: &Arenas, spot: Spot, count: u32) -> Option<Frames> {
-        let releases = self.releases.load(Ordering::Acquire);
+        let releases = self.counts.releases.load(Ordering::Acquire);
         self.claimed(arenas.claim_anywhere(&self.frames, releases, spot, count)?, count)
     }
 
@@ -370,7 +418,7 @@ impl Region {
     fn claim_near(&self, spot: Option<Spot>, count: u32) -> Option<Frames> {
         let first = match (&self.arenas, spot) {
             (Some(arenas), Some(spot)) => {
-                let releases = self.releases.load(Ordering::Acquire);
+                let releases = self.counts.releases.load(Ordering::Acquire);
                 arenas.claim_near(&self.frames, releases, spot, count)
             }
             _ => self.frames.claim_run(count),
@@ -379,7 +427,7 @@ impl Region {
     }
 
     fn claimed(&self, first: u32, count: u32) -> Option<Frames> {
-        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.counts.claims.fetch_add(1, Ordering::Relaxed);
         Some(Frames { first, count })
     }
 
@@ -429,7 +477,7 @@ impl Region {
     pub(crate) unsafe fn release(&self, frames: Frames) {
         self.frames.release(frames.first, frames.count);
         // Whoever sees this count sees the frames free.
-        self.releases.fetch_add(1, Ordering::Release);
+        self.counts.releases.fetch_add(1, Ordering::Release);
     }
 
     /// Overwrites frames with zeros.
@@ -463,8 +511,8 @@ impl Region {
             free_bytes: committed.saturating_sub(used) * page_size,
             used_pages: used,
             free_pages: committed.saturating_sub(used),
-            allocations: self.claims.load(Ordering::Relaxed),
-            frees: self.releases.load(Ordering::Relaxed),
+            allocations: self.counts.claims.load(Ordering::Relaxed),
+            frees: self.counts.releases.load(Ordering::Relaxed),
             returned_bytes: self.returned.load(Ordering::Relaxed),
             huge_pages: self.pages != PageKind::Small,
             arenas: self.arenas.as_ref().map_or(0, Arenas::len) as u32,

@@ -203,7 +203,7 @@ impl Core {
         self.append_now(checked)
     }
 
-    #[inline]
+    #[inline(always)]
     fn append_now(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, PressureReason>> {
         let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         self.lanes.prefetch(checked);
@@ -214,6 +214,7 @@ impl Core {
     }
 
     /// One try of somebody whose turn it is.
+    #[cold]
     pub(crate) fn append_in_turn(
         &self,
         checked: &Checked<'_, '_>,
@@ -295,9 +296,10 @@ impl Core {
     /// The same for who just comes, and has no room either while others wait for it.
     #[inline]
     pub(crate) fn rejecting_newcomers(&self) -> Option<PressureReason> {
-        let full =
-            self.lanes.pages.hot.used_pages() >= self.sizes.reject_pages() || self.admission.has_line();
-        full.then_some(PressureReason::HotFull)
+        // Whoever takes a page stores the level, which seldom changes; the count of pages, which all writers change,
+        // is looked at only then.
+        let full = self.lanes.gauge.is_full() && self.rejecting().is_some();
+        (full || self.admission.has_line()).then_some(PressureReason::HotFull)
     }
 
     /// What becomes of events of a class that have no room.

@@ -7,17 +7,21 @@ use crate::config::{Config, ConfigFault, OnFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::Policy;
 use crate::eviction::engine::{Engine, EvictionShared};
+use crate::ids::LaneId;
 use crate::index::classes::ClassResolver;
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
+use crate::observe::recovered::{Recovered, RecoveryProgress};
 use crate::observe::stats::histogram;
 use crate::pressure::RegionKind;
 use crate::regions::region::Region;
 use crate::store::Store;
 use crate::store::admission::{Admission, FullHandler};
-use crate::store::core::Core;
+use crate::store::core::{Core, Kept};
 use crate::store::letters::DeadLetterSink;
+use crate::store::recover::{OnRecovery, recover};
 use crate::store::screen::Screen;
+use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
 use crate::sys::machine::Machine;
 use crate::tiers::cold::{ColdTier, Namespace};
@@ -37,6 +41,7 @@ pub struct StoreBuilder {
     dead_letters: Option<Arc<dyn DeadLetterSink>>,
     on_prefault: Option<Box<Progress>>,
     handler: Option<Arc<dyn FullHandler>>,
+    on_recovery: Option<OnRecovery>,
 }
 
 /// How the configured buffers are divided.
@@ -69,6 +74,7 @@ impl StoreBuilder {
             dead_letters: None,
             on_prefault: None,
             handler: None,
+            on_recovery: None,
         }
     }
 
@@ -146,6 +152,13 @@ impl StoreBuilder {
         if faults.is_empty() { Ok(()) } else { Err(Error::config(faults)) }
     }
 
+    /// Is told how far the opening is that takes over the pages of an earlier run: it walks over every record in memory.
+    /// Called from several threads.
+    pub fn on_recovery(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
+        self.on_recovery = Some(Box::new(tell));
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -153,44 +166,74 @@ impl StoreBuilder {
     /// letters that were not given.
     pub fn open(self) -> Result<Store> {
         self.check_on_full()?;
-        let Self { mut config, clock, cold, policy, resolver, dead_letters, on_prefault, handler } = self;
+        let Self {
+            mut config,
+            clock,
+            cold,
+            policy,
+            resolver,
+            dead_letters,
+            on_prefault,
+            handler,
+            on_recovery,
+        } = self;
         let shares = Shares::of(config.buffers);
+        let taken = Taken::open(&config)?;
+        let earlier = taken.as_ref().and_then(|taken| taken.earlier.as_ref());
+        if let Some(earlier) = earlier
+            && earlier.partitions != config.partitions
+            && !config.partitions_fixed
+        {
+            config.adopt_partitions(earlier.partitions)?;
+        }
+        let earlier_seed = earlier.map(|earlier| earlier.seed);
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
             (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
             (None, None) => None,
         };
-        let first_seq = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
         let seed = match &tier {
-            Some(tier) => agree(&mut config, tier.as_ref())?,
-            None => fresh_seed(),
+            Some(tier) => agree(&mut config, tier.as_ref(), earlier_seed)?,
+            None => earlier_seed.unwrap_or_else(fresh_seed),
         };
+        let (shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
+            Some((shared, earlier)) => (Some(shared), earlier),
+            None => (None, None),
+        };
+        let first_seq = earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let names = Names::new(seed, shares.names);
         let screen = Screen::new(&config, seed, resolver, dead_letters.clone())?;
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let machine = Arc::new(Machine::new(&config)?);
         let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
+        let confirmed = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane)).max(first_seq);
         let end_seq = |lane| {
-            if first_seq > 0 {
+            if first_seq > 0 && earlier.is_none() {
                 return first_seq;
             }
-            let blocks = cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane));
-            blocks.max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
+            confirmed(lane).max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
-        let lanes = Lanes::new(&config, &system, &machine, seed, clock, end_seq)?;
+        let dir = shared.as_ref().map(|shared| &shared.dir);
+        let lanes = Lanes::new(&config, &system, &machine, dir, seed, clock, end_seq)?;
         worker::prefault(
             &machine,
             &[&system, &lanes.pages.hot, &lanes.pages.warm, &lanes.index_region],
             on_prefault.as_deref(),
         )?;
         machine.is_open();
+        let kept = shared.map(|shared| {
+            keep(shared, earlier, &config, &lanes, &names, cold.as_ref(), &confirmed, on_recovery.as_ref())
+        });
+        let kept = kept.transpose()?;
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         let admission = Admission::new(&config, handler, dead_letters);
         Store::start(Core::new(
+            kept,
             config,
             machine,
             system,
@@ -220,6 +263,34 @@ fn open_cold(
     Ok(cold)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts that something was kept of")]
+/// Takes over what the files of an earlier run hold, and begins to keep there what this one does.
+fn keep(
+    shared: Shared,
+    earlier: Option<Earlier>,
+    config: &Config,
+    lanes: &Lanes,
+    names: &Names,
+    cold: Option<&ColdReader>,
+    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    tell: Option<&OnRecovery>,
+) -> Result<Kept> {
+    let (log, entries) = shared.names()?;
+    let found = names.restore_log(log, &entries.entries);
+    let last_id = shared.last_id()?;
+    let recovered = match &earlier {
+        None => None,
+        Some(earlier) => Some(Recovered {
+            was_closed: earlier.was_closed(),
+            names: found,
+            damaged_name_bytes: entries.damaged,
+            ..recover(config, lanes, cold, confirmed, tell)?
+        }),
+    };
+    shared.opened()?;
+    Ok(Kept { recovered, last_id, shared })
+}
+
 /// A number that differs from store to store, so that nobody can choose names or ids that collide.
 fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
@@ -231,14 +302,14 @@ fn fresh_seed() -> u64 {
 
 /// Compares the configuration with what the data was written with, and takes over what it leaves open. Gives the
 /// seed.
-fn agree(config: &mut Config, tier: &dyn ColdTier) -> Result<u64> {
+fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<u64> {
     let classes: Vec<String> = config.classes.iter().map(|class| class.name.clone()).collect();
     let Some(saved) = tier.namespace()? else {
-        let seed = fresh_seed();
+        let seed = seed.unwrap_or_else(fresh_seed);
         tier.set_namespace(&Namespace { partitions: config.partitions as u32, seed, classes })?;
         // Of two stores that begin a shared namespace at once, one is first.
         return match tier.namespace()? {
-            Some(saved) if saved.seed != seed => agree(config, tier),
+            Some(saved) if saved.seed != seed => agree(config, tier, None),
             _ => Ok(seed),
         };
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Deadline;
@@ -16,7 +17,9 @@ use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
+use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
+use crate::pages::removed::Removed;
 use crate::pages::table::Stamps;
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::Region;
@@ -26,9 +29,11 @@ use crate::store::guard::Guard;
 use crate::store::listeners::Listeners;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
+use crate::store::shared::Shared;
 use crate::store::tidy::Tidy;
 use crate::store::watch::Watch;
 use crate::sys::machine::Machine;
+use crate::sys::memory::Slab;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
@@ -54,7 +59,9 @@ pub(crate) struct Core {
     pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
     closed: AtomicBool,
-    last_id: AtomicU64,
+    last_id: CachePadded<AtomicU64>,
+    /// Where pages outlive the process, what does so beside them.
+    pub(crate) kept: Option<Kept>,
     pub(crate) removed: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
@@ -85,6 +92,15 @@ pub(crate) enum Turn {
     Later,
 }
 
+/// What a store whose pages outlive the process keeps beside them.
+pub(crate) struct Kept {
+    pub(crate) recovered: Option<Recovered>,
+    /// Takes the place of [`Core::last_id`].
+    pub(crate) last_id: Slab<AtomicU64>,
+    /// Also what keeps other stores out, for as long as any handle of this one can look at its pages.
+    pub(crate) shared: Shared,
+}
+
 /// Wakes whoever waits, and whoever comes to wait next.
 #[derive(Default)]
 pub(crate) struct Bell {
@@ -111,6 +127,7 @@ impl Bell {
 impl Core {
     #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
     pub(crate) fn new(
+        kept: Option<Kept>,
         config: Config,
         machine: Arc<Machine>,
         system: Region,
@@ -144,7 +161,8 @@ impl Core {
             tidy: Mutex::new(Tidy::new()),
             spiller,
             closed: AtomicBool::new(false),
-            last_id: AtomicU64::new(0),
+            last_id: CachePadded::default(),
+            kept,
             removed: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
@@ -173,11 +191,12 @@ impl Core {
     pub(crate) fn next_id(&self) -> u64 {
         let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
         let floor = now << ID_COUNTER_BITS;
-        let next = |last: u64| Some((last + 1).max(floor));
+        let next = |last: u64| Some(last.wrapping_add(1).max(floor));
+        let last_id = self.kept.as_ref().map_or(&*self.last_id, |kept| &kept.last_id[0]);
         // The closure always gives a value, so the update cannot fail.
-        self.last_id
+        last_id
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .map_or(floor, |last| (last + 1).max(floor))
+            .map_or(floor, |last| last.wrapping_add(1).max(floor))
     }
 
     pub(crate) fn region(&self, kind: RegionKind) -> &Region {
@@ -272,6 +291,9 @@ impl Core {
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
         // What the cold tier may have is noted there first: if that fails, nothing has changed.
         let noted = spilled().map(|cold| cold.remove(id, lane, seq)).transpose()?;
+        if !self.lanes.pages.note_removed(addr, generation) {
+            return Err(self.no_room_for_removals());
+        }
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
@@ -286,6 +308,18 @@ impl Core {
         };
         self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
         Ok(first)
+    }
+
+    #[cold]
+    fn no_room_for_removals(&self) -> Error {
+        let notes = self.lanes.pages.removed.as_ref().map_or(0, Removed::capacity);
+        Error::new(
+            ErrorKind::MemoryPressure,
+            format!(
+                "{notes} events that are still in memory have been removed, and there is no room to note one more: what is \
+                 removed must stay so after the process has ended. Room is made as pages leave memory"
+            ),
+        )
     }
 
     // ---- moving ----
@@ -435,7 +469,12 @@ impl Core {
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
         self.let_cold_go();
-        self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before)
+        let report = self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before);
+        if let Some(kept) = &self.kept {
+            // If this cannot be noted, the next opening takes it that the process ended some other way, which is as well.
+            let _ = kept.shared.closed(self.cold.is_some() && report.left == 0);
+        }
+        report
     }
 
     /// What is where at the end, after a close that wrote so many events.

@@ -16,9 +16,11 @@ mod history;
 mod letters;
 mod listeners;
 mod placement;
+mod recover;
 mod resize;
 mod scan;
 mod screen;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -35,6 +37,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::ids::{Class, Stream};
 use crate::lanes::append::Appended;
+use crate::observe::recovered::Recovered;
 use crate::observe::stats::Stats;
 use crate::pressure::{Hysteresis, Pressure, RegionKind};
 use crate::store::core::Core;
@@ -104,6 +107,12 @@ impl Store {
         let core = Arc::new(core);
         let workers = Arc::new(Workers::start(&core)?);
         Ok(Self { core, workers })
+    }
+
+    /// What was found in the files of an earlier run when the store opened; `None` where there was none, and for stores
+    /// whose pages end with the process.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.core.kept.as_ref().and_then(|kept| kept.recovered.as_ref())
     }
 
     /// The configuration that the store runs with. `partitions` is that of the data directory.

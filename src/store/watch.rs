@@ -93,6 +93,9 @@ impl Core {
         self.mover_bell.ring();
         self.look_round();
         let stats = self.region(reason.region().unwrap_or(RegionKind::System)).stats(0);
+        let quota =
+            class.filter(|_| reason == PressureReason::ClassQuota).map(|class| self.lanes.quota_of(class));
+        let [used_bytes, limit_bytes] = quota.unwrap_or([stats.used_bytes, stats.max_bytes]);
         let (silence, rate) = self.watch.silence();
         let wanted = (self.lanes.pages.hot.used_pages() + 1).saturating_sub(self.sizes.reject_pages()).max(1);
         // Frees may come in one by one, or none for long: the longer none came, the longer the next one is away.
@@ -103,8 +106,8 @@ impl Core {
             region: reason.region(),
             class,
             level: self.pressure(),
-            used_bytes: stats.used_bytes,
-            limit_bytes: stats.max_bytes,
+            used_bytes,
+            limit_bytes,
             retry_after: Duration::from_secs_f64(wait).max(RETRY[0]),
             stall: self.stall_after(silence),
         }

@@ -1,8 +1,9 @@
-//! Anonymous memory from the system, and typed slices of it.
+//! Memory from the system, anonymous or of a file, and typed slices of it.
 //!
 //! A [`Mapping`] reserves its whole address range at once and costs physical memory only where it is touched,
 //! so a region can reserve its maximum, grow without moving, and give memory back.
 
+use std::fs::File;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -18,7 +19,7 @@ use crate::sys::smaps::Given;
 /// Where mappings begin and stripes of them end, so that transparent huge pages fit in.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// One anonymous, private, zero-filled mapping.
+/// One mapping: anonymous, private and zero-filled, or of a file and shared with it.
 pub(crate) struct Mapping {
     raw: MmapRaw,
     /// Bytes before the first that is used.
@@ -26,6 +27,8 @@ pub(crate) struct Mapping {
     len: usize,
     /// Bytes of a page of the system behind it.
     page: usize,
+    /// The file behind it. What is not allocated there must not be touched.
+    file: Option<File>,
 }
 
 impl Mapping {
@@ -48,7 +51,7 @@ impl Mapping {
         })?;
         let raw = MmapRaw::from(map);
         let skip = page + raw.as_ptr().addr().wrapping_add(page).wrapping_neg() % align;
-        let mapping = Self { raw, skip, len, page };
+        let mapping = Self { raw, skip, len, page, file: None };
         mapping.guard(0, skip);
         let end = (skip + len).next_multiple_of(page);
         mapping.guard(end, mapping.raw.len() - end);
@@ -76,7 +79,40 @@ impl Mapping {
             return Err(std::io::ErrorKind::Unsupported.into());
         }
         let raw = MmapRaw::from(MmapOptions::new().len(len).huge(Some(page_bits)).map_anon()?);
-        Ok(Self { raw, skip: 0, len, page: 1 << page_bits })
+        Ok(Self { raw, skip: 0, len, page: 1 << page_bits, file: None })
+    }
+
+    /// Maps `len` bytes of a file, which may be shorter: see [`Self::allocate`].
+    pub(crate) fn shared(file: File, len: usize, what: &str) -> Result<Self> {
+        let raw = MmapOptions::new().len(len).map_raw(&file).map_err(|source| {
+            let size = ByteSize::new(len as u64);
+            Error::io(format!("the system would not map {size} of the file of the {what} region"), source)
+        })?;
+        Ok(Self { raw, skip: 0, len, page: page_size(), file: Some(file) })
+    }
+
+    /// How long the file is that lies behind the mapping.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn file_len(&self) -> Result<u64> {
+        let Some(file) = &self.file else { return Ok(0) };
+        let metadata =
+            file.metadata().map_err(|source| Error::io("a mapped file cannot be asked", source))?;
+        Ok(metadata.len())
+    }
+
+    /// Makes sure that there is memory behind a range, so that no access to it can fail. Nothing to do where the mapping
+    /// is anonymous. What the range holds already stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file system has no room.
+    pub(crate) fn allocate(&self, from: usize, len: usize) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        allocate(file, from as u64, len as u64).map_err(|source| {
+            let size = ByteSize::new(len as u64);
+            Error::io(format!("the file system has no room for {size} more of shared memory"), source)
+        })
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -120,14 +156,12 @@ impl Mapping {
             if start >= end {
                 return 0;
             }
-            // SAFETY: the caller promises that nobody refers to the range, and whole pages of it are taken only.
-            let done = unsafe {
-                self.raw.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    self.skip + start,
-                    end - start,
-                )
+            let advice = match self.file {
+                Some(_) => memmap2::UncheckedAdvice::Remove,
+                None => memmap2::UncheckedAdvice::DontNeed,
             };
+            // SAFETY: the caller promises that nobody refers to the range, and whole pages of it are taken only.
+            let done = unsafe { self.raw.unchecked_advise_range(advice, self.skip + start, end - start) };
             if done.is_ok() { end - start } else { 0 }
         }
         #[cfg(not(target_os = "linux"))]
@@ -351,10 +385,45 @@ pub(crate) fn current_cpu() -> Option<usize> {
     None
 }
 
+impl Mapping {
+    /// All of a mapping as `len` values.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the file system has no room for them.
+    pub(crate) fn whole<T: ZeroInit>(self, len: usize) -> Result<Slab<T>> {
+        self.allocate(0, len * size_of::<T>())?;
+        // SAFETY: the mapping is used for nothing else, now or later, since it is consumed here; it is allocated, and
+        // begins at a page of the system, so it is aligned.
+        Ok(unsafe { Slab::new(Arc::new(self), 0, len) })
+    }
+}
+
+/// Has the file system set room aside.
+fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let (from, len) = (from as libc::off_t, len as libc::off_t);
+        loop {
+            // SAFETY: the descriptor is that of an open file; the call changes no memory.
+            match unsafe { libc::posix_fallocate(file.as_raw_fd(), from, len) } {
+                0 => return Ok(()),
+                libc::EINTR => {}
+                error => return Err(std::io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let end = from + len;
+        if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
+    }
+}
+
 /// Types for which all bits zero is a value, and which are changed through shared references only.
 ///
 /// # Safety
-/// The implementor must be valid when all its bytes are zero, and must not need dropping.
+/// The implementor must be valid whatever its bytes are (zero, or what a file holds), and must not need dropping.
 pub(crate) unsafe trait ZeroInit: Sync {}
 
 // SAFETY: an atomic integer of zero bytes is the atomic zero.
@@ -364,7 +433,7 @@ unsafe impl ZeroInit for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroInit for AtomicI64 {}
 
-/// A slice of zero-initialised values in a mapping, which it keeps alive.
+/// A slice of values in a mapping, which it keeps alive: zeros at first, or what a file holds.
 pub(crate) struct Slab<T> {
     ptr: NonNull<T>,
     len: usize,
@@ -382,7 +451,7 @@ impl<T: ZeroInit> Slab<T> {
     /// `len` values at byte `from` of the mapping.
     ///
     /// # Safety
-    /// The range must be zero, used by nothing else for as long as the mapping lives, and never released.
+    /// The range must be allocated, used by nothing else for as long as the mapping lives, and never released.
     pub(crate) unsafe fn new(mapping: Arc<Mapping>, from: usize, len: usize) -> Self {
         let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(from));
         assert!(bytes.is_some_and(|end| end <= mapping.len()), "a slab must lie within its mapping");
@@ -397,8 +466,8 @@ impl<T> Deref for Slab<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `new` was promised that the range is zero (a valid `T`), ours alone, and mapped for as long as
-        // the mapping lives, which we hold.
+        // SAFETY: `new` was promised that the range is ours alone and mapped for as long as the mapping lives, which we
+        // hold; any bytes are a valid `T`.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod affinity;
 #[cfg(not(loom))]
 pub(crate) mod machine;
 #[cfg(not(loom))]
+pub(crate) mod shared;
+#[cfg(not(loom))]
 pub(crate) mod smaps;
 #[cfg(not(loom))]
 pub(crate) mod topology;

@@ -69,6 +69,9 @@ impl DiskTier {
             {
                 found.check(&path)?;
             }
+            if !path.exists() {
+                make_file(&builder, dir, &path)?;
+            }
             let database = builder.create(&path).map_err(|error| open_error(&path, error))?;
             let tier = Self { database: RwLock::new(Some(database)), path: path.clone() };
             if tier.read(look)?.check(&path)? {
@@ -175,6 +178,32 @@ fn unwound<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic of redb");
         Err(damaged(path, std::io::Error::other(text.to_string())))
     })
+}
+
+/// Makes an empty database under another name, so that the file has its name when it is whole: a process can be killed at
+/// any moment.
+fn make_file(builder: &redb::Builder, dir: &Path, path: &Path) -> Result<()> {
+    let new = dir.join("cold.redb.new");
+    let failed = |source| {
+        Error::io(
+            format!("cannot make {}; check the directory's permissions and space", path.display()),
+            source,
+        )
+    };
+    if builder.create(&new).is_err() {
+        // What is left of an attempt that ended in the middle; nobody has stored anything there.
+        std::fs::remove_file(&new).map_err(failed)?;
+        drop(builder.create(&new).map_err(|error| open_error(&new, error))?);
+    }
+    // Should somebody else have made the file meanwhile, theirs stays.
+    match std::fs::hard_link(&new, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.exists() => {
+            // A file system without links.
+            return std::fs::rename(&new, path).map_err(failed);
+        }
+        _ => {}
+    }
+    std::fs::remove_file(&new).map_err(failed)
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> Error {

@@ -419,6 +419,11 @@ impl ColdReader {
         Ok(true)
     }
 
+    /// Every removed event that is noted: id and lane, and the page that it was removed from.
+    pub(crate) fn removed(&self) -> HashMap<(u64, LaneId), u64> {
+        self.removed.read().clone()
+    }
+
     /// For each lane with removed events, the last page that one was removed from. Pages of new events must have
     /// higher numbers, or they would be taken for removed.
     pub(crate) fn removed_up_to(&self) -> HashMap<LaneId, u64> {

@@ -161,7 +161,7 @@ pub(crate) fn append_proof(store: &Store, event: Event<'_>, len: usize) -> Appen
 /// Ids of everything in the store, sorted; every event must prove itself and none may come twice.
 pub(crate) fn all_ids(store: &Store) -> Vec<u64> {
     let mut ids = Vec::new();
-    for event in store.fetch_scan(..).timeout(Duration::from_secs(60)) {
+    for event in store.fetch_scan(..).timeout(Duration::from_secs(600)) {
         let event = event.unwrap();
         verify(&event);
         ids.push(event.id());

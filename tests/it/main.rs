@@ -18,6 +18,7 @@ mod many_blocks;
 mod moving;
 mod on_full;
 mod policies;
+mod process;
 mod resize;
 mod restart;
 mod screen;

@@ -10,6 +10,7 @@ use esker::{
 };
 
 use crate::common::{now, proof, small, verify};
+use crate::tier::{Fault, MapTier};
 
 const LEN: usize = 600;
 
@@ -34,12 +35,16 @@ fn classes(first: ClassConfig, second: ClassConfig) -> ConfigBuilder {
     small().append_timeout(Duration::from_millis(20)).class(first).class(second)
 }
 
-/// A store without a tier, filled with events of the second class until it refuses one. The number of the next event.
+/// Fills a store with events of the second class until it refuses one. The number of the next event.
 fn filled(store: &Store) -> u64 {
+    filled_with(store, 1)
+}
+
+fn filled_with(store: &Store, class: usize) -> u64 {
     let (mut id, mut refused) = (0, 0);
     // The mover squeezes while this fills, so one refusal is not the end.
     while refused < 200 {
-        match try_one(store, id, 1) {
+        match try_one(store, id, class) {
             Ok(_) => (id, refused) = (id + 1, 0),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::MemoryPressure, "{error}");
@@ -267,5 +272,28 @@ fn a_single_append_is_not_starved_by_batches() {
         println!("{} events of batches beside {SINGLES} single ones", stored.load(Ordering::Relaxed));
         assert_eq!(refused, 0, "{:?}", outcomes.iter().find(|outcome| outcome.is_err()));
     });
+    store.validate().unwrap();
+}
+
+#[test]
+fn a_class_that_has_used_up_its_quota_does_not_stall_another() {
+    let tier = MapTier::new();
+    let quota = 2 << 20;
+    let config = classes(ClassConfig::new("noisy").quota(quota), ClassConfig::new("quiet"));
+    let store = Store::builder(config.build().unwrap()).cold(tier.clone()).open().unwrap();
+    tier.set(Fault::Fail);
+    let id = filled_with(&store, 0);
+    let error = try_one(&store, id, 0).unwrap_err();
+    let pressure = error.back_pressure().unwrap();
+    assert_eq!((pressure.reason, pressure.class), (PressureReason::ClassQuota, Some(class_of(0))), "{error}");
+    assert!(pressure.used_bytes >= pressure.limit_bytes && pressure.limit_bytes > quota, "{pressure:?}");
+    // The other class has the rest of the store, and the noisy one goes on once the tier takes its events.
+    for next in id..id + 500 {
+        assert_eq!(try_one(&store, next, 1).unwrap(), Appended::Stored);
+    }
+    assert!(store.stats().admission[0].rejected.of(PressureReason::ClassQuota) > 0);
+    assert_eq!(store.stats().admission[1].rejected.total(), 0);
+    tier.set(Fault::None);
+    store.append_timeout(&event(id + 500, 0), Duration::from_secs(60)).unwrap();
     store.validate().unwrap();
 }

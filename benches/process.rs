@@ -1,0 +1,194 @@
+//! What `Durability::Process` costs beside `Durability::Memory`, in the same run, and how fast a store is found again.
+//!
+//! ```console
+//! cargo bench --bench process                                  # 2,000,000 events of 256 B, 5 rounds
+//! cargo bench --bench process -- --events 4000000 --rounds 9
+//! ```
+#![allow(clippy::unwrap_used, reason = "a benchmark that meets an error has failed")]
+
+use std::time::{Duration, Instant};
+
+use esker::{ClassConfig, Config, ConfigBuilder, Durability, Event, Store, Stream};
+
+const STREAMS: u64 = 100_000;
+const PAYLOAD: usize = 256;
+const BATCH: usize = 64;
+
+struct Settings {
+    events: usize,
+    rounds: usize,
+}
+
+/// The monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn settings() -> Settings {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    // Without `--bench` (`cargo test --benches`) everything runs once and small, to show that it works.
+    let (events, rounds) = if args.iter().any(|arg| arg == "--bench") { (2_000_000, 5) } else { (20_000, 1) };
+    args.retain(|arg| arg != "--bench");
+    let number = |name: &str| {
+        let at = args.iter().position(|arg| arg == name)?;
+        args.get(at + 1)?.replace('_', "").parse().ok()
+    };
+    Settings { events: number("--events").unwrap_or(events), rounds: number("--rounds").unwrap_or(rounds) }
+}
+
+fn mix(value: u64) -> u64 {
+    let wide = u128::from(value ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
+    wide as u64 ^ (wide >> 64) as u64
+}
+
+/// Half random bytes, half text.
+fn payloads() -> Vec<u8> {
+    let text = b"the quick brown fox jumps over the lazy dog; ";
+    let random = (0..64 << 10).map(|at| (mix(at / 8) >> (at % 8 * 8)) as u8);
+    let of = |at: usize, byte: u8| if at % PAYLOAD < PAYLOAD / 2 { byte } else { text[at % text.len()] };
+    random.enumerate().map(|(at, byte)| of(at, byte)).collect()
+}
+
+fn event(payloads: &[u8], at: usize) -> Event<'_> {
+    let from = at * PAYLOAD % (payloads.len() - PAYLOAD);
+    let stream = Stream::from((mix(at as u64) % STREAMS) as u32);
+    Event::new(stream, at as u64, at as i64, at as u8 & 15).payload(&payloads[from..from + PAYLOAD])
+}
+
+fn config(events: usize, durability: Durability) -> ConfigBuilder {
+    let bytes = (events * (PAYLOAD + 40)) as u64;
+    let (hot, index) = (bytes + bytes / 8 + (16 << 20), (events * 24) as u64 + (24 << 20));
+    Config::builder()
+        .memory(hot + index + bytes + (64 << 20))
+        .hot(|region| region.max(hot).initial(hot).prefault(true))
+        .index(|region| region.max(index).initial(index).prefault(true))
+        .warm(|region| region.max(bytes))
+        .buffers("8MiB")
+        .durability(durability)
+}
+
+/// A directory in shared memory, or wherever temporary files are.
+fn shared() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Nanoseconds for each of `count` things.
+fn each(count: usize, work: impl FnOnce()) -> f64 {
+    let begin = now();
+    work();
+    begin.elapsed().as_nanos() as f64 / count as f64
+}
+
+fn append(store: &Store, payloads: &[u8], events: usize) {
+    for at in 0..events {
+        store.append(&event(payloads, at)).unwrap();
+    }
+}
+
+fn append_batches(store: &Store, payloads: &[u8], events: usize) {
+    let mut batch = Vec::with_capacity(BATCH);
+    for from in (0..events).step_by(BATCH) {
+        batch.clear();
+        batch.extend((from..(from + BATCH).min(events)).map(|at| event(payloads, at)));
+        assert_eq!(store.append_batch(&batch).unwrap().stored, batch.len());
+    }
+}
+
+fn get(store: &Store, events: usize, reads: usize) -> u64 {
+    let guard = store.pin();
+    (0..reads as u64).map(|at| guard.get(mix(at) % events as u64).unwrap().payload()[0] as u64).sum()
+}
+
+const ROWS: [&str; 6] =
+    ["append", "append_batch of 64", "get", "open again, hot", "open again, half warm", "remove"];
+
+/// One round of one mode: nanoseconds for each event of each row.
+fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; ROWS.len()] {
+    let events = settings.events;
+    let dir = shared();
+    let config = |name: &str| config(events, durability).shared_dir(dir.path().join(name));
+    let open = |config: ConfigBuilder| Store::open(config.build().unwrap()).unwrap();
+    let mut times = [f64::NAN; ROWS.len()];
+    {
+        let store = open(config("single"));
+        times[0] = each(events, || append(&store, payloads, events));
+        store.abandon();
+        std::fs::remove_dir_all(dir.path().join("single")).unwrap_or_default();
+    }
+    let store = open(config("batches"));
+    times[1] = each(events, || append_batches(&store, payloads, events));
+    let reads = events / 4;
+    times[2] = each(reads, || {
+        std::hint::black_box(get(&store, events, reads));
+    });
+    store.abandon();
+    if durability == Durability::Process {
+        let store = open(config("batches"));
+        let found = store.recovered().unwrap();
+        assert!(found.is_whole() && found.events == events as u64, "{found:?}");
+        times[3] = found.took.as_nanos() as f64 / events as f64;
+        let removals = events / 100;
+        times[5] = each(removals, || {
+            for at in 0..removals {
+                assert!(store.remove((at * 100) as u64).unwrap());
+            }
+        });
+        store.abandon();
+        std::fs::remove_dir_all(dir.path().join("batches")).unwrap();
+        // Squeezed at once, which takes a moment: half of the events are.
+        let config = || {
+            let class =
+                ClassConfig::new("squeezed").hot_for(Duration::ZERO).warm_for(Duration::from_secs(1 << 40));
+            config("warm").class(class).background(false)
+        };
+        let store = open(config());
+        append_batches(&store, payloads, events / 2);
+        store.maintain().unwrap();
+        let warm = store.stats().events.warm;
+        for at in events / 2..events {
+            store.append(&event(payloads, at)).unwrap();
+        }
+        store.abandon();
+        let store = open(config());
+        let found = store.recovered().unwrap();
+        assert!(found.is_whole() && found.events == events as u64 && warm > events as u64 / 4, "{found:?}");
+        times[4] = found.took.as_nanos() as f64 / events as f64;
+        store.abandon();
+    }
+    times
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let (settings, payloads) = (settings(), payloads());
+    let mut all = [Vec::new(), Vec::new()];
+    for number in 0..settings.rounds {
+        let mut modes = [(0, Durability::Memory), (1, Durability::Process)];
+        modes.rotate_left(number % 2);
+        for (at, durability) in modes {
+            all[at].push(round(&settings, &payloads, durability));
+        }
+    }
+    println!("{} events of {PAYLOAD} B, medians of {} rounds\n", settings.events, settings.rounds);
+    println!("| what | Memory, ns each | Process, ns each | Process, M/s | Memory / Process |");
+    println!("|---|---:|---:|---:|---:|");
+    for (row, name) in ROWS.iter().enumerate() {
+        let [memory, process] =
+            [0, 1].map(|at: usize| median(all[at].iter().map(|times| times[row]).collect()));
+        let ratios = all[0].iter().zip(&all[1]).map(|(memory, process)| memory[row] / process[row]).collect();
+        let shown = |value: f64| if value.is_nan() { String::new() } else { format!("{value:.1}") };
+        let ratio = median(ratios);
+        let ratio = if ratio.is_nan() { String::new() } else { format!("{ratio:.2}") };
+        println!(
+            "| {name} | {} | {} | {} | {ratio} |",
+            shown(memory),
+            shown(process),
+            shown(1000.0 / process)
+        );
+    }
+}

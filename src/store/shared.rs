@@ -1,0 +1,311 @@
+//! The files of [`Durability::Process`]: what they were made for, and whether this store can take them over.
+//!
+//! ```text
+//! lock       taken for as long as the store is open
+//! record     what the others were made for, twice
+//! hot, warm  page frames
+//! table      page table: what is known of each page      places   where each page is
+//! removed    notes of removed events                     ids      the last id that the store gave
+//! names      log of stream names
+//! ```
+
+use parking_lot::Mutex;
+
+use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pages::restore::shared_slab;
+use crate::sync::AtomicU64;
+use crate::sys::memory::Slab;
+use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
+
+/// The version of everything in the directory.
+const VERSION: u32 = 1;
+const RECORD: &str = "record";
+/// The files whose length follows from the layout: if one is shorter, something of it is missing.
+const TABLES: [&str; 3] = ["table", "places", "removed"];
+const FILES: [&str; 7] = ["table", "places", "removed", "hot", "warm", "ids", "names"];
+
+/// How a run of the store left the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// They were being made.
+    New,
+    /// They were in use.
+    Open,
+    /// The store was closed; some events were only here.
+    Closed,
+    /// The store was closed, and the cold tier has everything.
+    Settled,
+}
+
+impl State {
+    const ALL: [(Self, &str); 4] =
+        [(Self::New, "new"), (Self::Open, "open"), (Self::Closed, "closed"), (Self::Settled, "settled")];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(state, _)| *state == self).map_or("open", |(_, name)| name)
+    }
+}
+
+/// What an earlier run left.
+#[derive(Clone, Debug)]
+pub(crate) struct Earlier {
+    state: State,
+    pub(crate) seed: u64,
+    pub(crate) partitions: usize,
+    /// The first page number of that run; see [`ColdTier::begin`](crate::ColdTier::begin).
+    pub(crate) first_seq: u64,
+    fields: Vec<(String, String)>,
+}
+
+impl Earlier {
+    pub(crate) fn was_closed(&self) -> bool {
+        matches!(self.state, State::Closed | State::Settled)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<(String, String)> = text
+            .lines()
+            .map(|line| line.split_once(' ').map(|(name, value)| (name.to_string(), value.to_string())))
+            .collect::<Option<_>>()?;
+        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| &**value);
+        let state = field("state")?;
+        Some(Self {
+            state: State::ALL.iter().find(|(_, name)| *name == state)?.0,
+            seed: u64::from_str_radix(field("seed")?, 16).ok()?,
+            partitions: field("partitions")?.parse().ok()?,
+            first_seq: field("first_seq")?.parse().ok()?,
+            fields,
+        })
+    }
+}
+
+/// The open files.
+pub(crate) struct Shared {
+    pub(crate) dir: SharedDir,
+    record: Mutex<Record>,
+    /// Everything that the record says beside the state.
+    layout: Mutex<Vec<(String, String)>>,
+}
+
+/// A directory that was taken, and what an earlier run left there.
+pub(crate) struct Taken {
+    dir: SharedDir,
+    record: Record,
+    pub(crate) earlier: Option<Earlier>,
+}
+
+impl Taken {
+    /// Takes the directory, if the configuration asks for one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`], [`ErrorKind::Incompatible`] for files of a newer version, [`ErrorKind::Corrupt`] when
+    /// it cannot be told what they are.
+    pub(crate) fn open(config: &Config) -> Result<Option<Self>> {
+        let Some(path) = place(config)? else { return Ok(None) };
+        if config.durability == Durability::Memory {
+            return check_unused(&path).map(|()| None);
+        }
+        let dir = SharedDir::take(&path)?;
+        let here = path.join(RECORD);
+        if !dir.has(RECORD) {
+            if let Some(left) = FILES.iter().find(|name| dir.has(name)) {
+                return Err(Error::corrupt(format!(
+                    "{} has a file {left:?} but no record that says what it is; move the directory away to begin anew",
+                    path.display()
+                )));
+            }
+            let record = Record::new(dir.file(RECORD)?);
+            return Ok(Some(Self { dir, record, earlier: None }));
+        }
+        let (record, found) = match Record::read(dir.file(RECORD)?, &here) {
+            // The very first thing that was to be written here never was.
+            Err(error) if error.kind() == ErrorKind::Corrupt && !FILES.iter().any(|name| dir.has(name)) => {
+                let record = Record::new(dir.file(RECORD)?);
+                return Ok(Some(Self { dir, record, earlier: None }));
+            }
+            other => other?,
+        };
+        if found.version > VERSION {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "{} was written by a newer version of esker (format {}, this one reads up to {VERSION}); open it with \
+                     that version, and close it cleanly before going back",
+                    path.display(),
+                    found.version
+                ),
+            ));
+        }
+        let earlier = Earlier::parse(&found.text)
+            .ok_or_else(|| Error::corrupt(format!("{} makes no sense", here.display())))?;
+        let mut taken = Self { dir, record, earlier: Some(earlier) };
+        if taken.earlier.as_ref().is_some_and(|earlier| earlier.state == State::New) {
+            // Nothing was ever acknowledged.
+            taken.begin_anew()?;
+        }
+        Ok(Some(taken))
+    }
+
+    fn begin_anew(&mut self) -> Result<()> {
+        // Should this end in the middle, the next opening goes on with it.
+        self.record.write(VERSION, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
+        for name in FILES {
+            self.dir.delete(name)?;
+        }
+        self.earlier = None;
+        Ok(())
+    }
+
+    /// Makes sure that the files fit the configuration, and notes what they are made for. `begun` is the first page number
+    /// that the cold tier gave to this run; the run goes on with those of the earlier one, if there are pages of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Incompatible`], which says what differs; [`ErrorKind::Corrupt`] when a table is cut off.
+    pub(crate) fn settle(
+        mut self,
+        config: &Config,
+        seed: u64,
+        begun: u64,
+    ) -> Result<(Shared, Option<Earlier>)> {
+        if let Some(earlier) = &self.earlier
+            && let Err(error) = fits(&self.dir, earlier, &layout(config, seed, earlier.first_seq))
+        {
+            // What differs does not matter where the cold tier has everything.
+            if earlier.state != State::Settled {
+                return Err(error);
+            }
+            self.begin_anew()?;
+        }
+        let first_seq = self.earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
+        let layout = layout(config, seed, first_seq);
+        if self.earlier.is_some() {
+            check_lengths(&self.dir, config)?;
+        }
+        let Self { dir, record, earlier } = self;
+        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout) };
+        shared.write(if earlier.is_some() { State::Open } else { State::New })?;
+        Ok((shared, earlier))
+    }
+}
+
+impl Shared {
+    fn write(&self, state: State) -> Result<()> {
+        let layout = self.layout.lock();
+        let mut text = format!("state {}\n", state.name());
+        for (name, value) in layout.iter() {
+            text.push_str(&format!("{name} {value}\n"));
+        }
+        self.record.lock().write(VERSION, &text)
+    }
+
+    /// Notes that the files are whole and in use. In both copies: an older one that says that there is nothing to lose must
+    /// not be what is left if the newer one is damaged.
+    pub(crate) fn opened(&self) -> Result<()> {
+        self.write(State::Open)?;
+        self.write(State::Open)
+    }
+
+    /// Notes that the store was closed. `settled`: the cold tier has everything.
+    pub(crate) fn closed(&self, settled: bool) -> Result<()> {
+        self.write(if settled { State::Settled } else { State::Closed })
+    }
+
+    pub(crate) fn names(&self) -> Result<(Log, LogEntries)> {
+        Log::open(self.dir.file("names")?)
+    }
+
+    /// The last id that the store gave.
+    pub(crate) fn last_id(&self) -> Result<Slab<AtomicU64>> {
+        shared_slab(&self.dir, "ids", 1)
+    }
+}
+
+/// Where the files are or would be. The data directory, after which they are named, is made for it.
+fn place(config: &Config) -> Result<Option<std::path::PathBuf>> {
+    if config.durability == Durability::Process
+        && config.shared_dir.is_none()
+        && let Some(data) = &config.data_dir
+    {
+        std::fs::create_dir_all(data)
+            .map_err(|error| Error::io(format!("cannot make {}", data.display()), error))?;
+    }
+    Ok(config.shared_dir())
+}
+
+/// A store that keeps its pages to itself must not go on where another has left events that only its files hold: it would
+/// number its pages as that one did.
+fn check_unused(path: &std::path::Path) -> Result<()> {
+    let record = path.join(RECORD);
+    let Ok(file) = std::fs::File::open(&record) else { return Ok(()) };
+    let state =
+        Record::read(file, &record).ok().and_then(|(_, found)| Some(Earlier::parse(&found.text)?.state));
+    if matches!(state, None | Some(State::Settled | State::New)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Incompatible,
+        format!(
+            "{} holds events that a store with Durability::Process left there; open it with that once and close it, or \
+             delete the directory if they may be lost",
+            path.display()
+        ),
+    ))
+}
+
+/// Everything that the bytes of the files depend on.
+fn layout(config: &Config, seed: u64, first_seq: u64) -> Vec<(String, String)> {
+    let entries = u64::from(config.logical_pages_ceiling()) + 1;
+    let mut fields = vec![
+        ("seed".to_string(), format!("{seed:016x}")),
+        ("first_seq".to_string(), first_seq.to_string()),
+        ("partitions".to_string(), config.partitions.to_string()),
+    ];
+    for (name, region) in [("hot", &config.hot), ("warm", &config.warm)] {
+        fields.push((format!("{name}.page_size"), region.page_size.to_string()));
+        fields.push((format!("{name}.ceiling"), region.ceiling.to_string()));
+    }
+    fields.push(("table.entry".to_string(), PAGE_TABLE_ENTRY.to_string()));
+    fields.push(("table.entries".to_string(), entries.to_string()));
+    fields.push(("removed.entries".to_string(), config.removal_notes().to_string()));
+    for (number, class) in config.classes.iter().enumerate() {
+        let name: String = class.name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        fields.push((format!("class.{number}"), name));
+    }
+    fields
+}
+
+fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)]) -> Result<()> {
+    for (name, before) in earlier.fields.iter().filter(|(name, _)| name != "state") {
+        let now = layout.iter().find(|(field, _)| field == name).map_or("nothing", |(_, value)| value);
+        if now != before {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "the pages in {} were written with {name} {before}, the configuration says {now}; open the store as it \
+                     was and close it cleanly with a cold tier before changing this, or use another shared_dir{}",
+                    dir.path().display(),
+                    if name == "seed" { " (they belong to another data directory)" } else { "" }
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_lengths(dir: &SharedDir, config: &Config) -> Result<()> {
+    let entries = u64::from(config.logical_pages_ceiling()) + 1;
+    let lengths = [entries * PAGE_TABLE_ENTRY, entries * 8, config.removal_notes() as u64 * 8];
+    for (name, wanted) in TABLES.iter().zip(lengths) {
+        let path = dir.path().join(name);
+        let len = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        if len < wanted {
+            return Err(Error::corrupt(format!(
+                "{} has {len} bytes of {wanted}: what is missing cannot be told; move the directory away to begin anew \
+                 with what the cold tier has",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}

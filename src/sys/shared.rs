@@ -1,0 +1,376 @@
+//! The files of a store whose pages outlive the process: a directory that one store has at a time, a small record that
+//! is written in two copies by turns, and a log that only grows.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The most that a copy of the record takes.
+const COPY: usize = 16 << 10;
+/// What the first line of a copy begins with, before the version of its format.
+const MAGIC: &str = "esker-shared";
+
+/// A directory that this store has for itself. Letting it go lets others in.
+pub(crate) struct SharedDir {
+    path: PathBuf,
+    /// Locked for as long as it is open: the system lets the lock go when the process ends, however it ends.
+    _lock: File,
+}
+
+impl SharedDir {
+    /// Takes the directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`] when another store has it; [`ErrorKind::Denied`] when it belongs to somebody else;
+    /// [`ErrorKind::Io`].
+    pub(crate) fn take(path: &Path) -> Result<Self> {
+        make_private(path)?;
+        let lock = open(&path.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::AlreadyOpen,
+                    format!("{} belongs to another store; close that one first", path.display()),
+                ));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::io(format!("cannot lock {}", path.display()), error));
+            }
+        }
+        check_owner(path, &lock)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file of the directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn file(&self, name: &str) -> Result<File> {
+        open(&self.path.join(name))
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.path.join(name).exists()
+    }
+
+    /// Deletes a file, if it is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn delete(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("cannot delete {}", path.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    file.map_err(|error| Error::io(format!("cannot open {}", path.display()), error))
+}
+
+/// Makes a directory that only its owner can enter: what is in it are events.
+fn make_private(path: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| Error::io(format!("cannot make {}", path.display()), error))
+}
+
+/// Shared memory is a directory in which anybody can make directories, also one of our name.
+fn check_owner(path: &Path, ours: &File) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let failed = |error| Error::io(format!("cannot look at {}", path.display()), error);
+        let there = std::fs::symlink_metadata(path).map_err(failed)?;
+        let open_to_others = there.mode() & 0o022 != 0;
+        if there.uid() != ours.metadata().map_err(failed)?.uid() || open_to_others {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "{} belongs to somebody else, or others may write to it; events are not put there: delete it, or \
+                     choose another directory",
+                    path.display()
+                ),
+            ));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (path, ours);
+    Ok(())
+}
+
+/// A record in two copies, of which one is whole at any time.
+///
+/// ```text
+/// copy   │ "esker-shared" version turn length crc-32 \n │ text … │ zeros, to 16 KiB │
+/// ```
+pub(crate) struct Record {
+    file: File,
+    turn: u64,
+}
+
+/// What was read of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) version: u32,
+    pub(crate) text: String,
+    turn: u64,
+}
+
+impl Record {
+    /// A record that is not there yet.
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, turn: 0 }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when neither copy is whole; [`ErrorKind::Io`].
+    pub(crate) fn read(mut file: File, path: &Path) -> Result<(Self, Found)> {
+        let mut bytes = Vec::new();
+        let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        Read::take(&mut file, 2 * COPY as u64).read_to_end(&mut bytes).map_err(failed)?;
+        let copies = [bytes.get(..COPY.min(bytes.len())), bytes.get(COPY..)];
+        let whole = copies.into_iter().flatten().filter_map(parse).max_by_key(|found| found.turn);
+        let found = whole.ok_or_else(|| {
+            Error::corrupt(format!(
+                "{} is damaged, in both of its copies: what the pages beside it hold cannot be told; move the directory \
+                 away to begin anew with what the cold tier has",
+                path.display()
+            ))
+        })?;
+        Ok((Self { file, turn: found.turn }, found))
+    }
+
+    /// Writes the record anew, over the older copy.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn write(&mut self, version: u32, text: &str) -> Result<()> {
+        self.turn += 1;
+        let crc = record_crc(version, self.turn, text.as_bytes());
+        let mut copy =
+            format!("{MAGIC} {version} {} {} {crc:08x}\n{text}", self.turn, text.len()).into_bytes();
+        if copy.len() > COPY {
+            return Err(Error::new(ErrorKind::InvalidInput, "the record of the shared files is too long"));
+        }
+        copy.resize(COPY, 0);
+        let at = SeekFrom::Start(self.turn % 2 * COPY as u64);
+        let done = self.file.seek(at).and_then(|_| self.file.write_all(&copy));
+        done.map_err(|error| Error::io("cannot write the record of the shared files", error))
+    }
+}
+
+fn parse(copy: &[u8]) -> Option<Found> {
+    let end = copy.iter().take(128).position(|byte| *byte == b'\n')?;
+    let mut words = std::str::from_utf8(&copy[..end]).ok()?.split(' ');
+    if words.next()? != MAGIC {
+        return None;
+    }
+    let (version, turn): (u32, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let (len, crc): (usize, u32) =
+        (words.next()?.parse().ok()?, u32::from_str_radix(words.next()?, 16).ok()?);
+    let text = copy.get(end + 1..(end + 1).checked_add(len)?)?;
+    (record_crc(version, turn, text) == crc)
+        .then(|| Some(Found { version, turn, text: String::from_utf8(text.to_vec()).ok()? }))
+        .flatten()
+}
+
+/// Over what a copy says; this much must stay the same in all versions.
+fn record_crc(version: u32, turn: u64, text: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&version.to_le_bytes());
+    sum.update(&turn.to_le_bytes());
+    sum.update(text);
+    sum.finalize()
+}
+
+/// What an entry of a log begins with.
+const ENTRY_MAGIC: [u8; 2] = [0xe5, 0x4e];
+/// Magic number, length, checksum.
+const ENTRY_HEADER: usize = 8;
+
+/// A log of small entries, each whole or not there.
+///
+/// ```text
+/// entry   │ e5 4e │ length, u16 │ CRC-32 of what follows │ bytes … │
+/// ```
+pub(crate) struct Log {
+    file: File,
+    end: u64,
+}
+
+/// What was found in a log.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(crate) struct LogEntries {
+    pub(crate) entries: Vec<Vec<u8>>,
+    /// Bytes that are no entry: damaged, or the beginning of one that was not written to its end.
+    pub(crate) damaged: u64,
+}
+
+impl Log {
+    /// Reads the log and goes on behind its last whole entry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn open(mut file: File) -> Result<(Self, LogEntries)> {
+        let failed = |error| Error::io("cannot read the log of names", error);
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let (found, end) = entries(&bytes);
+        file.set_len(end as u64).map_err(failed)?;
+        Ok((Self { file, end: end as u64 }, found))
+    }
+
+    /// Adds an entry. When it returns, the entry survives the end of the process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], and nothing is added; an entry of 64 KiB or more.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let len = u16::try_from(bytes.len())
+            .map_err(|_| Error::new(ErrorKind::InvalidInput, "an entry of a log has less than 64 KiB"))?;
+        let mut entry = Vec::with_capacity(ENTRY_HEADER + bytes.len());
+        entry.extend_from_slice(&ENTRY_MAGIC);
+        entry.extend_from_slice(&len.to_le_bytes());
+        entry.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+        entry.extend_from_slice(bytes);
+        let done = self.file.seek(SeekFrom::Start(self.end)).and_then(|_| self.file.write_all(&entry));
+        if let Err(error) = done {
+            // What was written of it is written over by the next entry, or cut off by the next opening.
+            return Err(Error::io("cannot write to the log of names", error));
+        }
+        self.end += entry.len() as u64;
+        Ok(())
+    }
+}
+
+/// The whole entries of a log, and where the last one ends.
+fn entries(bytes: &[u8]) -> (LogEntries, usize) {
+    let (mut found, mut at, mut end) = (LogEntries::default(), 0, 0);
+    while at < bytes.len() {
+        match entry(&bytes[at..]) {
+            Some(entry) => {
+                found.damaged += (at - end) as u64;
+                at += ENTRY_HEADER + entry.len();
+                end = at;
+                found.entries.push(entry.to_vec());
+            }
+            None => at += 1,
+        }
+    }
+    found.damaged += (bytes.len() - end) as u64;
+    (found, end)
+}
+
+fn entry(bytes: &[u8]) -> Option<&[u8]> {
+    let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
+    if header[..2] != ENTRY_MAGIC {
+        return None;
+    }
+    let len = usize::from(u16::from_le_bytes([header[2], header[3]]));
+    let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+    bytes.get(ENTRY_HEADER..ENTRY_HEADER + len).filter(|body| crc32fast::hash(body) == crc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, SharedDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = SharedDir::take(&dir.path().join("a/b")).unwrap();
+        (dir, shared)
+    }
+
+    #[test]
+    fn a_directory_has_one_store_at_a_time() {
+        let (_dir, shared) = dir();
+        let path = shared.path().to_path_buf();
+        assert_eq!(SharedDir::take(&path).err().unwrap().kind(), ErrorKind::AlreadyOpen);
+        drop(shared);
+        assert!(SharedDir::take(&path).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(SharedDir::take(dir.path()).err().unwrap().kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn a_record_survives_the_loss_of_either_copy() {
+        let (_dir, shared) = dir();
+        let path = shared.path().join("record");
+        let mut record = Record::new(shared.file("record").unwrap());
+        for text in ["one", "two\nlines", "three"] {
+            record.write(7, text).unwrap();
+        }
+        let whole = std::fs::read(&path).unwrap();
+        for bit in (0..whole.len() * 8).step_by(7) {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            let (_, found) = Record::read(shared.file("record").unwrap(), &path).unwrap();
+            assert!(["three", "two\nlines"].contains(&&*found.text), "bit {bit}");
+        }
+        for len in [0, 1, 40, COPY - 1] {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let read = Record::read(shared.file("record").unwrap(), &path);
+            assert!(read.is_ok_and(|(_, found)| found.text == "two\nlines") || len < 60, "{len} bytes");
+        }
+        std::fs::write(&path, vec![0; 2 * COPY]).unwrap();
+        let error = Record::read(shared.file("record").unwrap(), &path).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_log_keeps_its_whole_entries() {
+        let (_dir, shared) = dir();
+        let path = shared.path().join("log");
+        let (mut log, found) = Log::open(shared.file("log").unwrap()).unwrap();
+        assert_eq!(found, LogEntries::default());
+        for name in ["a", "", "ccc"] {
+            log.append(name.as_bytes()).unwrap();
+        }
+        drop(log);
+        let whole = std::fs::read(&path).unwrap();
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let (mut log, found) = Log::open(shared.file("log").unwrap()).unwrap();
+            let wanted = [9, 17, 28].iter().filter(|end| **end <= len).count();
+            assert_eq!(found.entries.len(), wanted, "{len} bytes");
+            log.append(b"next").unwrap();
+            drop(log);
+            let (_, found) = Log::open(shared.file("log").unwrap()).unwrap();
+            assert_eq!((found.entries.len(), found.damaged), (wanted + 1, 0));
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            let (_, found) = Log::open(shared.file("log").unwrap()).unwrap();
+            assert_eq!(found.entries.len(), 2, "bit {bit}: the other two are there");
+            assert!(found.damaged > 0);
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Stores whose pages outlive the process: what is found again, what is refused, and what damaged files do.
+//!
+//! Real kills are in `tests/crash.rs`; here a store is abandoned, which leaves the files as a kill would between two
+//! operations.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, Error, ErrorKind, Event, Store, Stream};
+
+use crate::common::{Random, append_proof, child_argument, proof, small, verify};
+
+const CLOSE: Duration = Duration::from_secs(20);
+const EVENTS: u64 = 3_000;
+
+/// Two directories of a store: of its cold tier, and of its pages.
+struct Dirs {
+    dir: tempfile::TempDir,
+}
+
+impl Dirs {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn shared(&self) -> PathBuf {
+        self.dir.path().join("shared")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Without a cold tier.
+    fn alone(&self) -> ConfigBuilder {
+        small().durability(Durability::Process).shared_dir(self.shared()).background(false)
+    }
+
+    fn config(&self) -> ConfigBuilder {
+        self.alone().data_dir(self.data())
+    }
+}
+
+fn open(config: ConfigBuilder) -> Result<Store, Error> {
+    Store::open(config.build().unwrap())
+}
+
+fn refusal(config: ConfigBuilder) -> (ErrorKind, String) {
+    let error = open(config).err().unwrap();
+    (error.kind(), error.to_string())
+}
+
+fn stream_of(store: &Store, id: u64) -> Stream {
+    if id.is_multiple_of(5) { store.stream("named").unwrap() } else { Stream::from((id % 9) as u32) }
+}
+
+fn append_some(store: &Store, ids: std::ops::Range<u64>) {
+    for id in ids {
+        append_proof(
+            store,
+            Event::new(stream_of(store, id), id, id as i64, id as u8),
+            50 + (id % 300) as usize,
+        );
+    }
+}
+
+/// Which ids are found by a scan; every event that is found is right.
+fn found(store: &Store) -> Vec<u64> {
+    let guard = store.pin();
+    let mut ids: Vec<u64> = guard.scan(..).inspect(verify).map(|event| event.id()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn history(store: &Store, stream: Stream) -> Vec<u64> {
+    store.pin().history(stream).map(|event| event.id()).collect()
+}
+
+#[test]
+fn what_was_acknowledged_is_found_again() {
+    let dirs = Dirs::new();
+    let store = open(dirs.alone()).unwrap();
+    assert!(store.recovered().is_none());
+    append_some(&store, 0..EVENTS);
+    let gone = [0, 7, 100, EVENTS - 1];
+    gone.iter().for_each(|id| assert!(store.remove(*id).unwrap()));
+    let named = store.stream("named").unwrap();
+    let (numbered, before) = (Stream::from(3u32), history(&store, named));
+    let (before_numbered, last_id) = (history(&store, numbered), store.next_id());
+    store.abandon();
+    for round in 0..3 {
+        let store = open(dirs.alone()).unwrap();
+        let report = store.recovered().unwrap().clone();
+        let more = if round == 0 { 0 } else { 200 };
+        assert_eq!((report.events, report.removed), (EVENTS - 4 + more, 4), "{report:?}");
+        assert!(report.is_whole() && !report.was_closed && report.names == 1, "{report:?}");
+        store.validate().unwrap();
+        let ids = found(&store);
+        assert_eq!(ids.len() as u64, EVENTS - 4 + more);
+        assert!(gone.iter().all(|id| !ids.contains(id) && store.pin().get(*id).is_none()));
+        assert!(ids.iter().all(|id| store.pin().get(*id).is_some()));
+        assert_eq!(store.stream("named").unwrap(), named);
+        assert!(
+            history(&store, named).ends_with(&before)
+                && history(&store, numbered).ends_with(&before_numbered)
+        );
+        assert!(store.next_id() > last_id);
+        if round == 0 {
+            // Streams go on where they were.
+            append_some(&store, EVENTS..EVENTS + 200);
+            let newest: Vec<u64> = (EVENTS..EVENTS + 200).filter(|id| id.is_multiple_of(5)).rev().collect();
+            assert!(history(&store, named).starts_with(&newest));
+            assert_eq!(history(&store, named).len(), newest.len() + before.len());
+            store.validate().unwrap();
+        }
+        store.abandon();
+    }
+}
+
+#[test]
+fn squeezed_pages_and_large_events_are_found_again() {
+    let dirs = Dirs::new();
+    let config = || dirs.config().hot(|hot| hot.max("2MiB").page_size("8KiB")).class(at_once());
+    let store = open(config()).unwrap();
+    append_some(&store, 0..EVENTS);
+    append_proof(&store, Event::new(Stream::from(1u32), EVENTS, 5, 0), 100_000);
+    store.maintain().unwrap();
+    assert!(store.stats().events.warm > EVENTS / 2, "{:?}", store.stats().events);
+    assert!(store.remove(1).unwrap() && store.remove(EVENTS - 2).unwrap());
+    let (hot, warm) = (store.stats().events.hot, store.stats().events.warm);
+    store.abandon();
+    let store = open(config()).unwrap();
+    assert_eq!((store.stats().events.hot, store.stats().events.warm), (hot, warm));
+    assert_eq!(store.recovered().unwrap().removed, 2);
+    store.validate().unwrap();
+    assert_eq!(found(&store).len() as u64, hot + warm);
+    // And they go their way: to the cold tier, once.
+    assert_eq!(store.close(CLOSE).unwrap().left, 0);
+    drop(store);
+    std::fs::remove_dir_all(dirs.shared()).unwrap();
+    assert_eq!(open(config()).unwrap().fetch_scan(..).count() as u64, EVENTS - 1);
+}
+
+/// A class whose pages are squeezed at once.
+fn at_once() -> ClassConfig {
+    ClassConfig::new("at once").hot_for(Duration::ZERO).warm_for(Duration::from_secs(1 << 40))
+}
+
+#[test]
+fn a_closed_store_comes_back_in_memory() {
+    let dirs = Dirs::new();
+    let store = open(dirs.config()).unwrap();
+    append_some(&store, 0..EVENTS);
+    assert_eq!(store.close(CLOSE).unwrap().left, 0);
+    drop(store);
+    let store = open(dirs.config()).unwrap();
+    let report = store.recovered().unwrap().clone();
+    assert!(report.was_closed && report.events == EVENTS, "{report:?}");
+    assert_eq!(found(&store).len() as u64, EVENTS);
+    // The cold tier has them, too, and they are found once.
+    let all = store.fetch_scan(..).map(|event| event.unwrap().id());
+    assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len() as u64, EVENTS);
+    assert_eq!(store.fetch_scan(..).count() as u64, EVENTS);
+}
+
+#[test]
+fn a_directory_has_one_store() {
+    let dirs = Dirs::new();
+    let store = open(dirs.alone()).unwrap();
+    assert_eq!(refusal(dirs.alone()).0, ErrorKind::AlreadyOpen);
+    let handle = store.clone();
+    store.close(CLOSE).unwrap();
+    drop(store);
+    // A handle that is left can still look at the pages.
+    assert_eq!(refusal(dirs.alone()).0, ErrorKind::AlreadyOpen);
+    drop(handle);
+    assert!(open(dirs.alone()).is_ok());
+}
+
+#[test]
+fn another_layout_is_refused_and_told() {
+    let dirs = Dirs::new();
+    let base = || dirs.config().class(ClassConfig::new("one")).class(ClassConfig::new("two"));
+    let store = open(base()).unwrap();
+    append_some(&store, 0..100);
+    store.abandon();
+    let one = |name: &str| dirs.config().class(ClassConfig::new(name));
+    let changed = [
+        (base().hot(|hot| hot.page_size("8KiB")), "hot.page_size"),
+        (base().warm(|warm| warm.page_size("8KiB")), "warm.page_size"),
+        (base().memory("20MiB"), "hot.ceiling"),
+        (base().partitions(4), "partitions"),
+    ];
+    for (config, field) in changed {
+        let (kind, text) = refusal(config);
+        assert!(kind == ErrorKind::Incompatible && text.contains(field), "{field}: {text}");
+    }
+    for config in [one("one"), one("other").class(ClassConfig::new("two"))] {
+        let (kind, text) = refusal(config);
+        assert!(kind == ErrorKind::Incompatible && text.contains("classes"), "{text}");
+    }
+    // The files are as they were. A class more is fine, and so is any layout once the cold tier has everything.
+    let store = open(base().class(ClassConfig::new("three"))).unwrap();
+    assert_eq!(found(&store).len(), 100);
+    store.close(CLOSE).unwrap();
+    drop(store);
+    let store = open(base().class(ClassConfig::new("three")).memory("20MiB")).unwrap();
+    assert!(store.recovered().is_none());
+    assert_eq!(store.fetch_scan(..).count(), 100);
+}
+
+#[test]
+fn another_data_directory_is_refused() {
+    let (dirs, other) = (Dirs::new(), Dirs::new());
+    let store = open(dirs.config()).unwrap();
+    append_some(&store, 0..100);
+    store.abandon();
+    open(other.config()).unwrap().abandon();
+    let (kind, text) = refusal(dirs.config().data_dir(other.data()));
+    assert!(kind == ErrorKind::Incompatible && text.contains("another data directory"), "{text}");
+    // A store that keeps its pages to itself must not number its pages like those that wait there.
+    let config =
+        Config::builder().memory("16MiB").partitions(2).data_dir(dirs.data()).shared_dir(dirs.shared());
+    let (kind, text) = refusal(config);
+    assert!(kind == ErrorKind::Incompatible && text.contains("Durability::Process"), "{text}");
+    assert_eq!(found(&open(dirs.config()).unwrap()).len(), 100);
+}
+
+#[test]
+fn a_data_directory_that_went_on_alone_is_noticed() {
+    let dirs = Dirs::new();
+    let store = open(dirs.config()).unwrap();
+    append_some(&store, 0..100);
+    store.flush(CLOSE).unwrap();
+    store.abandon();
+    let elsewhere = dirs.dir.path().join("elsewhere");
+    let store = open(dirs.config().shared_dir(&elsewhere)).unwrap();
+    for round in 1..10 {
+        append_some(&store, round * 100..round * 100 + 100);
+        store.flush(CLOSE).unwrap();
+    }
+    store.abandon();
+    let (kind, text) = refusal(dirs.config());
+    assert!(kind == ErrorKind::Incompatible && text.contains("shared_dir"), "{text}");
+}
+
+#[test]
+fn the_default_directory_is_named_after_the_data() {
+    let dirs = Dirs::new();
+    let config = || small().durability(Durability::Process).background(false).data_dir(dirs.data());
+    let store = open(config()).unwrap();
+    append_some(&store, 0..50);
+    store.abandon();
+    let store = open(config().data_dir(dirs.data().join("../data"))).unwrap();
+    assert_eq!(found(&store).len(), 50);
+    store.close(CLOSE).unwrap();
+    drop(store);
+    // What the test left in shared memory.
+    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().map(Result::unwrap) {
+        let record = std::fs::read_to_string(entry.path().join("record")).unwrap_or_default();
+        if record.contains("settled") && record.contains("partitions 2\n") {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    let nowhere = Config::builder().durability(Durability::Process).build().unwrap_err();
+    assert_eq!(nowhere.config_faults()[0].field, "shared_dir");
+}
+
+#[test]
+fn removals_that_cannot_be_noted_are_refused() {
+    let dirs = Dirs::new();
+    let config = || dirs.alone().hot(|hot| hot.max("1MiB").page_size("8KiB")).warm(|warm| warm.max("64KiB"));
+    let store = open(config()).unwrap();
+    let mut removed = 0;
+    for id in 0..5_000 {
+        store.append(&Event::new(Stream::from(1u32), id, 0, 0)).unwrap();
+        match store.remove(id) {
+            Ok(was_there) => {
+                assert!(was_there);
+                removed += 1;
+            }
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::MemoryPressure && error.is_retryable(), "{error}");
+                assert!(store.pin().get(id).is_some(), "nothing has changed then");
+            }
+        }
+    }
+    assert_eq!(removed, 1088, "a note for each KiB");
+    store.abandon();
+    let store = open(config()).unwrap();
+    assert_eq!((store.recovered().unwrap().removed, store.pin().scan(..).count()), (1088, 5_000 - 1088));
+}
+
+// ---- damaged files ----
+
+/// A store's files, with everything in them that can be damaged.
+fn filled() -> Dirs {
+    let dirs = Dirs::new();
+    let store = open(damaged_config(&dirs)).unwrap();
+    append_some(&store, 0..EVENTS / 2);
+    store.maintain().unwrap();
+    for number in 0..30 {
+        store.stream(&format!("name {number}")).unwrap();
+    }
+    // The newer half stays as it is: the clock of the store has not moved, but nobody moves pages.
+    append_some(&store, EVENTS / 2..EVENTS);
+    for id in (0..EVENTS).step_by(50) {
+        assert!(store.remove(id).unwrap());
+    }
+    store.abandon();
+    dirs
+}
+
+fn damaged_config(dirs: &Dirs) -> ConfigBuilder {
+    dirs.alone().hot(|hot| hot.max("2MiB").page_size("8KiB")).warm(|warm| warm.max("1MiB")).class(at_once())
+}
+
+fn copy(from: &Path) -> Dirs {
+    let dirs = Dirs::new();
+    std::fs::create_dir(dirs.shared()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), dirs.shared().join(entry.file_name())).unwrap();
+    }
+    dirs
+}
+
+/// What a damaged store still gives: how many events are missing, how many are other than they were, and whether it said
+/// that it is damaged. `None`: it was refused, by an error that says why.
+fn look_at(dirs: &Dirs, what: &str) -> Option<(usize, usize, bool)> {
+    let store = match open(damaged_config(dirs)) {
+        Ok(store) => store,
+        Err(error) => {
+            let kinds = [ErrorKind::Corrupt, ErrorKind::Incompatible];
+            assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
+            return None;
+        }
+    };
+    store.validate().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let (mut other, mut ids) = (0, std::collections::BTreeSet::new());
+    for event in store.pin().scan(..) {
+        let id = event.id();
+        let named = event.stream().is_named() == id.is_multiple_of(5);
+        let right = event.payload() == proof(event.stream(), id, id as i64, 50 + (id % 300) as usize);
+        other += usize::from(!(id < EVENTS && !id.is_multiple_of(50) && named && right));
+        ids.insert(id);
+    }
+    let wanted = (0..EVENTS).filter(|id| !id.is_multiple_of(50));
+    let missing = wanted.filter(|id| !ids.contains(id)).count();
+    // Everything goes on.
+    append_some(&store, EVENTS..EVENTS + 50);
+    for stream in 0..9 {
+        assert!(history(&store, Stream::from(stream)).len() <= EVENTS as usize);
+    }
+    store.maintain().unwrap();
+    store.validate().unwrap_or_else(|error| panic!("{what}, later: {error}"));
+    let told = !store.recovered().unwrap_or_else(|| panic!("{what}: it was begun anew")).is_whole();
+    store.abandon();
+    // What was mended stays mended.
+    let store = open(damaged_config(dirs)).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    store.validate().unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    Some((missing, other, told))
+}
+
+#[test]
+fn flipped_bits_are_noticed_and_cost_what_they_hit() {
+    let whole = filled();
+    let rounds = if cfg!(debug_assertions) { 12 } else { 150 };
+    let mut random = Random::new(0x5eed_0007);
+    for name in ["record", "places", "table", "warm", "hot", "removed", "names", "ids"] {
+        let (mut refused, mut told, mut missing, mut others) = (0, 0, 0, 0);
+        for round in 0..rounds {
+            let dirs = copy(&whole.shared());
+            let path = dirs.shared().join(name);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let flips = 1 + random.below(4) as usize;
+            for _ in 0..flips {
+                // Where there is something: most of the files are zero.
+                let at = loop {
+                    let at = random.below(bytes.len() as u64) as usize;
+                    if bytes[at] != 0 || random.below(1000) == 0 {
+                        break at;
+                    }
+                };
+                bytes[at] ^= 1 << random.below(8);
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let what = format!("{flips} bits of {name}, round {round}");
+            match look_at(&dirs, &what) {
+                None => refused += 1,
+                Some((gone, other, said)) => {
+                    let quiet = gone > 0 && !said;
+                    // Memory is believed: nothing sums up the records of a hot page, nor the notes of removals.
+                    let believed = if name == "hot" || name == "removed" { flips } else { 0 };
+                    assert!(other <= believed, "{what}: {other} events are other than they were");
+                    assert!(
+                        !quiet || gone <= believed,
+                        "{what}: {gone} events are missing, and nothing was said"
+                    );
+                    (told, missing, others) = (told + u32::from(said), missing + gone, others + other);
+                }
+            }
+        }
+        println!(
+            "{name}: of {rounds} rounds {refused} refused, {told} told; {missing} missing, {others} altered"
+        );
+        if name != "record" {
+            assert_eq!(refused, 0, "{name}: the rest stays readable");
+        }
+        if ["table", "warm", "places"].contains(&name) {
+            assert!(told > 0, "{name}: nothing was ever noticed");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_cut_off_are_refused_or_cost_what_is_missing() {
+    let whole = filled();
+    let mut random = Random::new(0x5eed_0008);
+    for name in ["record", "places", "table", "warm", "hot", "removed", "names", "ids"] {
+        for round in 0..6 {
+            let dirs = copy(&whole.shared());
+            let path = dirs.shared().join(name);
+            let len = std::fs::metadata(&path).unwrap().len();
+            let cut = if round == 0 { 0 } else { random.below(len) };
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(cut).unwrap();
+            let what = format!("{name} cut from {len} to {cut} bytes");
+            match (name, look_at(&dirs, &what)) {
+                ("places" | "table" | "removed", found) => assert!(found.is_none(), "{what}: {found:?}"),
+                ("record", found) => assert!(found.is_none_or(|found| found == (0, 0, false)), "{what}"),
+                (_, None) => panic!("{what}: refused"),
+                (_, Some((missing, other, told))) => {
+                    assert_eq!(other, 0, "{what}");
+                    assert!(
+                        missing == 0 || told,
+                        "{what}: {missing} events are missing, and nothing was said"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn missing_and_foreign_files_are_not_taken_for_nothing() {
+    let whole = filled();
+    let without = |name: &str| {
+        let dirs = copy(&whole.shared());
+        std::fs::remove_file(dirs.shared().join(name)).unwrap();
+        dirs
+    };
+    for name in ["record", "table", "places", "removed"] {
+        let (kind, text) = refusal(damaged_config(&without(name)));
+        assert!(kind == ErrorKind::Corrupt, "without {name}: {text}");
+    }
+    assert!(look_at(&without("names"), "without names").is_some());
+    // A newer version is left alone.
+    let dirs = copy(&whole.shared());
+    let path = dirs.shared().join("record");
+    let (text, turn) = ("what a later version has to say\n", 1000u64);
+    let sum = [&2u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
+    let newer = format!("esker-shared 2 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
+    std::fs::write(&path, &newer).unwrap();
+    let (kind, message) = refusal(damaged_config(&dirs));
+    assert!(kind == ErrorKind::Incompatible && message.contains("newer version"), "{message}");
+    assert_eq!(std::fs::read(&path).unwrap(), newer.into_bytes());
+}
+
+/// A file system that is full is met when the store opens or grows, never as a signal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_file_system_is_a_full_store() {
+    const TEST: &str = "process::a_full_file_system_is_a_full_store";
+    if child_argument().is_none() {
+        // A file system of six MiB, in a mount namespace of the child's own.
+        let dir = tempfile::tempdir().unwrap();
+        let script = r#"mount -t tmpfs -o size=6m tmpfs "$0" && exec "$@""#;
+        let output = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script])
+            .arg(dir.path())
+            .arg(std::env::current_exe().unwrap())
+            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+            .env("ESKER_TEST_CHILD", dir.path())
+            .output()
+            .expect("unshare (util-linux) gives the test a small file system");
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let shared = PathBuf::from(child_argument().unwrap());
+    std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let config = |initial: &str| {
+        let initial = initial.to_string();
+        small()
+            .durability(Durability::Process)
+            .shared_dir(&shared)
+            .background(false)
+            .append_timeout(Duration::ZERO)
+            .hot(move |hot| hot.max("8MiB").initial(&initial).chunk("512KiB"))
+            .warm(|warm| warm.max("1MiB").initial("64KiB"))
+    };
+    let (kind, text) = refusal(config("8MiB"));
+    assert!(kind == ErrorKind::Io && text.contains("no room"), "{text}");
+    let store = open(config("512KiB")).unwrap();
+    let mut stored = 0;
+    let error = loop {
+        let event = Event::new(Stream::from(7u32), stored, 0, 0).payload(&[7; 1000]);
+        match store.append(&event) {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::MemoryPressure);
+    assert!((1_000..7_000).contains(&stored), "{stored} events");
+    store.validate().unwrap();
+    store.abandon();
+    let store = open(config("512KiB")).unwrap();
+    assert_eq!(store.stats().events.hot, stored);
+    assert!(store.recovered().unwrap().is_whole());
+}
+
+#[test]
+fn what_expired_and_was_packed_away_does_not_come_back_without_its_body() {
+    let dirs = Dirs::new();
+    let clock = Clock::manual(1_000_000);
+    let open = || {
+        let config = dirs.alone().hot(|hot| hot.page_size(16 << 10)).build().unwrap();
+        Store::builder(config).clock(clock.clone()).open().unwrap()
+    };
+    let store = open();
+    for id in 0..1000 {
+        let event = Event::new(Stream::from((id % 9) as u32), id, clock.now_ms(), 0);
+        let event = if id % 10 == 3 { event } else { event.ttl(Duration::from_secs(10)) };
+        append_proof(&store, event, 300);
+    }
+    clock.set_ms(1_000_000 + 120_000);
+    crate::common::wait_until("what expired is packed away", Duration::from_secs(60), || {
+        store.maintain().unwrap();
+        store.stats().defrag.pages > 3
+    });
+    store.abandon();
+    // A clock that was set back would show them again, if they were taken for events.
+    clock.set_ms(1_000_000);
+    let store = open();
+    let ids = found(&store);
+    assert!(ids.iter().filter(|id| **id % 10 == 3).count() == 100, "{ids:?}");
+    assert!(ids.len() < 500, "pages were packed: {}", ids.len());
+    for stream in 0..9u32 {
+        store.pin().history(Stream::from(stream)).for_each(|event| verify(&event));
+    }
+    store.validate().unwrap();
+}
