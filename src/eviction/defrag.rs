@@ -58,7 +58,7 @@ struct Sparse {
 /// What came of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
-    /// All pages were looked at once more.
+    /// All pages were looked at, and none waits.
     Done,
     /// Noted pages wait for readers.
     Waits,
@@ -88,7 +88,9 @@ impl Defrag {
                 return Turn::Waits;
             }
             self.pack(mover, config, lanes, shared);
-            return if self.at == 0 && self.ready.is_none() { Turn::Done } else { Turn::More };
+            // A round ends here, too: what could not be packed would be noted again for ever.
+            let ended = self.ready.is_none() && self.at == 0;
+            return if ended { Turn::Done } else { Turn::More };
         }
         self.look(mover, config, lanes, shared);
         if !self.noted.is_empty() {
@@ -161,9 +163,6 @@ fn note(
 ) -> Option<Sparse> {
     let (meta, place) = (lanes.pages.meta(page), lanes.pages.place(page));
     if meta.count() == 0 || meta.committed() > RAW_MAX {
-        return None;
-    }
-    if place.tier() == Tier::Hot && !has_room(config, lanes) {
         return None;
     }
     let (pin, ends) = (lanes.pin(), Ends::of(config, lanes, meta));

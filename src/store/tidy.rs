@@ -77,7 +77,7 @@ impl Core {
 
     fn defrag_once(&self, defrag: &mut Defrag) -> Turn {
         let turn = defrag.step(&mut self.engine.lock(), &self.config, &self.lanes, &self.shared);
-        if turn == Turn::More {
+        if turn != Turn::Waits {
             self.room.ring();
         }
         turn

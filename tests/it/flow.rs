@@ -35,8 +35,8 @@ fn until_refused(store: &Store, mut id: u64) -> u64 {
 }
 
 /// Fills a store from which nothing can leave, also with what the mover makes room for by squeezing. The next id.
-fn fill_for_good(store: &Store, from: u64) -> u64 {
-    let (mut end, mut refused) = (from, 0);
+fn fill_for_good(store: &Store) -> u64 {
+    let (mut end, mut refused) = (0, 0);
     wait_until("a store that is full for good", SLACK, || {
         let before = end;
         end = until_refused(store, end);
@@ -88,13 +88,18 @@ fn flow() -> Hysteresis {
 }
 
 /// Fills a store whose tier is told to fail, and heals it again. A fast mover makes room, and a listener resumes, several
-/// times before the store is full for good: what counts is what was told last.
+/// times before nothing is left to be squeezed: what counts is what was told last.
 fn outage(store: &Store, tier: &MapTier, from: u64, notes: &Notes) -> u64 {
     let before = notes.flow().len();
-    tier.set(Fault::Fail);
-    let end = fill_for_good(store, from);
     let last = || notes.flow().last().copied();
-    wait_until("a pause", SLACK, || notes.flow().len() > before && last() == Some(Told::Pause));
+    tier.set(Fault::Fail);
+    let mut end = from;
+    wait_until("a pause and a stall", SLACK, || {
+        end = until_refused(store, end);
+        std::thread::sleep(Duration::from_millis(20));
+        let paused = notes.flow().len() > before && last() == Some(Told::Pause);
+        paused && notes.all().contains(&Told::Stalled)
+    });
     tier.set(Fault::None);
     // From then on nothing is appended, so that it goes down for good.
     wait_until("a resume", SLACK, || last() == Some(Told::Resume) && store.pressure() < Pressure::Critical);
@@ -183,7 +188,7 @@ fn a_full_queue_says_so_and_what_finds_no_room_stays_in_it() {
     let store = Store::builder(config).cold(tier.clone()).open().unwrap();
     let _healed = Healed(&tier);
     tier.set(Fault::Fail);
-    let end = fill_for_good(&store, 0);
+    let end = fill_for_good(&store);
     let queue = store.hand_over(200, 1 << 20).unwrap();
     let mut pushed = 0u64;
     let full = loop {
@@ -308,7 +313,7 @@ mod waits {
         let store = Store::builder(config).cold(tier.clone()).open().unwrap();
         let _healed = Healed(&tier);
         tier.set(Fault::Fail);
-        let end = fill_for_good(&store, 0);
+        let end = fill_for_good(&store);
         let asynchronous = AsyncStore::new(store.clone(), 1);
         runtime().block_on(async {
             let local = tokio::task::LocalSet::new();
@@ -347,7 +352,7 @@ mod waits {
     fn async_appends_are_refused_in_time_and_give_up_their_place() {
         let config = small().append_timeout(Duration::from_millis(50)).build().unwrap();
         let store = Store::open(config).unwrap();
-        let end = fill_for_good(&store, 0);
+        let end = fill_for_good(&store);
         let asynchronous = AsyncStore::new(store.clone(), 1);
         runtime().block_on(async {
             let begin = now();
