@@ -1,4 +1,4 @@
-//! `cargo bench`: appending and reading, next to what the memory of this machine allows, measured in the same run.
+//! `cargo bench --bench store`: appending and reading, next to what the memory of this machine allows, measured in the same run.
 //!
 //! There is no harness: every round measures each limit and each operation once, on fresh stores, so that a ratio
 //! compares figures that were taken within seconds of each other; the table has the medians of the rounds.

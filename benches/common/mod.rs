@@ -66,7 +66,7 @@ impl Settings {
     }
 }
 
-const USAGE: &str = "cargo bench -- [--quick] [--events N] [--rounds N] [--reads N] [--only GROUP,…]\n\
+const USAGE: &str = "cargo bench --bench store -- [--quick] [--events N] [--rounds N] [--reads N] [--only GROUP,…]\n\
     groups: limits single batch16 batch64 batch256 scattered two large get history scan steady warm";
 
 /// The monotonic clock.

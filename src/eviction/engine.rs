@@ -22,9 +22,6 @@ use crate::ids::LogicalPage;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
 
-/// Slots of the index's table of chunks that are looked at in a slice for chunks that are empty.
-const SWEEP: usize = 32;
-
 /// What the engine has done since the store opened.
 #[derive(Default)]
 pub(crate) struct EvictionCounters {
@@ -234,7 +231,7 @@ impl Engine {
         progress.pages = progress.pages.saturating_sub(promoted);
         progress.pressed = self.regions(lanes).iter().any(|region| region.fill() > config.thresholds.warning);
         if progress.pages > 0 {
-            lanes.index.sweep(SWEEP);
+            lanes.index.sweep();
         }
         if progress.pages > 0 || promoted > 0 || lanes.pages.is_leaving() {
             lanes.readers.reclaim();

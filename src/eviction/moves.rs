@@ -16,7 +16,7 @@ use crate::lanes::partition::{Lane, Partition};
 use crate::pages::pool::Pin;
 
 /// Records whose stream heads are purged under one hold of the partition's lock.
-const PURGE_RUN: usize = 64;
+const PURGE_RUN: usize = 8;
 
 /// What came of a move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -499,6 +499,11 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         moved
     }
 
+    /// Slots of the table of chunks.
+    pub(crate) fn slots(&self) -> usize {
+        1 << self.slot_bits
+    }
+
     /// Frees chunks of which everything was removed, among the next `slots` of the table.
     pub(crate) fn sweep(&self, slots: usize) {
         let mut next = self.writing.lock();

@@ -27,6 +27,9 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 const COUNTERS: usize = if cfg!(loom) { 2 } else { 1 << 14 };
 /// Chunks that are watched for becoming dense.
 const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
+/// A sweep looks at the table of chunks in so many calls, and at so many slots at least and at most.
+const SWEEPS: usize = 64;
+const SWEEP: [usize; 2] = [32, 4096];
 /// The share of a chunk that must have come to the hash table before it gets an array.
 const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
 
@@ -302,9 +305,10 @@ where
         moved + self.hash.vacate(limit, most - moved)
     }
 
-    /// Frees arrays of which everything was removed, if they are among the next `slots` looked at.
-    pub(crate) fn sweep(&self, slots: usize) {
-        self.dense.sweep(slots);
+    /// Frees arrays of which everything was removed, if they are among those that are looked at this time: a share of the
+    /// table, so that a few dozen calls come round it, and no more than takes some microseconds.
+    pub(crate) fn sweep(&self) {
+        self.dense.sweep((self.dense.slots() / SWEEPS).clamp(SWEEP[0], SWEEP[1]));
     }
 
     /// Every entry. For checks; nobody may write meanwhile.

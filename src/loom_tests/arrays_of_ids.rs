@@ -213,7 +213,7 @@ fn a_writer_that_meets_an_array_that_is_being_freed_finds_another_place() {
             |index| {
                 // Nothing is left of the chunk, unless the other one was faster.
                 assert!(index.remove(3));
-                index.index.sweep(4);
+                index.index.sweep();
             },
             |index| {
                 assert!(index.insert(2));
@@ -246,7 +246,7 @@ fn a_slot_that_is_used_again_does_not_lead_to_the_entries_of_the_chunk_before() 
             &index,
             |index| {
                 assert!(index.remove(1));
-                index.index.sweep(4);
+                index.index.sweep();
                 assert!(index.insert(8), "to an array in that slot");
             },
             |index| assert!(index.holds(9)),

@@ -101,9 +101,9 @@ impl Totals {
             ("expired", self.expired, 500),
             ("dropped", self.dropped, 500),
             ("expired blocks", self.expired_blocks, 50),
-            ("refused for their time", self.outside[0], 200),
-            ("clamped", self.outside[1], 200),
-            ("dead letters", self.outside[2], 100),
+            ("refused for their time", self.outside[0], 60),
+            ("clamped", self.outside[1], 60),
+            ("dead letters", self.outside[2], 60),
             ("replayed", self.replayed, 50),
             ("of their stream's class", self.by_stream, 500),
             ("reopened", self.reopened, 20),
@@ -112,7 +112,7 @@ impl Totals {
             ("relocated", self.relocated, 15),
             ("promoted", self.promoted, 50),
             ("refused moves", self.refused_moves, 50),
-            ("plans of the engine's own", self.safety_plans, 5),
+            ("plans of the engine's own", self.safety_plans, 3),
             ("packed", self.packed, 50),
         ];
         for (what, count, least) in met {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use esker::{Appended, ConfigBuilder, Error, ErrorKind, Event, RegionKind, Stream};
+use esker::{Appended, ConfigBuilder, Error, ErrorKind, Event, PressureReason, RegionKind, Stream};
 
 use crate::reference::{Checked, Entry, ensure, same};
 use crate::screen::Fate;
@@ -246,7 +246,9 @@ impl World {
         ensure!(error.kind() == ErrorKind::MemoryPressure, "append {id}: {error:?}");
         let pressure = error.back_pressure().ok_or_else(|| format!("{error} without back-pressure"))?;
         ensure!(error.is_retryable() && error.retry_after().is_some(), "{error} cannot be tried again");
-        ensure!(pressure.used_bytes <= pressure.limit_bytes, "{pressure:?}");
+        // A class is above its quota while nothing of it may leave.
+        let within = pressure.used_bytes <= pressure.limit_bytes;
+        ensure!(within || pressure.reason == PressureReason::ClassQuota, "{pressure:?}");
         ensure!(pressure.region != Some(RegionKind::Warm), "the warm region refuses nobody: {pressure:?}");
         self.detail(|| format!("{id} was refused: {:?}", pressure.reason));
         self.tally.refused += 1;
