@@ -99,7 +99,7 @@ fn arrays_that_nothing_went_to_do_not_fill_the_index() {
 fn waiting_for_an_announced_id_takes_no_index_pages() {
     let class = ClassConfig::new("a").on_leave(OnLeave::Drop);
     let config = Config::builder()
-        .memory("620MiB")
+        .memory("600MiB")
         .buffers(128u64 << 20)
         .partitions(2)
         .index(|index| index.max(256 << 10).page_size(2 << 10))

@@ -165,7 +165,12 @@ impl ConfigBuilder {
         }
         // Pages from a pool are all taken at once, and the tables over files are allocated for all that there can ever be.
         let fixed = self.huge_pages.is_explicit() || self.durability == Durability::Process;
-        let most = if fixed { max } else { memory };
+        let most = match kind {
+            _ if fixed => max,
+            // Its tables take memory for all of it, from the first moment on.
+            RegionKind::Index => max.saturating_mul(8),
+            _ => memory,
+        };
         let ceiling = wish.ceiling.unwrap_or(most).min(memory) / page_size;
         let ceiling = ceiling.min(PAGES_MAX) * page_size;
         let chunk = wish.chunk.unwrap_or((64 * MIB).min(max)).max(page_size) / page_size * page_size;

@@ -50,7 +50,8 @@ impl RegionBuilder {
     }
 
     /// The most that [`Store::resize_region`](crate::Store::resize_region) can make of the region while the store runs
-    /// (default: the whole memory). It takes address space, and 32 bytes of memory for each page of the index.
+    /// (default: the whole memory, but for the index eight times its maximum). It takes address space, and 32 bytes of
+    /// memory for each page of the index.
     #[must_use]
     pub fn ceiling(mut self, bytes: impl IntoByteSize) -> Self {
         self.ceiling = self.take("ceiling", bytes);
