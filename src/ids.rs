@@ -135,6 +135,8 @@ impl Addr {
     pub(crate) const PAGE_BITS: u32 = 26;
     pub(crate) const HIGH_BITS: u32 = 20;
     pub(crate) const HIGH_MASK: u32 = (1 << Self::HIGH_BITS) - 1;
+    /// The first byte of a page that no record can begin at, because an address has no room for it.
+    pub(crate) const OFFSET_END: u32 = 8 << Self::SLOT_BITS;
     const LOW_BITS: u32 = Self::SLOT_BITS + Self::PAGE_BITS;
     const LOW_MASK: u64 = (1 << Self::LOW_BITS) - 1;
 

@@ -139,6 +139,8 @@ impl Defrag {
                     }
                 }
             }
+            // What was let go must not wait in this thread's bag, which may be the last thing that it does for the store.
+            pin.flush();
             if Instant::elapsed(&begin) >= config.slice_time && !self.noted.is_empty() {
                 return;
             }

@@ -24,6 +24,8 @@ pub(crate) fn vacate(_mover: &mut Engine, lanes: &Lanes, tier: Tier, frame: u32,
             break;
         }
     }
+    // What was let go must not wait in this thread's bag, which may be the last thing that it does for the store.
+    lanes.pin().flush();
     moved
 }
 

@@ -39,6 +39,8 @@ const USED: u64 = 1 << 63;
 const EXCLUSIVE: u64 = 1 << 62;
 /// A slot that was used: searches go on behind it.
 const TOMB: u64 = 1 << 61;
+/// What of a slot's second word says where its chunk is.
+const PLACE: u64 = USED | u32::MAX as u64;
 /// One entry removed from the chunk.
 const REMOVED: u64 = 1 << 32;
 const REMOVED_MASK: u64 = TOMB - REMOVED;
@@ -336,7 +338,13 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             // whoever sees the number of the chunk after it sees that.
             let page = words[1].load(Ordering::Acquire);
             if page & USED != 0 && words[0].load(Ordering::Acquire) == chunk {
-                return Some((slot, page));
+                // A page that a chunk was moved off is not closed: between the two looks the chunk can have moved, been
+                // freed, and left its slot to the one that is sought. Under the caller's pin a page that is still there
+                // was there all the time.
+                if words[1].load(Ordering::Acquire) & PLACE == page & PLACE {
+                    return Some((slot, page));
+                }
+                return self.find(chunk);
             }
             if page == 0 {
                 return None;

@@ -308,7 +308,7 @@ impl Lanes {
         meta.cover(&Zone::of(event.timestamp, event.kind), now_ms);
         self.write(meta, open, checked, head, ticket);
         // The next record's lines are on their way while the caller makes the next event.
-        if open.has_room(len) {
+        if open.has_room(0, len) {
             self.pages.prefetch_space(open, 0, len);
         }
         PartitionCounters::add(&partition.counters().appended, 1);
@@ -356,7 +356,7 @@ impl Lanes {
         class: Class,
         len: u32,
     ) -> Result<&'w mut OpenPage, PressureReason> {
-        if !writer.open_page(class).is_some_and(|open| open.has_room(len)) {
+        if !writer.open_page(class).is_some_and(|open| open.has_room(0, len)) {
             self.open_new_page(partition, writer, class, len)?;
         }
         writer.open_page(class).ok_or(PressureReason::HotFull)

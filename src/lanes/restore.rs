@@ -24,8 +24,6 @@ use crate::sync::{Ordering, wait_a_turn};
 const RUN: usize = 16;
 /// Pages that a lane may lack in its middle for the lane to be kept in one piece.
 const GAP_MAX: u64 = 64;
-/// The first byte of a page that no record can begin at, because an address has no room for it.
-const OFFSET_END: u32 = 2 << 20;
 
 /// What came of building a partition anew.
 #[derive(Default, Debug)]
@@ -306,7 +304,7 @@ impl Lanes {
                 let stream = stream_hash(Stream::from_raw(header.stream), seed);
                 let ours = header.class() == lane.class()
                     && partition_of(stream, partitions) == lane.partition()
-                    && offset < OFFSET_END
+                    && offset < Addr::OFFSET_END
                     && (!header.expires() || header.body_len as usize >= EXPIRY_LEN)
                     && survey.count < meta.count();
                 let Some(len) = len.filter(|_| ours) else { break };

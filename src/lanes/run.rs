@@ -138,7 +138,7 @@ impl<'g, 'e, 'a> Runner<'g, 'e, 'a> {
         for at in order {
             let checked = &all[*at as usize];
             let len = record_len(checked.body_len);
-            if checked.class != class || !open.has_room(bytes + len) {
+            if checked.class != class || !open.has_room(bytes, len) {
                 break;
             }
             if len <= FETCHED {

@@ -20,7 +20,7 @@ use crate::lanes::partition::Lane;
 use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
 use crate::pages::removed::Removed;
-use crate::pages::table::Stamps;
+use crate::pages::table::{Stamps, Tier};
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::Region;
 use crate::store::CloseReport;
@@ -286,7 +286,12 @@ impl Core {
         let len = event.record().record_len();
         let meta = self.lanes.pages.meta(addr.page());
         let (lane, seq) = (meta.lane(), meta.seq());
-        let generation = self.lanes.pages.place(addr.page()).generation();
+        let place = self.lanes.pages.place(addr.page());
+        if place.tier() == Tier::Free {
+            // It has left memory since: its generation is the next page's, for which nothing must be noted.
+            return Ok(false);
+        }
+        let generation = place.generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
         // What the cold tier may have is noted there first: if that fails, nothing has changed.

@@ -111,9 +111,12 @@ impl Core {
         let [hot, warm, _] = self.bytes_with(kind, u64::from(pages) * page);
         self.lanes.pages.raise_numbers(self.config.logical_pages(hot, warm));
         self.set_max(kind, pages);
+        // The mover may be giving back what is not used: frames above its own goal are not told as committed, and may be
+        // in use.
+        report.returned_bytes = region.settle();
         if pages < region.pages_committed() {
             report.moved_pages = self.empty_above(kind, pages, deadline);
-            report.returned_bytes = region.settle();
+            report.returned_bytes += region.settle();
             let reached = region.pages_committed().max(pages);
             self.set_max(kind, reached);
             report.to_bytes = u64::from(reached) * page;

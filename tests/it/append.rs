@@ -1,7 +1,7 @@
 //! P1: what was acknowledged is found.
 
 use crate::common::{manual, small, two_classes};
-use esker::{Appended, Event, Stream};
+use esker::{Appended, Config, Event, Stream};
 
 #[test]
 fn an_event_is_found_in_every_tier() {
@@ -38,4 +38,32 @@ fn an_event_is_found_in_every_tier() {
     let report = store.close(std::time::Duration::from_secs(10)).unwrap();
     assert_eq!(report.left, 0);
     assert_eq!(report.cold, count);
+}
+
+/// What a page has left behind an event of more than 2 MiB is where no address can lead.
+#[test]
+fn events_after_one_that_is_larger_than_addresses_reach_are_found() {
+    let config = Config::builder()
+        .memory("256MiB")
+        .hot(|hot| hot.max("64MiB").page_size("2MiB"))
+        .buffers("32MiB")
+        .max_event("3MiB")
+        .partitions(1);
+    let (store, _) = manual(config);
+    let (stream, large) = (Stream::from(5u32), vec![7u8; 5 << 19]);
+    let event = |id: u64| Event::new(stream, id, 1_000_000, 0);
+    store.append(&event(1).payload(&large)).unwrap();
+    for id in 2..50u64 {
+        store.append(&event(id).payload(&id.to_le_bytes())).unwrap();
+    }
+    let batch: Vec<Event<'_>> = (50..100).map(event).collect();
+    store.append_batch(&batch).unwrap();
+    let guard = store.pin();
+    assert_eq!(guard.get(1).unwrap().payload(), large);
+    for id in 2..50u64 {
+        assert_eq!(guard.get(id).unwrap().payload(), id.to_le_bytes());
+    }
+    assert_eq!(guard.history(stream).count(), 99);
+    drop(guard);
+    store.validate().unwrap();
 }
