@@ -166,19 +166,21 @@ fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranki
     }
 }
 
-/// Squeezes the pages that came first, or lets them leave where their class goes without the warm region.
+/// Squeezes the pages that came first. Those that go without the warm region leave instead, lane by lane from the oldest
+/// on: what is behind one that may not leave yet waits for it.
 pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
     let ranking = Ranking::new(view);
-    let compress = |class: Class| view.class_config(class).compress;
+    let leaves = |page: &PageSummary| !view.class_config(page.class).compress || view.goes_unpacked(page);
+    let may_leave = |page: &PageSummary| page.may_leave && leaves(page);
     let pages = merged(
         view,
-        |lane| match compress(lane.class) {
-            true => lane.oldest_hot.filter(|page| !view.goes_unpacked(page)),
-            false => lane.oldest.filter(|page| page.may_leave),
+        |lane| match lane.oldest.filter(leaves) {
+            Some(page) => Some(page).filter(may_leave),
+            None => lane.oldest_hot,
         },
-        |page| match compress(page.class) {
-            true => view.newer_hot(page).filter(|page| !view.goes_unpacked(page)),
-            false => view.newer(page).filter(|page| page.may_leave),
+        |page| match leaves(page) {
+            true => view.newer(page).filter(may_leave),
+            false => view.newer_hot(page),
         },
         |page| ranking.of_hot(view, page),
     );
@@ -186,7 +188,7 @@ pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
         if !need.has(RegionKind::Hot, plan) {
             break;
         }
-        let planned = if compress(page.class) { plan.demote(&page) } else { plan.release(&page) };
+        let planned = if leaves(&page) { plan.release(&page) } else { plan.demote(&page) };
         if !planned && !plan.has(&page) {
             break;
         }

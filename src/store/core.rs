@@ -342,6 +342,11 @@ impl Core {
 
     /// One slice of the mover. When to come back.
     pub(crate) fn move_once(&self) -> Turn {
+        // A tier that does not answer takes no blocks either: what waits for it is squeezed. The next block that it takes
+        // says that it does again.
+        if self.shared.spills() && self.spiller.trouble(self.config.stall_after).is_some() {
+            self.shared.set_spills(false);
+        }
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
         if self.look_round() || progress.pages > 0 {
             self.ring_room();
