@@ -221,13 +221,16 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
             let region = if page.tier == Tier::Hot { RegionKind::Hot } else { RegionKind::Warm };
             i64::from(page.pages) * view.region(region).page_bytes as i64
         };
+        // An open page of more than one is that of a large event: the allowance for open pages does not cover it, and
+        // nothing else need ever come to close it.
+        let written = |page: &PageSummary| page.open && page.pages == 1;
         let lanes = || view.lanes().iter().filter(|lane| lane.class == class);
         let rank = |page: &PageSummary| (false, false, 0, false, page.arrived_ms);
         if compress && !view.warm_is_full() {
             let first = |lane: &crate::eviction::LaneView| {
-                lane.oldest_hot.filter(|page| page.class == class && !page.open)
+                lane.oldest_hot.filter(|page| page.class == class && !written(page))
             };
-            let next = |page: &PageSummary| view.newer_hot(page).filter(|page| !page.open);
+            let next = |page: &PageSummary| view.newer_hot(page).filter(|page| !written(page));
             for page in merged(view, first, next, rank) {
                 if above <= 0 || hot <= 0 || !plan.demote(&page) {
                     break;
@@ -237,9 +240,9 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
             }
         }
         let first = |lane: &crate::eviction::LaneView| {
-            lane.oldest.filter(|page| page.class == class && page.may_leave && !page.open)
+            lane.oldest.filter(|page| page.class == class && page.may_leave && !written(page))
         };
-        let next = |page: &PageSummary| view.newer(page).filter(|page| page.may_leave && !page.open);
+        let next = |page: &PageSummary| view.newer(page).filter(|page| page.may_leave && !written(page));
         for page in merged(view, first, next, rank) {
             if above <= 0 || !plan.release(&page) {
                 break;
@@ -249,10 +252,15 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
         if above > 0
             && let Some(page) = lanes()
                 .filter_map(|lane| lane.oldest)
-                .filter(|page| !page.may_leave && !page.open)
+                .filter(|page| !page.may_leave && !written(page))
                 .min_by_key(|page| page.arrived_ms)
         {
-            plan.spill(&page);
+            // An open one must be closed before it can be written; asking for its release does that.
+            if page.open {
+                plan.release(&page)
+            } else {
+                plan.spill(&page)
+            };
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::common::{small, wall_ms};
 use crate::tier::{Fault, Healed, MapTier};
 use esker::policy::SizeThreshold;
-use esker::{ClassConfig, Event, Store, Stream};
+use esker::{ClassConfig, Event, OnLeave, Store, Stream};
 use std::time::Duration;
 
 fn goes_on(policy: bool, live_first: bool) {
@@ -74,6 +74,29 @@ fn a_tier_that_hangs_leaves_the_warm_region() {
             tier.set(Fault::Block);
         }
         let event = Event::new(Stream::from((id % 23) as u32), id, at, 1).payload(&payload);
+        if let Err(error) = store.append(&event) {
+            panic!("{id}: {error}\n{:#?}", store.stats().eviction);
+        }
+    }
+}
+
+/// Each lane writes a page that is larger than what the quota allows for.
+#[test]
+fn a_quota_of_large_events_makes_room_for_the_next() {
+    let config = small()
+        .partitions(2)
+        .append_timeout(Duration::from_secs(3))
+        .class(ClassConfig::new("a"))
+        .class(ClassConfig::new("b").quota(256 << 10).on_leave(OnLeave::Drop))
+        .hot(|hot| hot.max("4MiB").page_size("16KiB"))
+        .build()
+        .unwrap();
+    let store = Store::open(config).unwrap();
+    let class = store.config().class("b").unwrap();
+    let payload = vec![7u8; 256 << 10];
+    for id in 0..50u64 {
+        let event =
+            Event::new(Stream::from((id % 23) as u32), id, wall_ms(), 1).class(class).payload(&payload);
         if let Err(error) = store.append(&event) {
             panic!("{id}: {error}\n{:#?}", store.stats().eviction);
         }
