@@ -166,19 +166,21 @@ fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranki
     }
 }
 
-/// Squeezes the pages that came first, or lets them leave where their class goes without the warm region.
+/// Squeezes the pages that came first. Those that go without the warm region leave instead, lane by lane from the oldest
+/// on: what is behind one that may not leave yet waits for it.
 pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
     let ranking = Ranking::new(view);
-    let compress = |class: Class| view.class_config(class).compress;
+    let leaves = |page: &PageSummary| !view.class_config(page.class).compress || view.goes_unpacked(page);
+    let may_leave = |page: &PageSummary| page.may_leave && leaves(page);
     let pages = merged(
         view,
-        |lane| match compress(lane.class) {
-            true => lane.oldest_hot.filter(|page| !view.goes_unpacked(page)),
-            false => lane.oldest.filter(|page| page.may_leave),
+        |lane| match lane.oldest.filter(leaves) {
+            Some(page) => Some(page).filter(may_leave),
+            None => lane.oldest_hot,
         },
-        |page| match compress(page.class) {
-            true => view.newer_hot(page).filter(|page| !view.goes_unpacked(page)),
-            false => view.newer(page).filter(|page| page.may_leave),
+        |page| match leaves(page) {
+            true => view.newer(page).filter(may_leave),
+            false => view.newer_hot(page),
         },
         |page| ranking.of_hot(view, page),
     );
@@ -186,7 +188,7 @@ pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
         if !need.has(RegionKind::Hot, plan) {
             break;
         }
-        let planned = if compress(page.class) { plan.demote(&page) } else { plan.release(&page) };
+        let planned = if leaves(&page) { plan.release(&page) } else { plan.demote(&page) };
         if !planned && !plan.has(&page) {
             break;
         }
@@ -219,13 +221,16 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
             let region = if page.tier == Tier::Hot { RegionKind::Hot } else { RegionKind::Warm };
             i64::from(page.pages) * view.region(region).page_bytes as i64
         };
+        // An open page of more than one is that of a large event: the allowance for open pages does not cover it, and
+        // nothing else need ever come to close it.
+        let written = |page: &PageSummary| page.open && page.pages == 1;
         let lanes = || view.lanes().iter().filter(|lane| lane.class == class);
         let rank = |page: &PageSummary| (false, false, 0, false, page.arrived_ms);
         if compress && !view.warm_is_full() {
             let first = |lane: &crate::eviction::LaneView| {
-                lane.oldest_hot.filter(|page| page.class == class && !page.open)
+                lane.oldest_hot.filter(|page| page.class == class && !written(page))
             };
-            let next = |page: &PageSummary| view.newer_hot(page).filter(|page| !page.open);
+            let next = |page: &PageSummary| view.newer_hot(page).filter(|page| !written(page));
             for page in merged(view, first, next, rank) {
                 if above <= 0 || hot <= 0 || !plan.demote(&page) {
                     break;
@@ -235,9 +240,9 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
             }
         }
         let first = |lane: &crate::eviction::LaneView| {
-            lane.oldest.filter(|page| page.class == class && page.may_leave && !page.open)
+            lane.oldest.filter(|page| page.class == class && page.may_leave && !written(page))
         };
-        let next = |page: &PageSummary| view.newer(page).filter(|page| page.may_leave && !page.open);
+        let next = |page: &PageSummary| view.newer(page).filter(|page| page.may_leave && !written(page));
         for page in merged(view, first, next, rank) {
             if above <= 0 || !plan.release(&page) {
                 break;
@@ -247,10 +252,15 @@ fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
         if above > 0
             && let Some(page) = lanes()
                 .filter_map(|lane| lane.oldest)
-                .filter(|page| !page.may_leave && !page.open)
+                .filter(|page| !page.may_leave && !written(page))
                 .min_by_key(|page| page.arrived_ms)
         {
-            plan.spill(&page);
+            // An open one must be closed before it can be written; asking for its release does that.
+            if page.open {
+                plan.release(&page)
+            } else {
+                plan.spill(&page)
+            };
         }
     }
 }

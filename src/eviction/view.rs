@@ -238,13 +238,24 @@ impl<'a> View<'a> {
         (((mixed >> 32) * u64::from(limit)) >> 32) as u32
     }
 
-    /// Whether a page leaves memory as it is: it is old enough to go, and the spiller writes it as soon as it can.
-    /// Squeezing it for the short while would take as long as packing it for the cold tier.
-    /// A store without threads moves pages one after the other, and squeezes it all the same.
+    /// Whether a page leaves memory as it is: it and the oldest of its lane, which goes before it, are old enough to go, and
+    /// the spiller writes them as soon as it can. Squeezing it for the short while would take as long as packing it for
+    /// the cold tier. A store without threads moves pages one after the other, and squeezes it all the same.
     pub(super) fn goes_unpacked(&self, page: &PageSummary) -> bool {
         let class = self.class_config(page.class);
-        let leaves = class.on_leave != OnLeave::Drop && self.age_ms(page) >= millis(class.warm_for);
-        self.config.background && self.shared.spills() && leaves && !page.open
+        let old = |page: &PageSummary| self.age_ms(page) >= millis(class.warm_for);
+        let leaves = class.on_leave != OnLeave::Drop && old(page) && !page.open;
+        self.config.background
+            && self.shared.spills()
+            && leaves
+            && self.oldest_before(page).is_none_or(|oldest| old(&oldest))
+    }
+
+    /// The oldest page of a page's lane.
+    fn oldest_before(&self, page: &PageSummary) -> Option<PageSummary> {
+        let lane = self.store.pages.meta(page.id.page).lane();
+        let tail = self.store.partitions.get(lane.partition())?.lane(page.class).tail();
+        (tail != LogicalPage::NONE).then(|| self.summary(tail)).flatten()
     }
 
     /// Whether the last event of a page came so lately that others may fill the page, or a block with it, soon. A store

@@ -154,6 +154,13 @@ impl Lanes {
         self.reads_plainly.load(Ordering::Relaxed)
     }
 
+    /// Notes that an event expires by itself, before it can be found.
+    #[inline]
+    pub(crate) fn has_expiring(&self) {
+        self.plain.store(false, Ordering::Relaxed);
+        self.reads_plainly.store(false, Ordering::Relaxed);
+    }
+
     /// Notes that somebody wants to know of reads.
     pub(crate) fn note_reads(&self) {
         self.reads_plainly.store(false, Ordering::Relaxed);
@@ -331,8 +338,7 @@ impl Lanes {
         let space = self.pages.space(open, len);
         let Checked { event, class, body_len, .. } = *checked;
         if event.expires() {
-            self.plain.store(false, Ordering::Relaxed);
-            self.reads_plainly.store(false, Ordering::Relaxed);
+            self.has_expiring();
             meta.note_expiring();
             event.write_expiring(class, body_len, previous, space);
         } else {

@@ -324,6 +324,9 @@ impl Lanes {
     }
 
     fn note(&self, page: LogicalPage, walk: &Walk, survey: &Survey, so_far: i64, source: &Source<'_>) {
+        if survey.expiring > 0 {
+            self.has_expiring();
+        }
         self.pages.meta(page).restore(&Restored {
             committed: survey.end,
             count: survey.count,

@@ -254,11 +254,8 @@ impl Core {
             return Ok(Some(event));
         }
         let Some(cold) = &self.cold else { return memory };
-        match cold.find(id, deadline)? {
-            Some((block, row)) => {
-                let event = block.event(&row);
-                Ok(self.is_kept(&event, now_ms).then_some(event))
-            }
+        match cold.find(id, deadline, |event| self.is_kept(event, now_ms))? {
+            Some((block, row)) => Ok(Some(block.event(&row))),
             None => memory,
         }
     }
@@ -272,7 +269,9 @@ impl Core {
             return Ok(true);
         }
         let Some(cold) = &self.cold else { return Ok(false) };
-        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout))? else {
+        let now_ms = self.lanes.clock.now_ms();
+        let kept = |event: &EventRef<'_>| self.is_kept(event, now_ms);
+        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout), kept)? else {
             return Ok(false);
         };
         let first = cold.remove(id, block.id.lane(), row.seq)?;
@@ -348,6 +347,11 @@ impl Core {
 
     /// One slice of the mover. When to come back.
     pub(crate) fn move_once(&self) -> Turn {
+        // A tier that does not answer takes no blocks either: what waits for it is squeezed. The next block that it takes
+        // says that it does again.
+        if self.shared.spills() && self.spiller.trouble(self.config.stall_after).is_some() {
+            self.shared.set_spills(false);
+        }
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
         if self.look_round() || progress.pages > 0 {
             self.ring_room();

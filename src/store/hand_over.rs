@@ -269,12 +269,16 @@ impl HandOver {
         let mut kept = Vec::new();
         for (at, error) in batch.refused {
             let place = left[range.start + at];
-            // What has no room, and what is nobody's fault but that of the caller's own code, is tried again.
-            if matches!(error.kind(), ErrorKind::MemoryPressure | ErrorKind::Panicked) {
+            // What is wrong with the event stays wrong. All else is tried again: no room, neither in the store nor among the
+            // dead letters, and the faults of the caller's own code.
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::TooLarge | ErrorKind::OutsideWindow
+            ) {
+                drained.refused.push((*first + u64::from(place), error));
+            } else {
                 kept.push(place);
                 drained.pressure.get_or_insert(error);
-            } else {
-                drained.refused.push((*first + u64::from(place), error));
             }
         }
         let count = kept.len();

@@ -13,6 +13,7 @@ mod contract;
 mod corrupt_cold;
 mod defrag;
 mod flow;
+mod going_on;
 mod guards;
 mod many_blocks;
 mod moving;

@@ -551,3 +551,25 @@ fn what_expired_and_was_packed_away_does_not_come_back_without_its_body() {
     }
     store.validate().unwrap();
 }
+
+/// No class has a retention, so nothing but the events themselves says that they end.
+#[test]
+fn what_has_expired_by_itself_stays_gone_in_the_next_process() {
+    let (dirs, clock) = (Dirs::new(), Clock::manual(1_000_000));
+    let open = || Store::builder(dirs.alone().build().unwrap()).clock(clock.clone()).open().unwrap();
+    let store = open();
+    let stream = Stream::from(1u32);
+    let event = |id| Event::new(stream, id, clock.now_ms(), 1);
+    store.append(&event(1).ttl(Duration::from_secs(60))).unwrap();
+    store.append(&event(2)).unwrap();
+    store.abandon();
+    clock.set_ms(clock.now_ms() + 61_000);
+    let store = open();
+    assert_eq!(store.recovered().unwrap().lost_events, 0);
+    let guard = store.pin();
+    assert!(guard.get(1).is_none() && guard.get(2).is_some());
+    assert_eq!(history(&store, stream), [2]);
+    assert_eq!(guard.scan(..).map(|event| event.id()).collect::<Vec<_>>(), [2]);
+    drop(guard);
+    assert!(store.fetch(1).unwrap().is_none());
+}

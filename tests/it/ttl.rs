@@ -225,3 +225,42 @@ fn the_largest_event_may_expire() {
     assert_eq!(store.pin().get(1).unwrap().payload(), payload);
     store.validate().unwrap();
 }
+
+/// The first event has ceased to exist, and its block is still there.
+#[test]
+fn an_id_is_used_again_after_its_event_has_expired_in_the_cold_tier() {
+    let clock = esker::Clock::manual(1_700_000_000_000);
+    let hour = Duration::from_secs(3600);
+    let config = small()
+        .partitions(1)
+        .background(false)
+        .class(ClassConfig::new("a").hot_for(hour / 2).warm_for(hour))
+        .class(ClassConfig::new("b").hot_for(hour / 2).warm_for(hour))
+        .build()
+        .unwrap();
+    let store = Store::builder(config).cold(crate::tier::MapTier::new()).clock(clock.clone()).open().unwrap();
+    let (a, b) = (store.config().class("a").unwrap(), store.config().class("b").unwrap());
+    let at = clock.now_ms();
+    store
+        .append(
+            &Event::new(Stream::from(1u32), 5, at, 1).class(a).payload(b"old").expires_at(at + 3 * 3_600_000),
+        )
+        .unwrap();
+    store.flush(Duration::from_secs(5)).unwrap();
+    clock.set_ms(clock.now_ms() + 2 * 3_600_000);
+    store.maintain().unwrap();
+    assert!(store.pin().get(5).is_none());
+    clock.set_ms(clock.now_ms() + 2 * 3_600_000);
+    assert!(store.fetch(5).unwrap().is_none());
+    assert_eq!(
+        store.append(&Event::new(Stream::from(1u32), 5, clock.now_ms(), 1).class(b).payload(b"new")).unwrap(),
+        esker::Appended::Stored
+    );
+    store.flush(Duration::from_secs(5)).unwrap();
+    clock.set_ms(clock.now_ms() + 2 * 3_600_000);
+    store.maintain().unwrap();
+    assert!(store.pin().get(5).is_none());
+    assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"new");
+    assert!(store.remove(5).unwrap());
+    assert!(store.fetch(5).unwrap().is_none());
+}

@@ -153,7 +153,12 @@ impl<R: Remote> Shield<R> {
         let restarts = self.restarts.load(Ordering::SeqCst);
         let serials = self.spool.lock().append(&ops)?;
         let verdicts = self.send(&ops);
-        let left = self.settle(&serials, &ops, verdicts, restarts)?;
+        let (left, outcome) = self.settle(&serials, &ops, verdicts, restarts);
+        if let Err(error) = outcome {
+            // Whoever puts them is told, and keeps them.
+            self.spool.lock().release(&left);
+            return Err(error);
+        }
         if left.is_empty() {
             return Ok(());
         }
@@ -286,14 +291,14 @@ impl<R: Remote> Shield<R> {
     }
 
     /// Notes what the server said. Gives the changes that it does not have, or may have lost again: `restarts` is
-    /// how many were seen before they were sent.
+    /// how many were seen before they were sent. Those are among them that could not become dead letters, and why.
     fn settle(
         &self,
         serials: &[u64],
         ops: &[Arc<Op>],
         verdicts: Vec<Verdict>,
         restarts: u64,
-    ) -> Result<Vec<u64>> {
+    ) -> (Vec<u64>, Result<()>) {
         let now = clock::now();
         let mut left = Vec::new();
         let mut outcome = Ok(());
@@ -315,7 +320,7 @@ impl<R: Remote> Shield<R> {
                     Change::Block(block) => match self.dead.put(block, &error.to_string()) {
                         Ok(()) => self.spool.lock().release(&[*serial]),
                         Err(error) => {
-                            self.spool.lock().release(&[*serial]);
+                            left.push(*serial);
                             outcome = Err(error);
                         }
                     },
@@ -324,11 +329,7 @@ impl<R: Remote> Shield<R> {
                 },
             }
         }
-        if let Err(error) = outcome {
-            self.spool.lock().release(&left);
-            return Err(error);
-        }
-        Ok(left)
+        (left, outcome)
     }
 
     /// Looks whether a server has restarted, lets go what is safe, and sends what is not.
@@ -397,8 +398,10 @@ impl<R: Remote> Shield<R> {
             let (serials, ops): (Vec<u64>, Vec<Arc<Op>>) = slice.into_iter().unzip();
             let restarts = self.restarts.load(Ordering::SeqCst);
             let verdicts = self.send(&ops);
-            let left = self.settle(&serials, &ops, verdicts, restarts)?;
+            let (left, outcome) = self.settle(&serials, &ops, verdicts, restarts);
+            // What is here was acknowledged: it stays, whatever happened.
             self.spool.lock().set_state(&left, State::Waiting);
+            outcome?;
             self.drained.fetch_add((serials.len() - left.len()) as u64, Ordering::Relaxed);
             if !left.is_empty() {
                 return Ok(());

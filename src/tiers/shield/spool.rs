@@ -150,6 +150,10 @@ impl Spool {
                 if rest.iter().any(|byte| *byte != 0) && !is_cut_off(&rest) {
                     dead.put_raw(&rest, &format!("{shown} is damaged from byte {offset} on"))?;
                 }
+                // Nothing must be written behind it, where no opening would find it.
+                if let Some(segment) = self.segments.get_mut(&number) {
+                    segment.len = len.max(FILE_BYTES);
+                }
                 break;
             };
             let mut body = vec![0; claim];
@@ -359,10 +363,7 @@ impl Spool {
         let mut found = Vec::with_capacity(serials.len());
         for serial in serials {
             match self.read(serial) {
-                Ok(op) => {
-                    found.push((serial, Arc::new(op)));
-                    self.set_state(&[serial], State::Fresh);
-                }
+                Ok(op) => found.push((serial, Arc::new(op))),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     dead.put_raw(&self.raw(serial)?, &error.to_string())?;
                     self.release(&[serial]);
@@ -370,6 +371,8 @@ impl Spool {
                 Err(error) => return Err(error),
             }
         }
+        // Only now: after an error nobody sends those before it, and they still wait.
+        found.iter().for_each(|(serial, _)| self.set_state(&[*serial], State::Fresh));
         Ok(found)
     }
 

@@ -384,6 +384,42 @@ fn damage_in_the_overflow_costs_what_is_damaged_and_is_told() {
     shield.dead_letters().discard(&letters[0].name).unwrap();
 }
 
+/// Drained blocks were acknowledged: their pages may have left memory.
+#[test]
+fn a_refused_block_of_the_overflow_stays_there_while_it_cannot_become_a_dead_letter() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    let shield = open(&server, dir.path(), Duration::ZERO);
+    *server.mood.lock() = Mood::Away;
+    shield.put(&[block(12, 10), block(13, 10), block(14, 10)]).unwrap();
+    std::fs::remove_dir_all(dir.path().join("dead")).unwrap();
+    *server.mood.lock() = Mood::Picky;
+    keep_until(&shield, "the others drain", || server.blocks.lock().len() == 2);
+    assert_eq!(shield.get(block(13, 1).id).unwrap(), Some(vec![13; 10]));
+    std::fs::create_dir(dir.path().join("dead")).unwrap();
+    keep_until(&shield, "it becomes a dead letter", || shield.figures().dead_letters == 1);
+    assert_eq!(shield.get(block(13, 1).id).unwrap(), Some(vec![13; 10]));
+}
+
+/// A process that is killed while it writes leaves a record that is cut off; the next one writes on.
+#[test]
+fn what_is_written_behind_a_record_that_was_cut_off_is_found() {
+    let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+    let shield = open(&server, dir.path(), Duration::ZERO);
+    *server.mood.lock() = Mood::Away;
+    (1..=3).for_each(|seq| shield.put(&[block(seq, 1000)]).unwrap());
+    drop(shield);
+    let files = std::fs::read_dir(dir.path().join("spool")).unwrap().map(|file| file.unwrap().path());
+    let file = files.filter(|path| path.extension().is_some_and(|end| end == "spool")).max().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.truncate(bytes.len() - 100);
+    std::fs::write(&file, &bytes).unwrap();
+    let reopen = || Shield::open(server.clone(), dir.path(), limits(Duration::ZERO)).unwrap();
+    reopen().put(&[block(4, 1000)]).unwrap();
+    let shield = reopen();
+    let there: Vec<u64> = listed(&shield).into_keys().collect();
+    assert_eq!(there, [1, 2, 4]);
+}
+
 #[test]
 fn no_bytes_make_the_decoder_of_records_fail_badly() {
     let mut record = Vec::new();
