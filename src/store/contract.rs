@@ -22,7 +22,7 @@ const EVENTS: u64 = 6_000;
 /// Of a hundred moves, how many may make no sense: what a policy saw can be out of date, but not often.
 const REFUSED_MAX: u64 = 10;
 /// Turns of the mover within which a store at rest must have settled.
-const TURNS_MAX: usize = 200;
+const TURNS_MAX: usize = 5000;
 
 /// Tries a policy in small stores that are filled several times over, with classes of all kinds, with readers, with a
 /// clock that jumps, and with a cold tier that fails now and then. `make` makes a new one for each store.

