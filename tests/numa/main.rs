@@ -259,7 +259,9 @@ fn a_node_without_memory_left_is_helped_out_by_others() {
     let hot = bytes_on(&store.placement(), RegionKind::Hot);
     assert!(hot[&node.id] > node.memory / 2, "{hot:?}");
     assert!(hot.len() > 1, "{hot:?}");
-    assert_eq!(hot.values().sum::<u64>(), bytes / (64 << 10) * (64 << 10));
+    // A huge page may reach over the end.
+    let (sum, wanted) = (hot.values().sum::<u64>(), bytes / (64 << 10) * (64 << 10));
+    assert!((wanted..wanted + (4 << 20)).contains(&sum), "{sum} of {wanted}: {hot:?}");
 }
 
 #[test]
