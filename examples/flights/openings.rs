@@ -66,8 +66,7 @@ fn first_opening(
     let handles = Handles::of(&store, timeline)?;
 
     let replay = replay::replay(&store, &clock, timeline, &handles, latencies)?;
-    // What the store's threads have not come to yet, so that nothing moves while it is counted.
-    store.maintain()?;
+    come_to_rest(&store)?;
     store.validate()?;
     let stats = store.stats();
     let facts =
@@ -93,6 +92,19 @@ fn first_opening(
     show_busiest(&store, timeline, &handles)?;
     close(&store)?;
     Ok((mismatches, handles))
+}
+
+/// Does what the store's threads have not come to yet, and waits for what they are at, so that nothing moves while it is
+/// counted: a block that is on its way lets its pages go when it has arrived.
+fn come_to_rest(store: &Store) -> Result<(), Failure> {
+    loop {
+        store.maintain()?;
+        let before = store.stats().events;
+        std::thread::sleep(Duration::from_millis(300));
+        if store.stats().events == before {
+            return Ok(());
+        }
+    }
 }
 
 /// Opens what the first opening left, and asks again.
