@@ -174,7 +174,7 @@ impl Letters {
     }
 
     /// The first letter that the predicate takes.
-    #[cfg(feature = "scylla")]
+    #[cfg(any(feature = "scylla", fuzzing))]
     pub(crate) fn find(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Option<DeadLetter> {
         self.kept.lock().letters.values().find(|letter| wanted(letter)).cloned()
     }
