@@ -254,8 +254,11 @@ impl Core {
             return Ok(Some(event));
         }
         let Some(cold) = &self.cold else { return memory };
-        match cold.find(id, deadline, |event| self.is_kept(event, now_ms))? {
-            Some((block, row)) => Ok(Some(block.event(&row))),
+        match cold.find(id, deadline)? {
+            Some((block, row)) => {
+                let event = block.event(&row);
+                Ok(self.is_kept(&event, now_ms).then_some(event))
+            }
             None => memory,
         }
     }
@@ -269,9 +272,7 @@ impl Core {
             return Ok(true);
         }
         let Some(cold) = &self.cold else { return Ok(false) };
-        let now_ms = self.lanes.clock.now_ms();
-        let kept = |event: &EventRef<'_>| self.is_kept(event, now_ms);
-        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout), kept)? else {
+        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout))? else {
             return Ok(false);
         };
         let first = cold.remove(id, block.id.lane(), row.seq)?;

@@ -10,7 +10,6 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::{self, Deadline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventRef;
 use crate::ids::{LaneId, Stream};
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
@@ -476,17 +475,11 @@ impl ColdReader {
         Ok(ids.len() as u64)
     }
 
-    /// Finds a live event by its id in the cold tier, the latest of that id first. Those that `kept` does not take have
-    /// ceased to exist, and their id may be that of another since.
+    /// Finds a live event by its id in the cold tier, the latest of that id first.
     ///
     /// # Errors
     /// As for [`Self::load`]. A block that cannot be read does not keep the others from being searched.
-    pub(crate) fn find(
-        &self,
-        id: u64,
-        deadline: Deadline,
-        kept: impl Fn(&EventRef<'_>) -> bool,
-    ) -> Result<Option<(Arc<Block>, Row)>> {
+    pub(crate) fn find(&self, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
         let mut failure = None;
         for lane in self.directory.lane_ids() {
             for entry in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
@@ -496,7 +489,7 @@ impl ColdReader {
                     Vec::new()
                 });
                 for info in blocks.iter().rev() {
-                    match self.find_in(info.id, id, deadline, &kept) {
+                    match self.find_in(info.id, id, deadline) {
                         Ok(None) => {}
                         Ok(found) => return Ok(found),
                         Err(error) => failure = Some(error),
@@ -508,17 +501,9 @@ impl ColdReader {
     }
 
     /// The latest live event of an id in a block.
-    fn find_in(
-        &self,
-        block: BlockId,
-        id: u64,
-        deadline: Deadline,
-        kept: &impl Fn(&EventRef<'_>) -> bool,
-    ) -> Result<Option<(Arc<Block>, Row)>> {
+    fn find_in(&self, block: BlockId, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
         let Some(found) = self.load(block, deadline)? else { return Ok(None) };
-        let live = |row: &&Row| {
-            row.header.id == id && !self.is_removed(block.lane(), row) && kept(&found.event(row))
-        };
+        let live = |row: &&Row| row.header.id == id && !self.is_removed(block.lane(), row);
         let row = found.rows().iter().rev().find(live).copied();
         Ok(row.map(|row| (found, row)))
     }
