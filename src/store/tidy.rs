@@ -78,7 +78,7 @@ impl Core {
     fn defrag_once(&self, defrag: &mut Defrag) -> Turn {
         let turn = defrag.step(&mut self.engine.lock(), &self.config, &self.lanes, &self.shared);
         if turn != Turn::Waits {
-            self.room.ring();
+            self.ring_room();
         }
         turn
     }
