@@ -489,11 +489,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             if moved == most {
                 break;
             }
-            let Some(page) = self.pages.claim() else { break };
-            if page >= limit {
-                self.pages.give_back(page);
-                break;
-            }
+            let Some(page) = self.pages.claim_below(limit) else { break };
             let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
             let moves = take(lock);
             for (to, from) in self.pages.words(page).iter().zip(self.entries_of(slot)) {

@@ -24,6 +24,15 @@ pub(crate) trait BucketPages {
     fn retire(&self, page: u32);
     /// Frees a page that no reader has seen.
     fn give_back(&self, page: u32);
+    /// A fresh page below `limit`; `None` when none can be had.
+    fn claim_below(&self, limit: u32) -> Option<u32> {
+        let page = self.claim()?;
+        if page < limit {
+            return Some(page);
+        }
+        self.give_back(page);
+        None
+    }
     /// A page that is in use as an array of words, or was when the caller's pin began.
     fn words(&self, page: u32) -> &[AtomicU64];
     /// Asks the processor to fetch a bucket.
@@ -219,11 +228,7 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
             if moved == most {
                 break;
             }
-            let Some(page) = self.pages.claim() else { break };
-            if page >= limit {
-                self.pages.give_back(page);
-                break;
-            }
+            let Some(page) = self.pages.claim_below(limit) else { break };
             let old = self.page(number);
             old.close();
             old.copy_into(self.page(page));

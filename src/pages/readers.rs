@@ -132,28 +132,26 @@ impl Readers {
     /// Keeps what this thread may come to know of from being reused, while the pin lives.
     #[inline]
     pub(crate) fn pin(&self) -> Pin {
-        let pin = HANDLES.try_with(|handles| {
-            let handles = handles.try_borrow().ok()?;
-            let handle = handles.first()?;
-            (handle.store == self.number).then(|| Pin::of(handle.local.pin()))
-        });
-        match pin {
-            Ok(Some(pin)) => pin,
-            _ => self.with_handle(|local, _| Pin::of(local.pin())),
-        }
+        self.by_handle(|local, _| Pin::of(local.pin()))
     }
 
     /// A pin that a caller holds for as long as it likes.
     #[inline]
     pub(crate) fn pin_for_caller(&self) -> (Pin, Noted) {
-        let taken = HANDLES.try_with(|handles| {
+        self.by_handle(Self::take)
+    }
+
+    /// Calls `use_it` with this thread's handle, which is in front unless another store was used since.
+    #[inline(always)]
+    fn by_handle<T>(&self, use_it: impl Fn(&LocalHandle, &Arc<CachePadded<Slot>>) -> T) -> T {
+        let used = HANDLES.try_with(|handles| {
             let handles = handles.try_borrow().ok()?;
             let handle = handles.first()?;
-            (handle.store == self.number).then(|| Self::take(&handle.local, &handle.slot))
+            (handle.store == self.number).then(|| use_it(&handle.local, &handle.slot))
         });
-        match taken {
-            Ok(Some(taken)) => taken,
-            _ => self.with_handle(Self::take),
+        match used {
+            Ok(Some(value)) => value,
+            _ => self.with_handle(use_it),
         }
     }
 
