@@ -254,12 +254,9 @@ impl Core {
             return Ok(Some(event));
         }
         let Some(cold) = &self.cold else { return memory };
-        match cold.find(id, deadline)? {
-            Some((block, row)) => {
-                let event = block.event(&row);
-                Ok(self.is_kept(&event, now_ms).then_some(event))
-            }
-            None => memory,
+        match cold.find(id, deadline, |event| self.is_kept(event, now_ms))? {
+            Some(found) if found.is_kept => Ok(Some(found.block.event(&found.row))),
+            _ => memory,
         }
     }
 
@@ -272,10 +269,12 @@ impl Core {
             return Ok(true);
         }
         let Some(cold) = &self.cold else { return Ok(false) };
-        let Some((block, row)) = cold.find(id, Deadline::after(self.config.fetch_timeout))? else {
-            return Ok(false);
-        };
-        let first = cold.remove(id, block.id.lane(), row.seq)?;
+        let now_ms = self.lanes.clock.now_ms();
+        let (deadline, kept) =
+            (Deadline::after(self.config.fetch_timeout), |event: &EventRef<'_>| self.is_kept(event, now_ms));
+        // One that has expired, too: what was removed must stay so although the clock is set back.
+        let Some(found) = cold.find(id, deadline, kept)? else { return Ok(false) };
+        let first = cold.remove(id, found.block.id.lane(), found.row.seq)?;
         self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
         Ok(first)
     }

@@ -268,6 +268,11 @@ impl Store {
 
     /// The event of that id, from memory or from the cold tier.
     ///
+    /// Events that have expired or were removed do not count, whatever still lies of them in the tier. An id may be used again
+    /// after that, or once its event has left memory. Should several events of one id exist, the one in memory is given, then, of
+    /// a class and stream, the one appended last; which of several classes or streams is not said. When that one expires or is
+    /// removed, another one that still exists is given.
+    ///
     /// # Errors
     /// [`Timeout`](ErrorKind::Timeout) after [`Config::fetch_timeout`]; [`Corrupt`](ErrorKind::Corrupt) when what may
     /// hold the event cannot be read; [`Cold`](ErrorKind::Cold) when the tier fails; [`Closed`](ErrorKind::Closed).
@@ -287,10 +292,12 @@ impl Store {
 
     /// Removes an event, wherever it is. `false`: there is none of that id.
     ///
-    /// If the id was used again after its event had left memory, there are two events of it, which ids should not
+    /// If the id was used again after its event had left memory, there may be two events of it, which ids should not
     /// allow; the one in memory is removed then, and the next call removes the other.
     ///
-    /// An event in memory is removed at once. One that has expired but is still stored counts as being there. One that the cold tier has is noted there as removed, which is I/O.
+    /// An event in memory is removed at once. One that the cold tier has is noted there as removed, which is I/O. One that has
+    /// expired but is still stored counts as being there, so that it stays gone although the clock is set back; in the cold
+    /// tier an event that exists is removed before such a one.
     ///
     /// # Errors
     /// What the cold tier says; [`Closed`](ErrorKind::Closed).

@@ -47,6 +47,8 @@ pub(crate) struct BlockInfo {
     pub(crate) raw_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) kinds: [u64; 4],
+    /// Deleting it has failed, maybe after it was deleted: the tier need not have it.
+    pub(crate) may_be_gone: bool,
     filter: Filter,
 }
 
@@ -110,8 +112,14 @@ impl BlockInfo {
             raw_bytes,
             stored_bytes: stored_bytes as u64,
             kinds,
+            may_be_gone: false,
             filter: Filter::new(rows.iter().map(|row| row.id), streams.into_iter()),
         }
+    }
+
+    /// The same of a block that could not be deleted, or was without anybody knowing.
+    pub(crate) fn maybe_gone(&self) -> Self {
+        Self { may_be_gone: true, ..self.clone() }
     }
 
     /// The entry as it is stored with its block.
@@ -165,6 +173,7 @@ impl BlockInfo {
             raw_bytes: word(6),
             stored_bytes: word(7),
             kinds: [word(8), word(9), word(10), word(11)],
+            may_be_gone: false,
             filter: Filter::from_bytes(&body[FIXED..]),
         })
     }
@@ -194,6 +203,7 @@ impl BlockInfo {
         self.min_id = self.min_id.min(other.min_id);
         self.max_id = self.max_id.max(other.max_id);
         self.newest_ms = self.newest_ms.max(other.newest_ms);
+        self.may_be_gone |= other.may_be_gone;
         for (kinds, others) in self.kinds.iter_mut().zip(other.kinds) {
             *kinds |= others;
         }

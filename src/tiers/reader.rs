@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::{self, Deadline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventRef;
 use crate::ids::{LaneId, Stream};
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
@@ -106,6 +107,8 @@ pub(crate) struct ColdReader {
     /// another lane, and be removed there.
     removed: RwLock<HashMap<(u64, LaneId), u64>>,
     removed_limit: usize,
+    /// Held while blocks are deleted.
+    expiring: Mutex<()>,
     /// The tier was begun without its server, and what is there has not been learnt since.
     unknown: AtomicBool,
     pub(crate) loads: AtomicU64,
@@ -132,6 +135,7 @@ impl ColdReader {
             cache_limit,
             removed: RwLock::default(),
             removed_limit,
+            expiring: Mutex::default(),
             unknown: AtomicBool::new(unknown),
             loads: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -259,10 +263,10 @@ impl ColdReader {
         }
         let begin = clock::now();
         let Some(bytes) = self.tier.get_within(id, deadline.left(READ_LIMIT))? else {
-            // The directory forgets a block before the tier does.
+            // The directory forgets a block before the tier does, unless the tier said that it could not.
             return match self.directory.block_of(id.lane(), id.first_seq) {
-                Some(_) => Err(self.count(format!("cold block {id:?} is missing"))),
-                None => Ok(None),
+                Some(info) if !info.may_be_gone => Err(self.count(format!("cold block {id:?} is missing"))),
+                _ => Ok(None),
             };
         };
         let block = Block::decode(&bytes).inspect_err(|_| {
@@ -438,8 +442,10 @@ impl ColdReader {
     /// Deletes blocks whose events have all expired, and what was noted of events removed from them.
     ///
     /// # Errors
-    /// What the tier says; the blocks are there again then, for the next try.
+    /// What the tier says; the blocks are noted again then, for the next try, as such that may be gone.
     pub(crate) fn expire(&self, lane: LaneId, over: impl Fn(&BlockInfo) -> bool) -> Result<u64> {
+        // One at a time: a second one that fails would note blocks again that the first has deleted.
+        let _turn = self.expiring.lock();
         let infos = self.directory.blocks(lane, u64::MAX, over);
         if infos.is_empty() {
             return Ok(0);
@@ -460,7 +466,7 @@ impl ColdReader {
             .map(|((id, of), seq)| tombstone(*id, *of, *seq))
             .collect();
         if let Err(error) = self.tier.delete(&ids) {
-            infos.iter().for_each(|info| self.directory.insert(BlockInfo::clone(info)));
+            infos.iter().for_each(|info| self.directory.insert(info.maybe_gone()));
             return Err(error);
         }
         // A read that began before may still ask for them: it must not find an event whose note goes now.
@@ -475,12 +481,20 @@ impl ColdReader {
         Ok(ids.len() as u64)
     }
 
-    /// Finds a live event by its id in the cold tier, the latest of that id first.
+    /// Finds an event by its id in the cold tier that was not removed. There may be several, since an id can be used
+    /// again once its event has ceased to exist: one that `kept` takes comes before all that it does not take, and of
+    /// a lane the one appended last.
     ///
     /// # Errors
-    /// As for [`Self::load`]. A block that cannot be read does not keep the others from being searched.
-    pub(crate) fn find(&self, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
-        let mut failure = None;
+    /// As for [`Self::load`], unless an event is found that `kept` takes: a block that cannot be read does not keep the
+    /// others from being searched.
+    pub(crate) fn find(
+        &self,
+        id: u64,
+        deadline: Deadline,
+        kept: impl Fn(&EventRef<'_>) -> bool,
+    ) -> Result<Option<Found>> {
+        let (mut failure, mut expired) = (None, None);
         for lane in self.directory.lane_ids() {
             for entry in self.directory.blocks(lane, u64::MAX, |info| info.may_hold_id(id)).iter().rev() {
                 let blocks = self.unfold(entry, deadline, |info| info.may_hold_id(id));
@@ -489,24 +503,49 @@ impl ColdReader {
                     Vec::new()
                 });
                 for info in blocks.iter().rev() {
-                    match self.find_in(info.id, id, deadline) {
-                        Ok(None) => {}
-                        Ok(found) => return Ok(found),
+                    match self.find_in(info.id, id, deadline, &kept) {
+                        Ok(Some(found)) if found.is_kept => return Ok(Some(found)),
+                        Ok(found) => expired = expired.or(found),
                         Err(error) => failure = Some(error),
                     }
                 }
             }
         }
-        failure.map_or_else(|| self.check_known().map(|()| None), Err)
+        match failure {
+            Some(error) => Err(error),
+            None => self.check_known().map(|()| expired),
+        }
     }
 
-    /// The latest live event of an id in a block.
-    fn find_in(&self, block: BlockId, id: u64, deadline: Deadline) -> Result<Option<(Arc<Block>, Row)>> {
-        let Some(found) = self.load(block, deadline)? else { return Ok(None) };
-        let live = |row: &&Row| row.header.id == id && !self.is_removed(block.lane(), row);
-        let row = found.rows().iter().rev().find(live).copied();
-        Ok(row.map(|row| (found, row)))
+    /// The latest event of an id in a block that `kept` takes; if there is none, the latest.
+    fn find_in(
+        &self,
+        block: BlockId,
+        id: u64,
+        deadline: Deadline,
+        kept: &impl Fn(&EventRef<'_>) -> bool,
+    ) -> Result<Option<Found>> {
+        let Some(block) = self.load(block, deadline)? else { return Ok(None) };
+        let mut expired = None;
+        for row in block.rows().iter().rev() {
+            if row.header.id != id || self.is_removed(block.id.lane(), row) {
+                continue;
+            }
+            if kept(&block.event(row)) {
+                return Ok(Some(Found { row: *row, block, is_kept: true }));
+            }
+            expired.get_or_insert(*row);
+        }
+        Ok(expired.map(|row| Found { row, block, is_kept: false }))
     }
+}
+
+/// An event that was found by its id.
+pub(crate) struct Found {
+    pub(crate) block: Arc<Block>,
+    pub(crate) row: Row,
+    /// Whether it exists: retention keeps it, and it has not expired by itself.
+    pub(crate) is_kept: bool,
 }
 
 fn tombstone(id: u64, lane: LaneId, seq: u64) -> Tombstone {

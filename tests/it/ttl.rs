@@ -225,3 +225,88 @@ fn the_largest_event_may_expire() {
     assert_eq!(store.pin().get(1).unwrap().payload(), payload);
     store.validate().unwrap();
 }
+
+/// A store of two classes whose events are in the cold tier an hour after they came.
+fn old_and_new(clock: &Clock, tier: std::sync::Arc<crate::tier::MapTier>, kept: Option<Duration>) -> Store {
+    let hour = Duration::from_secs(3600);
+    let class = |name: &str| {
+        let class = ClassConfig::new(name).hot_for(hour / 2).warm_for(hour);
+        kept.map_or(class.clone(), |kept| class.retention(kept))
+    };
+    let config = small().partitions(1).background(false).class(class("a")).class(class("b")).build().unwrap();
+    Store::builder(config).cold(tier).clock(clock.clone()).open().unwrap()
+}
+
+/// Lets everything leave memory and two hours pass.
+fn leave(store: &Store, clock: &Clock, id: u64) {
+    store.flush(Duration::from_secs(60)).unwrap();
+    clock.set_ms(clock.now_ms() + 2 * HOUR);
+    store.maintain().unwrap();
+    assert!(store.pin().get(id).is_none());
+}
+
+const HOUR: i64 = 3_600_000;
+
+/// The first event has ceased to exist, and its block is still there.
+#[test]
+fn an_id_is_used_again_after_its_event_has_expired_in_the_cold_tier() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let store = old_and_new(&clock, crate::tier::MapTier::new(), None);
+    let (a, b) = (store.config().class("a").unwrap(), store.config().class("b").unwrap());
+    let at = clock.now_ms();
+    let old = Event::new(stream(), 5, at, 1).class(a).payload(b"old").expires_at(at + 3 * HOUR);
+    store.append(&old).unwrap();
+    leave(&store, &clock, 5);
+    clock.set_ms(clock.now_ms() + 2 * HOUR);
+    assert!(store.fetch(5).unwrap().is_none());
+    let new = Event::new(stream(), 5, clock.now_ms(), 1).class(b).payload(b"new");
+    assert_eq!(store.append(&new).unwrap(), Appended::Stored);
+    leave(&store, &clock, 5);
+    assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"new");
+    assert!(store.remove(5).unwrap(), "the one that exists");
+    assert!(store.fetch(5).unwrap().is_none());
+    assert!(store.remove(5).unwrap(), "the one that has expired");
+    assert!(!store.remove(5).unwrap());
+    clock.set_ms(at + HOUR);
+    assert!(store.fetch(5).unwrap().is_none(), "although the clock was set back");
+}
+
+#[test]
+fn an_older_event_of_an_id_is_found_once_the_later_one_has_expired() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let store = old_and_new(&clock, crate::tier::MapTier::new(), None);
+    let class = store.config().class("a").unwrap();
+    store.append(&Event::new(stream(), 5, clock.now_ms(), 1).class(class).payload(b"old")).unwrap();
+    leave(&store, &clock, 5);
+    let at = clock.now_ms();
+    let new = Event::new(stream(), 5, at, 1).class(class).payload(b"new").expires_at(at + 3 * HOUR);
+    assert_eq!(store.append(&new).unwrap(), Appended::Stored);
+    leave(&store, &clock, 5);
+    assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"new");
+    clock.set_ms(clock.now_ms() + 2 * HOUR);
+    assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"old", "it exists until it is removed");
+}
+
+/// The tier has deleted the block, and its answer was lost.
+#[test]
+fn a_block_that_was_deleted_without_an_answer_is_not_missing() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let tier = crate::tier::MapTier::new();
+    let store = old_and_new(&clock, tier.clone(), Some(Duration::from_secs(4 * 3600)));
+    let at = clock.now_ms();
+    store.append(&Event::new(stream(), 5, at, 1).payload(b"old")).unwrap();
+    leave(&store, &clock, 5);
+    clock.set_ms(at + 5 * HOUR);
+    {
+        let _healed = crate::tier::Healed(&tier);
+        tier.set(crate::tier::Fault::FailAfterwards);
+        assert!(store.maintain().is_err());
+    }
+    assert!(tier.ids().is_empty());
+    assert!(store.fetch(5).unwrap().is_none());
+    assert!(store.fetch_scan(..).all(|event| event.is_ok()));
+    store.append(&Event::new(stream(), 5, clock.now_ms(), 1).payload(b"new")).unwrap();
+    leave(&store, &clock, 5);
+    assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"new");
+    assert_eq!(store.stats().cold.corrupt_blocks, 0);
+}

@@ -146,6 +146,8 @@ impl Setup {
             .thresholds(warning, critical, reject)
             .move_rate(self.move_rate)
             .defrag_below(self.defrag_below)
+            // Reads are held over other steps, and the machine may stand still meanwhile.
+            .fetch_timeout(Duration::from_secs(900))
             // A store that cannot make room would only wait in vain.
             .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
             .background(self.threads)
