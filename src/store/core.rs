@@ -423,13 +423,19 @@ impl Core {
     fn drain(&self, deadline: Deadline) -> Result<()> {
         let Some(cold) = &self.cold else { return Ok(()) };
         let ends = self.seal_all();
-        let behind = || ends.iter().any(|(lane, end)| lane.clean_seq() < *end);
-        while behind() && self.spill(true)? > 0 {
+        // What has left memory without being written had expired.
+        let behind = || ends.iter().any(|(lane, end)| lane.clean_seq().max(lane.tail_seq()) < *end);
+        while behind() {
+            let written = self.spill(true)?;
             if deadline.has_passed() && behind() {
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     "the deadline passed before everything was written",
                 ));
+            }
+            if written == 0 {
+                // Pages are on their way out just now.
+                std::thread::yield_now();
             }
         }
         cold.save_names(&self.names)

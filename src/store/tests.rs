@@ -157,3 +157,25 @@ fn regions_with_a_sensitive_class_are_kept_out_of_core_dumps() {
         assert!(!flags_of(store.core.lanes.index_region.address()).contains(" dd "), "ids are no secret");
     }
 }
+
+/// The mover lets an expired page go just when a flush comes to it.
+#[test]
+fn a_page_that_is_leaving_does_not_keep_a_flush_from_what_is_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::builder()
+        .memory("32MiB")
+        .partitions(1)
+        .hot(|hot| hot.max("4MiB").page_size("16KiB"))
+        .data_dir(dir.path())
+        .background(false);
+    let store = Store::open(config.build().unwrap()).unwrap();
+    append(&store, "default", 0..60);
+    let lanes = &store.core.lanes;
+    let (pin, lane) = (lanes.pin(), lanes.lanes().next().unwrap());
+    let tail = lane.tail();
+    let gone = u64::from(lanes.pages.meta(tail).count());
+    // What the flush sees that found the page before it was taken off the list.
+    lanes.pages.retire(&pin, tail);
+    store.flush(Duration::from_secs(60)).unwrap();
+    assert_eq!(store.stats().cold.events, 60 - gone);
+}

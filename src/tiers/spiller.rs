@@ -280,6 +280,10 @@ impl Spiller {
             // Hot pages are written when they must leave, or leave as they are; until then more may come to be removed or
             // expire. One that newer pages were squeezed before is on its way, although it is hot.
             let tier = lanes.pages.place(page).tier();
+            // The mover has just let it go, since it had expired. Those behind it are still to be written.
+            if tier == Tier::Free && pages.is_empty() {
+                continue;
+            }
             let hot = || urgent || !class.compress || aged(meta) || meta.seq() < passed;
             let ready = tier == Tier::Warm || tier == Tier::Hot && hot();
             if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
