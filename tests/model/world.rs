@@ -326,7 +326,7 @@ impl World {
     }
 
     pub(crate) fn flush(&mut self) -> Checked {
-        let outcome = self.store().flush(std::time::Duration::from_secs(60));
+        let outcome = self.store().flush(std::time::Duration::from_secs(3600));
         if self.tier_said(outcome, "flush")?.is_some() && self.setup.has_tier() {
             let setup = &self.setup;
             for entry in self.reference.events.values_mut() {
