@@ -1,6 +1,6 @@
 //! Steps that change what the store holds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use esker::{Appended, ConfigBuilder, Error, ErrorKind, Event, PressureReason, RegionKind, Stream};
@@ -358,7 +358,7 @@ impl World {
         batch: &esker::Batch,
         waited: bool,
     ) -> Checked {
-        let (mut doubled, mut duplicates) = (BTreeSet::new(), Vec::new());
+        let (mut doubled, mut duplicates) = (BTreeMap::new(), Vec::new());
         let mut told = false;
         for (at, (id, mut entry, expected)) in list.into_iter().enumerate() {
             match fates[at] {
@@ -397,7 +397,7 @@ impl World {
                     let may_have_left = waited || !self.is_alone();
                     ensure!(may_have_left, "event {id} was stored a second time, at {at} of a batch");
                     self.tally.stored += 1;
-                    doubled.insert(id);
+                    *doubled.entry(id).or_insert(1) += 1;
                 }
                 Ok(Appended::Stored) => {
                     self.totals.by_stream += u64::from(self.is_unnamed(id, &entry) && entry.class != 0);
@@ -410,7 +410,7 @@ impl World {
             let known = self.reference.events.contains_key(&id);
             ensure!(known, "the new event {id} of a batch is called a duplicate");
         }
-        doubled.into_iter().try_for_each(|id| self.end_doubled(id))
+        doubled.into_iter().try_for_each(|(id, most)| self.end_doubled(id, most))
     }
 
     fn note_of_batch(&mut self, id: u64, mut entry: Entry) {
@@ -424,8 +424,8 @@ impl World {
         }
     }
 
-    /// An id with two events, one of them cold: removes both.
-    fn end_doubled(&mut self, id: u64) -> Checked {
+    /// An id with several events, all but one of them cold: removes all. A batch can have it more than once.
+    fn end_doubled(&mut self, id: u64, most: usize) -> Checked {
         self.totals.doubled += 1;
         self.detail(|| format!("{id} is there twice"));
         let was_down = self.down;
@@ -433,7 +433,7 @@ impl World {
         let mut times = 0;
         while self.remove_counted(id)?.unwrap_or(false) {
             times += 1;
-            ensure!(times <= 2, "event {id} is there more than twice");
+            ensure!(times <= most, "event {id} is there more than {most} times");
         }
         self.reference.forget(id);
         if was_down {

@@ -18,6 +18,7 @@
 pub(crate) mod breaker;
 pub(crate) mod dead;
 pub(crate) mod home;
+pub(crate) mod mend;
 pub(crate) mod remote;
 pub(crate) mod spool;
 

@@ -1,6 +1,6 @@
 //! The spool: changes in local files, in order, until the server has them for good.
 //!
-//! Files are written from front to back and never changed; a file goes when nothing in it is needed any more. A record:
+//! Files are written from front to back and not changed, but for headers that are [mended](mend); a file goes when nothing in it is needed any more. A record:
 //!
 //! ```text
 //! ┌──────┬────────┬────────────┬───────────┬───────┬────────┬──────┐
@@ -24,14 +24,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::shield::dead::DeadLetters;
+use crate::tiers::shield::mend;
 use crate::tiers::shield::remote::{Change, Op, Stamp};
 
-const MAGIC: &[u8; 4] = b"ESKS";
+pub(crate) const MAGIC: &[u8; 4] = b"ESKS";
 pub(crate) const HEADER: usize = 12;
 /// A file is followed by another when it is so long.
 const FILE_BYTES: u64 = 16 << 20;
 /// The longest record that is believed: the largest block and its summary.
-const RECORD_MAX: usize = 160 << 20;
+pub(crate) const RECORD_MAX: usize = 160 << 20;
 
 /// Where a change is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,8 +76,8 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Opens a directory, or makes it. Records that are damaged go to the dead letters, and what follows a torn one
-    /// in its file with it.
+    /// Opens a directory, or makes it. Records of which only the header is damaged are mended; others that are damaged go to
+    /// the dead letters.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyOpen`], [`ErrorKind::Io`].
@@ -131,42 +132,36 @@ impl Spool {
         self.segments.insert(number, Segment { file: file.try_clone().map_err(io)?, path, len, entries: 0 });
         let mut offset = 0;
         while offset < len {
-            file.seek(SeekFrom::Start(offset)).map_err(io)?;
-            let mut header = [0; HEADER];
             let room = usize::try_from(len - offset).unwrap_or(usize::MAX);
-            let claim = if room < HEADER {
-                None
-            } else {
-                file.read_exact(&mut header).map_err(io)?;
-                let claim = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
-                Some(claim)
-                    .filter(|claim| header.starts_with(MAGIC) && *claim <= RECORD_MAX.min(room - HEADER))
-            };
-            let Some(claim) = claim else {
-                // A write that was cut off by the end of the process was never acknowledged; anything else is damage.
-                let mut rest = vec![0; room.min(RECORD_MAX)];
-                file.seek(SeekFrom::Start(offset)).map_err(io)?;
-                file.read_exact(&mut rest).map_err(io)?;
-                if rest.iter().any(|byte| *byte != 0) && !is_cut_off(&rest) {
-                    dead.put_raw(&rest, &format!("{shown} is damaged from byte {offset} on"))?;
-                }
-                // Nothing must be written behind it, where no opening would find it.
-                if let Some(segment) = self.segments.get_mut(&number) {
-                    segment.len = len.max(FILE_BYTES);
-                }
-                break;
-            };
-            let mut body = vec![0; claim];
-            file.read_exact(&mut body).map_err(io)?;
-            let whole = (HEADER + claim) as u64;
-            match decode(&header, &body) {
-                Some(op) => {
-                    self.note(&op, number, offset, whole, State::Waiting);
-                }
-                None => dead
-                    .put_raw(&body, &format!("the record at byte {offset} of {shown} fails its checksum"))?,
+            if let Some((op, whole)) = read_record(&mut file, offset, room).map_err(io)? {
+                self.note(&op, number, offset, whole, State::Waiting);
+                offset += whole;
+                continue;
             }
-            offset += whole;
+            // Nothing must be written behind damage, where an opening may not find it.
+            if let Some(segment) = self.segments.get_mut(&number) {
+                segment.len = len.max(FILE_BYTES);
+            }
+            let mut rest = Vec::new();
+            file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut rest)).map_err(io)?;
+            match mend::look(&rest) {
+                mend::Found::Mended { header, len } => {
+                    if let Some(op) = decode(&header, &rest[HEADER..len]) {
+                        // It is read again from there when it is sent.
+                        file.seek(SeekFrom::Start(offset))
+                            .and_then(|_| file.write_all(&header))
+                            .map_err(io)?;
+                        self.note(&op, number, offset, len as u64, State::Waiting);
+                    }
+                    offset += len as u64;
+                }
+                mend::Found::Damaged { len } => {
+                    let what = format!("{len} bytes from byte {offset} of {shown} on fail their checksum");
+                    dead.put_raw(&rest[..len], &what)?;
+                    offset += len as u64;
+                }
+                mend::Found::CutOff => break,
+            }
         }
         if self.segments.get(&number).is_some_and(|segment| segment.entries == 0) {
             self.remove_file(number);
@@ -462,10 +457,21 @@ impl Spool {
     }
 }
 
-/// Whether the bytes are the beginning of a record.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    let magic = MAGIC.len().min(bytes.len());
-    bytes[..magic] == MAGIC[..magic]
+/// The record at a place of a file, with `room` bytes up to its end, and its length, if a whole one is there.
+fn read_record(file: &mut File, offset: u64, room: usize) -> std::io::Result<Option<(Op, u64)>> {
+    if room < HEADER {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER];
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(&mut header)?;
+    let claim = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    if !header.starts_with(MAGIC) || claim > RECORD_MAX.min(room - HEADER) {
+        return Ok(None);
+    }
+    let mut body = vec![0; claim];
+    file.read_exact(&mut body)?;
+    Ok(decode(&header, &body).map(|op| (op, (HEADER + claim) as u64)))
 }
 
 /// Writes all parts, several with one call.

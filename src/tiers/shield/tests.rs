@@ -384,6 +384,30 @@ fn damage_in_the_overflow_costs_what_is_damaged_and_is_told() {
     shield.dead_letters().discard(&letters[0].name).unwrap();
 }
 
+/// The length of a record says where the next one begins.
+#[test]
+fn a_damaged_length_in_the_overflow_costs_nothing() {
+    for bit in [0, 5, 9, 13, 20, 31] {
+        let (server, dir) = (Arc::new(Server::new()), tempfile::tempdir().unwrap());
+        let shield = open(&server, dir.path(), Duration::ZERO);
+        *server.mood.lock() = Mood::Away;
+        (1..=5).for_each(|seq| shield.put(&[block(seq, 1000)]).unwrap());
+        drop(shield);
+        let file = std::fs::read_dir(dir.path().join("spool")).unwrap().map(|file| file.unwrap().path());
+        let file = file.filter(|path| path.extension().is_some_and(|end| end == "spool")).max().unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let record = bytes.len() / 5;
+        bytes[record + 8 + bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, &bytes).unwrap();
+        *server.mood.lock() = Mood::Takes;
+        let shield = open(&server, dir.path(), Duration::ZERO);
+        keep_until(&shield, "drained", || shield.figures().overflow == 0);
+        let there: Vec<u64> = server.blocks.lock().keys().map(|id| id.first_seq).collect();
+        assert_eq!(there, [1, 2, 3, 4, 5], "bit {bit}");
+        assert_eq!(shield.figures().dead_letters, 0);
+    }
+}
+
 /// Drained blocks were acknowledged: their pages may have left memory.
 #[test]
 fn a_refused_block_of_the_overflow_stays_there_while_it_cannot_become_a_dead_letter() {
