@@ -3,9 +3,11 @@
 //! ```console
 //! cargo bench --bench process                                  # 2,000,000 events of 256 B, 5 rounds
 //! cargo bench --bench process -- --events 4000000 --rounds 9
+//! cargo bench --bench process -- --attach --memory 10          # how fast 10 GiB of events are found again
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets an error has failed")]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use esker::{ClassConfig, Config, ConfigBuilder, Durability, Event, Store, Stream};
@@ -13,10 +15,14 @@ use esker::{ClassConfig, Config, ConfigBuilder, Durability, Event, Store, Stream
 const STREAMS: u64 = 100_000;
 const PAYLOAD: usize = 256;
 const BATCH: usize = 64;
+/// Bytes that an event takes in a page.
+const RECORD: usize = PAYLOAD + 40;
 
 struct Settings {
     events: usize,
     rounds: usize,
+    /// Only opening again is measured.
+    attach: bool,
 }
 
 /// The monotonic clock.
@@ -30,11 +36,17 @@ fn settings() -> Settings {
     // Without `--bench` (`cargo test --benches`) everything runs once and small, to show that it works.
     let (events, rounds) = if args.iter().any(|arg| arg == "--bench") { (2_000_000, 5) } else { (20_000, 1) };
     args.retain(|arg| arg != "--bench");
-    let number = |name: &str| {
+    let number = |name: &str| -> Option<usize> {
         let at = args.iter().position(|arg| arg == name)?;
         args.get(at + 1)?.replace('_', "").parse().ok()
     };
-    Settings { events: number("--events").unwrap_or(events), rounds: number("--rounds").unwrap_or(rounds) }
+    // Of a memory in GiB, as many events as fill so much of pages.
+    let in_memory = number("--memory").map(|memory| (memory << 30) / RECORD);
+    Settings {
+        events: number("--events").or(in_memory).unwrap_or(events),
+        rounds: number("--rounds").unwrap_or(rounds),
+        attach: args.iter().any(|arg| arg == "--attach"),
+    }
 }
 
 fn mix(value: u64) -> u64 {
@@ -56,16 +68,35 @@ fn event(payloads: &[u8], at: usize) -> Event<'_> {
     Event::new(stream, at as u64, at as i64, at as u8 & 15).payload(&payloads[from..from + PAYLOAD])
 }
 
-fn config(events: usize, durability: Durability) -> ConfigBuilder {
-    let bytes = (events * (PAYLOAD + 40)) as u64;
-    let (hot, index) = (bytes + bytes / 8 + (16 << 20), (events * 24) as u64 + (24 << 20));
+/// A store in which everything stays hot, unless the class says otherwise.
+fn config(events: usize, durability: Durability, class: ClassConfig) -> ConfigBuilder {
+    let bytes = (events * RECORD) as u64;
+    let (hot, index) = (bytes + bytes / 16 + (16 << 20), (events * 24) as u64 + (24 << 20));
     Config::builder()
-        .memory(hot + index + bytes + (64 << 20))
-        .hot(|region| region.max(hot).initial(hot).prefault(true))
-        .index(|region| region.max(index).initial(index).prefault(true))
+        .class(class)
+        .memory(hot + index + bytes + bytes / 16 + (64 << 20))
+        .hot(|region| region.max(hot).initial(hot))
+        .index(|region| region.max(index).initial(index))
         .warm(|region| region.max(bytes))
+        .thresholds(0.97, 0.98, 0.99)
         .buffers("8MiB")
         .durability(durability)
+}
+
+fn touched(config: ConfigBuilder) -> ConfigBuilder {
+    config.hot(|region| region.prefault(true)).index(|region| region.prefault(true))
+}
+
+/// Events are of 1970 by their time.
+const EVER: Duration = Duration::from_secs(1 << 40);
+
+fn hot() -> ClassConfig {
+    ClassConfig::new("hot").hot_for(EVER).warm_for(EVER)
+}
+
+/// Squeezed at once.
+fn squeezed() -> ClassConfig {
+    ClassConfig::new("squeezed").hot_for(Duration::ZERO).warm_for(EVER)
 }
 
 /// A directory in shared memory, or wherever temporary files are.
@@ -103,12 +134,15 @@ fn get(store: &Store, events: usize, reads: usize) -> u64 {
 const ROWS: [&str; 6] =
     ["append", "append_batch of 64", "get", "open again, hot", "open again, half warm", "remove"];
 
+fn open(config: ConfigBuilder) -> Store {
+    Store::open(config.build().unwrap()).unwrap()
+}
+
 /// One round of one mode: nanoseconds for each event of each row.
 fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; ROWS.len()] {
     let events = settings.events;
     let dir = shared();
-    let config = |name: &str| config(events, durability).shared_dir(dir.path().join(name));
-    let open = |config: ConfigBuilder| Store::open(config.build().unwrap()).unwrap();
+    let config = |name: &str| touched(config(events, durability, hot())).shared_dir(dir.path().join(name));
     let mut times = [f64::NAN; ROWS.len()];
     {
         let store = open(config("single"));
@@ -122,12 +156,11 @@ fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; 
     times[2] = each(reads, || {
         std::hint::black_box(get(&store, events, reads));
     });
+    assert_eq!(store.stats().events.hot, events as u64);
     store.abandon();
     if durability == Durability::Process {
         let store = open(config("batches"));
-        let found = store.recovered().unwrap();
-        assert!(found.is_whole() && found.events == events as u64, "{found:?}");
-        times[3] = found.took.as_nanos() as f64 / events as f64;
+        times[3] = found_again(&store, events);
         let removals = events / 100;
         times[5] = each(removals, || {
             for at in 0..removals {
@@ -136,27 +169,34 @@ fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; 
         });
         store.abandon();
         std::fs::remove_dir_all(dir.path().join("batches")).unwrap();
-        // Squeezed at once, which takes a moment: half of the events are.
-        let config = || {
-            let class =
-                ClassConfig::new("squeezed").hot_for(Duration::ZERO).warm_for(Duration::from_secs(1 << 40));
-            config("warm").class(class).background(false)
-        };
-        let store = open(config());
-        append_batches(&store, payloads, events / 2);
-        store.maintain().unwrap();
-        let warm = store.stats().events.warm;
-        for at in events / 2..events {
-            store.append(&event(payloads, at)).unwrap();
-        }
-        store.abandon();
-        let store = open(config());
-        let found = store.recovered().unwrap();
-        assert!(found.is_whole() && found.events == events as u64 && warm > events as u64 / 4, "{found:?}");
-        times[4] = found.took.as_nanos() as f64 / events as f64;
-        store.abandon();
+        times[4] = half_warm(settings, payloads, dir.path());
     }
     times
+}
+
+/// Nanoseconds an event that a store took to find what another had left.
+fn found_again(store: &Store, events: usize) -> f64 {
+    let found = store.recovered().unwrap();
+    assert!(found.is_whole() && found.events == events as u64, "{found:?}");
+    found.took.as_nanos() as f64 / events as f64
+}
+
+fn half_warm(settings: &Settings, payloads: &[u8], dir: &Path) -> f64 {
+    let events = settings.events;
+    let config = || {
+        let config = touched(config(events, Durability::Process, squeezed()));
+        config.shared_dir(dir.join("warm")).background(false)
+    };
+    let store = open(config());
+    append_batches(&store, payloads, events / 2);
+    store.maintain().unwrap();
+    let warm = store.stats().events.warm;
+    for at in events / 2..events {
+        store.append(&event(payloads, at)).unwrap();
+    }
+    store.abandon();
+    assert!(warm > events as u64 / 3, "{warm} events are warm");
+    found_again(&open(config()), events)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -164,8 +204,61 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+const AGAIN: [&str; 5] = [
+    "open, after the process had ended: to the first get",
+    "of that, building the indexes anew",
+    "close",
+    "open, after that: to the first get",
+    "of that, attaching",
+];
+
+/// Opening again, once of each kind: milliseconds.
+fn again(settings: &Settings, payloads: &[u8]) -> [f64; AGAIN.len()] {
+    let (events, dir) = (settings.events, shared());
+    let config = || config(events, Durability::Process, hot()).shared_dir(dir.path());
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let store = open(config());
+    append_batches(&store, payloads, events);
+    store.abandon();
+    let timed = || {
+        let begin = now();
+        let store = open(config());
+        assert_eq!(store.pin().get(events as u64 / 2).unwrap().id(), events as u64 / 2);
+        let took = millis(begin.elapsed());
+        found_again(&store, events);
+        let inside = millis(store.recovered().unwrap().took);
+        (store, took, inside)
+    };
+    let (store, rebuilt, rebuilding) = timed();
+    let begin = now();
+    store.close(Duration::from_secs(60)).unwrap();
+    let closing = millis(begin.elapsed());
+    drop(store);
+    let (store, attached, attaching) = timed();
+    store.abandon();
+    [rebuilt, rebuilding, closing, attached, attaching]
+}
+
+fn measure_again(settings: &Settings, payloads: &[u8]) {
+    let all: Vec<_> = (0..settings.rounds).map(|_| again(settings, payloads)).collect();
+    let gib = (settings.events * RECORD) as f64 / (1u64 << 30) as f64;
+    println!(
+        "{} events of {PAYLOAD} B, {gib:.1} GiB of pages, medians of {} rounds\n",
+        settings.events, settings.rounds
+    );
+    println!("| what | ms | ns an event |");
+    println!("|---|---:|---:|");
+    for (row, name) in AGAIN.iter().enumerate() {
+        let time = median(all.iter().map(|times| times[row]).collect());
+        println!("| {name} | {time:.1} | {:.1} |", time * 1e6 / settings.events as f64);
+    }
+}
+
 fn main() {
     let (settings, payloads) = (settings(), payloads());
+    if settings.attach {
+        return measure_again(&settings, &payloads);
+    }
     let mut all = [Vec::new(), Vec::new()];
     for number in 0..settings.rounds {
         let mut modes = [(0, Durability::Memory), (1, Durability::Process)];

@@ -141,6 +141,15 @@ impl<'i> Cursor<'i> {
         }
     }
 
+    /// Asks the processor to fetch the entry of an id of the chunk, to change it.
+    #[inline]
+    pub(crate) fn prefetch(&self, id: u64) {
+        #[cfg(not(loom))]
+        crate::sys::memory::prefetch_write(self.entry(id));
+        #[cfg(loom)]
+        let _ = id;
+    }
+
     /// The entry of an id of the chunk.
     #[inline]
     fn entry(&self, id: u64) -> &'i AtomicU64 {

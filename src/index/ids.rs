@@ -31,7 +31,7 @@ const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
 const SWEEPS: usize = 64;
 const SWEEP: [usize; 2] = [32, 4096];
 /// The share of a chunk that must have come to the hash table before it gets an array.
-const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
+pub(crate) const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
 
 /// Where an id's entry is or would be.
 #[derive(Clone, Copy)]
@@ -159,6 +159,29 @@ where
     #[inline]
     pub(crate) fn prefetch_claim<'i>(&'i self, id: u64, cursor: &mut Cursor<'i>) {
         if !cursor.seek(&self.dense, id) {
+            self.hash.prefetch(self.hash.hash(id));
+        }
+    }
+
+    /// Ids of a chunk, which the number of a chunk counts.
+    pub(crate) fn chunk_len(&self) -> u64 {
+        self.dense.chunk_len()
+    }
+
+    /// Makes an array for a chunk of which it is known that its ids come in sequence, unless there is no room.
+    pub(crate) fn expect(&self, chunk: u64) {
+        let sparse = self.sparse(chunk);
+        if !self.dense.has(chunk) {
+            self.dense.create(chunk, || sparse.load(Ordering::SeqCst) != 0);
+        }
+    }
+
+    /// Fetches what announcing an id will touch, of one whose neighbours come at other times.
+    #[inline]
+    pub(crate) fn prefetch_insert<'i>(&'i self, id: u64, cursor: &mut Cursor<'i>) {
+        if cursor.seek(&self.dense, id) {
+            cursor.prefetch(id);
+        } else {
             self.hash.prefetch(self.hash.hash(id));
         }
     }

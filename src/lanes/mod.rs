@@ -3,5 +3,6 @@
 pub(crate) mod append;
 pub(crate) mod history;
 pub(crate) mod partition;
+mod replay;
 pub(crate) mod restore;
 pub(crate) mod run;

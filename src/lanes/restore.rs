@@ -8,20 +8,15 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::record::{EXPIRY_LEN, HEADER_LEN, RecordHeader};
-use crate::ids::{Addr, Class, LaneId, LogicalPage, Stream};
-use crate::index::dense::Cursor;
-use crate::index::ids::Outcome;
-use crate::index::streams::{head_hash, stream_hash};
+use crate::event::record::HEADER_LEN;
+use crate::ids::{Class, LaneId, LogicalPage};
 use crate::lanes::append::Lanes;
-use crate::lanes::partition::{Partition, partition_of};
-use crate::pages::pool::{FrameCache, Pin};
-use crate::pages::restore::{FoundPage, Quarantine, Segment};
-use crate::pages::table::{PageMeta, Restored, Tier, Zone};
-use crate::sync::{Ordering, wait_a_turn};
+use crate::lanes::partition::Partition;
+use crate::lanes::replay::{FoundRecord, Replay, Survey, Walk};
+use crate::pages::restore::{FoundPage, Quarantine};
+use crate::pages::table::{Restored, Tier};
+use crate::sync::Ordering;
 
-/// Records whose lines are fetched before the first of them is looked at.
-const RUN: usize = 16;
 /// Pages that a lane may lack in its middle for the lane to be kept in one piece.
 const GAP_MAX: u64 = 64;
 
@@ -62,50 +57,6 @@ pub(crate) struct Source<'s> {
     pub(crate) progress: &'s (dyn Fn() + Sync),
 }
 
-/// A record that was read and is to be looked up.
-struct Waiting {
-    offset: u32,
-    header: RecordHeader,
-    head_hash: u64,
-}
-
-/// What the records of a page are, all together.
-struct Survey {
-    zone: Zone,
-    count: u32,
-    /// Records of events that expire by themselves.
-    expiring: u32,
-    /// Where the last one ends.
-    end: u32,
-    /// Whether something behind records was none.
-    cut: bool,
-}
-
-impl Survey {
-    const NOTHING: Self = Self { zone: Zone::NOTHING, count: 0, expiring: 0, end: 0, cut: false };
-
-    /// Whether these can be the records that the page had: its zone map is of them, or of them and others that are
-    /// missing.
-    fn is_of(&self, meta: &PageMeta, some_may_be_missing: bool) -> bool {
-        let zone = meta.zone();
-        if some_may_be_missing {
-            zone.covers(&self.zone)
-        } else {
-            zone == self.zone && self.count == meta.count()
-        }
-    }
-}
-
-/// What is found out about a page while its records are put into the indexes.
-struct Walk {
-    dead: u32,
-    dead_bytes: u32,
-    /// Of the dead, those that had been removed; the others have the id of another event.
-    removed: u64,
-    /// Links to be written anew: where, and to what.
-    links: Vec<(u32, u64)>,
-}
-
 impl Lanes {
     /// Builds the indexes of a partition anew from its pages, and takes those over.
     ///
@@ -118,7 +69,7 @@ impl Lanes {
         source: &Source<'_>,
     ) -> Result<Rebuilt> {
         let partition = &self.partitions[number];
-        let mut rebuilt = Rebuilt::default();
+        let (mut rebuilt, mut records) = (Rebuilt::default(), Vec::new());
         let mut lanes: Vec<Vec<FoundPage>> = vec![Vec::new(); partition.lanes().count()];
         for page in found {
             lanes[page.lane.class().index()].push(page);
@@ -129,8 +80,9 @@ impl Lanes {
             let (pages, next_seq) = self.in_order(lane, found, confirmed, &mut rebuilt.lost)?;
             let mut so_far = i64::MIN;
             for (at, page) in pages.iter().enumerate() {
-                let is_newest = at + 1 == pages.len();
-                so_far = self.rebuild_page(partition, *page, is_newest, so_far, source, &mut rebuilt)?;
+                let next = pages.get(at + 1).copied();
+                let (walked, again) = (&mut records, &mut rebuilt);
+                so_far = self.rebuild_page(partition, *page, next, so_far, source, walked, again)?;
                 (source.progress)();
             }
             partition.adopt(&self.pages, lane.class(), &pages, next_seq, confirmed);
@@ -230,42 +182,37 @@ impl Lanes {
         self.pages.retire(&self.readers.pin(), page);
     }
 
-    /// Walks a page's records. Gives the largest timestamp of this and all older pages.
+    /// Walks a page's records, and has those of the `next` page of the lane fetched. Gives the largest timestamp of this
+    /// and all older pages.
+    #[expect(clippy::too_many_arguments, reason = "what one page needs of all others")]
     fn rebuild_page(
         &self,
         partition: &Partition,
         page: LogicalPage,
-        is_newest: bool,
+        next: Option<LogicalPage>,
         so_far: i64,
         source: &Source<'_>,
+        records: &mut Vec<FoundRecord>,
         rebuilt: &mut Rebuilt,
     ) -> Result<i64> {
-        let (pin, cache) = (self.readers.pin(), FrameCache::default());
+        let pin = self.readers.pin();
         let meta = self.pages.meta(page);
         let (claimed, is_warm) = (meta.count(), self.pages.place(page).tier() == Tier::Warm);
         let (mut segments, unreadable) = self.pages.segments(&pin, page);
-        let survey = self.survey(meta, &mut segments);
+        let survey = self.survey(meta, &mut segments, records);
+        if let Some(next) = next {
+            self.pages.prefetch_page(self.pages.place(next));
+        }
         let damaged = unreadable || survey.cut || survey.count + 1 < claimed;
-        if !survey.is_of(meta, damaged || is_newest) {
+        if !survey.is_of(meta, damaged || next.is_none()) {
             rebuilt.lost.describe(|| format!("page {}: its records are not those that it had", page.0));
             (rebuilt.lost.pages, rebuilt.lost.events) =
                 (rebuilt.lost.pages + 1, rebuilt.lost.events + u64::from(claimed.max(1)));
             segments.clear();
+            records.clear();
         }
-        let mut replay = Replay {
-            lanes: self,
-            partition,
-            lane: meta.lane(),
-            page,
-            generation: self.pages.place(page).generation(),
-            removed: source.removed.get(&page).map_or(&[][..], |offsets| offsets),
-            tombstones: &source.tombstones,
-            seq: meta.seq(),
-            run: Vec::with_capacity(RUN),
-            walk: Walk { dead: 0, dead_bytes: 0, removed: 0, links: Vec::new() },
-        };
-        segments.iter().try_for_each(|segment| replay.segment(&pin, &cache, segment.at, &segment.bytes))?;
-        let (walk, survey) = (replay.walk, if segments.is_empty() { Survey::NOTHING } else { survey });
+        let walk = Replay::of(self, partition, page, source).records(&pin, records)?;
+        let survey = if segments.is_empty() { Survey::NOTHING } else { survey };
         let mend = !walk.links.is_empty() || damaged && is_warm || is_warm && segments.is_empty();
         if mend && !self.pages.rewrite(&pin, page, &segments, &walk.links) {
             return Err(Error::corrupt(format!(
@@ -292,37 +239,6 @@ impl Lanes {
         Ok(so_far.max(survey.zone.max_time()))
     }
 
-    /// Looks at all records of a page before any is used, and cuts off what is none.
-    fn survey(&self, meta: &PageMeta, segments: &mut Vec<Segment<'_>>) -> Survey {
-        let (lane, seed, partitions) = (meta.lane(), self.seed, self.partitions.len());
-        let mut survey = Survey::NOTHING;
-        for segment in segments.iter_mut() {
-            let mut from = 0;
-            while let Some(header) = RecordHeader::read(&segment.bytes[from..]) {
-                let offset = segment.at + from as u32;
-                let len = header.record_len_checked().filter(|len| *len <= segment.bytes.len() - from);
-                let stream = stream_hash(Stream::from_raw(header.stream), seed);
-                let ours = header.class() == lane.class()
-                    && partition_of(stream, partitions) == lane.partition()
-                    && offset < Addr::OFFSET_END
-                    && (!header.expires() || header.body_len as usize >= EXPIRY_LEN)
-                    && survey.count < meta.count();
-                let Some(len) = len.filter(|_| ours) else { break };
-                survey.zone.add(header.timestamp, header.kind);
-                survey.count += 1;
-                survey.expiring += u32::from(header.expires());
-                from += len;
-                survey.end = offset + len as u32;
-            }
-            if from < segment.bytes.len() {
-                survey.cut = true;
-                segment.cut(from);
-            }
-        }
-        segments.retain(|segment| !segment.bytes.is_empty());
-        survey
-    }
-
     fn note(&self, page: LogicalPage, walk: &Walk, survey: &Survey, so_far: i64, source: &Source<'_>) {
         if survey.expiring > 0 {
             self.has_expiring();
@@ -339,124 +255,4 @@ impl Lanes {
         });
         self.pages.set_dead(page, walk.dead > 0);
     }
-}
-
-/// Appends the records of a page to the indexes, as when they came.
-struct Replay<'r> {
-    lanes: &'r Lanes,
-    partition: &'r Partition,
-    lane: LaneId,
-    page: LogicalPage,
-    generation: u32,
-    removed: &'r [u32],
-    tombstones: &'r HashMap<(u64, LaneId), u64>,
-    seq: u64,
-    run: Vec<Waiting>,
-    walk: Walk,
-}
-
-impl<'r> Replay<'r> {
-    /// Puts a segment's records into the indexes.
-    fn segment(&mut self, pin: &Pin, cache: &FrameCache, at: u32, bytes: &[u8]) -> Result<()> {
-        let mut from = 0;
-        while let Some(header) = RecordHeader::read(&bytes[from..]) {
-            let stream = stream_hash(Stream::from_raw(header.stream), self.lanes.seed);
-            let head_hash = head_hash(stream, self.lane.class());
-            self.partition.streams.prefetch(head_hash);
-            self.run.push(Waiting { offset: at + from as u32, header, head_hash });
-            if self.run.len() == RUN {
-                self.flush(pin, cache)?;
-            }
-            from += header.record_len() as usize;
-        }
-        self.flush(pin, cache)
-    }
-
-    fn flush(&mut self, pin: &Pin, cache: &FrameCache) -> Result<()> {
-        let (lanes, partition, mut cursor) = (self.lanes, self.partition, Cursor::new());
-        {
-            let _writer = partition.lock();
-            for waiting in &self.run {
-                lanes.index.prefetch_claim(waiting.header.id, &mut cursor);
-            }
-            cursor.release();
-            for at in 0..self.run.len() {
-                self.link(at)?;
-            }
-        }
-        for at in 0..self.run.len() {
-            let Waiting { offset, header, .. } = self.run[at];
-            let (id, len) = (header.id, header.record_len());
-            let noted = self.removed.binary_search(&offset).is_ok();
-            let is_removed = noted || header.is_gone() || self.has_tombstone(id);
-            self.walk.removed += u64::from(is_removed);
-            let is_dead =
-                is_removed || !self.publish(pin, cache, id, Addr::new(self.page, offset, 0), &mut cursor)?;
-            self.walk.dead += u32::from(is_dead);
-            self.walk.dead_bytes += if is_dead { len } else { 0 };
-        }
-        cursor.release();
-        self.run.clear();
-        Ok(())
-    }
-
-    fn has_tombstone(&self, id: u64) -> bool {
-        let known = || self.tombstones.get(&(id, self.lane));
-        !self.tombstones.is_empty() && known().is_some_and(|up_to| self.seq <= *up_to)
-    }
-
-    /// Makes a record the newest of its stream.
-    fn link(&mut self, at: usize) -> Result<()> {
-        let Waiting { offset, header, head_hash } = &self.run[at];
-        let stream = Stream::from_raw(header.stream);
-        let head = self.partition.streams.find_or_insert(*head_hash, stream, self.lane.class());
-        let (head, _) = head.ok_or_else(index_is_full)?;
-        let (slot, expected) = head.next_link();
-        let is_past = || expected == 0 && self.lanes.pages.is_past(Addr(header.previous));
-        if header.previous != expected && !is_past() {
-            self.walk.links.push((*offset, expected));
-        }
-        head.push(slot, Addr::new(self.page, *offset, self.generation));
-        Ok(())
-    }
-
-    /// Puts a record into the id index. `false`: its id is another's already.
-    fn publish(
-        &self,
-        pin: &Pin,
-        cache: &FrameCache,
-        id: u64,
-        addr: Addr,
-        cursor: &mut Cursor<'r>,
-    ) -> Result<bool> {
-        let lanes = self.lanes;
-        let mut turn = 0;
-        loop {
-            let outcome = match lanes.index.announce_next(id, addr, cursor) {
-                Some(ticket) => Outcome::New(ticket),
-                None => {
-                    lanes.index.announce(id, addr, cursor, |entry| lanes.id_at(pin, cache, entry) == Some(id))
-                }
-            };
-            match outcome {
-                Outcome::New(ticket) => {
-                    lanes.index.publish(ticket, addr);
-                    return Ok(true);
-                }
-                Outcome::Duplicate => return Ok(false),
-                Outcome::Full => return Err(index_is_full()),
-                Outcome::Again => {
-                    cursor.release();
-                    wait_a_turn(&mut turn);
-                }
-            }
-        }
-    }
-}
-
-fn index_is_full() -> Error {
-    Error::new(
-        ErrorKind::MemoryPressure,
-        "the index has no room for all events that were found; nothing is lost: open the store with a larger index.max",
-    )
 }
