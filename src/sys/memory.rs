@@ -26,6 +26,7 @@ pub(crate) struct Mapping {
     skip: usize,
     len: usize,
     /// Bytes of a page of the system behind it.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux is told about pages"))]
     page: usize,
     /// The file behind it. What is not allocated there must not be touched.
     file: Option<File>,
