@@ -22,6 +22,7 @@ use crate::pages::removed::Removed;
 use crate::pages::restore::Tables;
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
 use crate::pressure::PressureReason;
+use crate::regions::arenas::Access;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::{Machine, Spot};
@@ -215,6 +216,7 @@ impl Pages {
             unsafe { self.hot.release(Frames { first, count }) };
             return Err(PressureReason::PageTableFull);
         };
+        self.hot.note_access(first, Access::Write, 1);
         let meta = &self.table[page as usize];
         let generation = self.place(LogicalPage(page)).generation();
         meta.begin(count, lane, seq, generation, prev, so_far);

@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) sizes: Sizes,
     /// Whether the policy wants to know when pages are read.
     notes_reads: bool,
+    /// Whether it is counted from which node events are read.
+    counts_reads: bool,
     pub(crate) config: Config,
     pub(crate) machine: Arc<Machine>,
     pub(crate) system: Region,
@@ -141,7 +143,8 @@ impl Core {
         admission: Admission,
     ) -> Self {
         let notes_reads = engine.wants_reads();
-        if notes_reads {
+        let counts_reads = config.numa.count_reads && lanes.pages.hot.spot_of(0).is_some();
+        if notes_reads || counts_reads {
             lanes.note_reads();
         }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
@@ -149,6 +152,7 @@ impl Core {
         Self {
             sizes,
             notes_reads,
+            counts_reads,
             config,
             machine,
             system,
@@ -230,6 +234,9 @@ impl Core {
     pub(crate) fn note_read(&self, page: LogicalPage, now_ms: i64) {
         if self.notes_reads {
             self.lanes.pages.touch(page, Stamps::second(now_ms));
+        }
+        if self.counts_reads {
+            self.lanes.pages.note_reader(page);
         }
     }
 
