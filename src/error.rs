@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Timeout,
     /// The store has been closed.
     Closed,
+    /// The process was forked from the one that opened the store.
+    Forked,
     /// The configuration contradicts itself; [`Error::config_faults`] lists every fault.
     InvalidConfig,
     /// An argument is outside of what the call accepts.

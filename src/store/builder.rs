@@ -19,6 +19,7 @@ use crate::store::Store;
 use crate::store::admission::{Admission, FullHandler};
 use crate::store::core::{Core, Kept};
 use crate::store::letters::DeadLetterSink;
+use crate::store::life::Life;
 use crate::store::recover::{OnRecovery, recover};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
@@ -233,6 +234,7 @@ impl StoreBuilder {
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         let admission = Admission::new(&config, handler, dead_letters);
         Store::start(Core::new(
+            Life::begin()?,
             kept,
             config,
             machine,

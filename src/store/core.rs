@@ -26,6 +26,7 @@ use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::admission::Admission;
 use crate::store::guard::Guard;
+use crate::store::life::Life;
 use crate::store::listeners::Listeners;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
@@ -60,7 +61,7 @@ pub(crate) struct Core {
     pub(crate) shared: EvictionShared,
     pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
-    closed: AtomicBool,
+    pub(crate) life: Life,
     last_id: CachePadded<AtomicU64>,
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
@@ -129,6 +130,7 @@ impl Bell {
 impl Core {
     #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
     pub(crate) fn new(
+        life: Life,
         kept: Option<Kept>,
         config: Config,
         machine: Arc<Machine>,
@@ -164,7 +166,7 @@ impl Core {
             shared,
             tidy: Mutex::new(Tidy::new()),
             spiller,
-            closed: AtomicBool::new(false),
+            life,
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
@@ -184,12 +186,12 @@ impl Core {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        !self.life.is_open()
     }
 
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
+        self.life.check()
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -467,7 +469,7 @@ impl Core {
 
     /// Refuses appends from now on. `false`: somebody else has closed the store.
     pub(crate) fn begin_close(&self) -> bool {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if !self.life.close() {
             return false;
         }
         // Appends look at the flag under their partition's lock: after this, none is under way.

@@ -234,7 +234,7 @@ impl Iterator for FetchScan<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.core.is_closed() && self.state.is_none() {
             self.state = Some(State { sources: Vec::new(), ..self.begin() });
-            return Some(Err(Error::closed()));
+            return Some(Err(self.core.life.error()));
         }
         let mut state = match self.state.take() {
             Some(state) => state,

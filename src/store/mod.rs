@@ -14,6 +14,7 @@ mod guard;
 mod hand_over;
 mod history;
 mod letters;
+mod life;
 mod listeners;
 mod placement;
 mod recover;
@@ -124,11 +125,12 @@ impl Store {
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name of 0 or more than 1024 bytes;
-    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when the memory for names is used up.
+    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when the memory for names is used up; [`Closed`](ErrorKind::Closed)
+    /// for a new one when the store is closed.
     pub fn stream(&self, name: &str) -> Result<Stream> {
         match self.core.names.find(name) {
             Some(stream) => Ok(stream),
-            None => self.core.names.intern(name),
+            None => self.core.life.check().and_then(|()| self.core.names.intern(name)),
         }
     }
 
@@ -377,8 +379,9 @@ impl Store {
     /// when there is nothing left to do for now.
     ///
     /// # Errors
-    /// What the cold tier says.
+    /// What the cold tier says; [`Closed`](ErrorKind::Closed).
     pub fn maintain(&self) -> Result<()> {
+        self.core.life.check()?;
         self.core.maintain()?;
         self.core.defrag_all();
         Ok(())
@@ -434,15 +437,14 @@ impl Store {
     /// [`CloseReport::left`].
     pub fn close(&self, deadline: Duration) -> Result<CloseReport> {
         if !self.core.begin_close() {
-            return Err(Error::closed());
+            return Err(self.core.life.error());
         }
         Ok(self.workers.close(Deadline::after(deadline)))
     }
 
     /// Stops without writing anything: what only memory has is lost, as in a crash. For tests of what survives one.
     pub fn abandon(self) {
-        self.core.begin_close();
-        if self.workers.stop(Deadline::after(ABANDON_LIMIT)) {
+        if self.core.begin_close() && self.workers.stop(Deadline::after(ABANDON_LIMIT)) {
             self.core.let_cold_go();
         }
     }

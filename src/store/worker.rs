@@ -15,6 +15,7 @@ use crate::pressure::Hysteresis;
 use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::core::{Bell, Core, Turn};
+use crate::store::life::leave_alone;
 use crate::store::listeners::{Listening, PressureListener, listen};
 use crate::sys::affinity;
 use crate::sys::machine::{Machine, Spot};
@@ -149,7 +150,12 @@ impl Workers {
 impl Drop for Workers {
     /// The last handle is gone: as closing, for ten seconds at most.
     fn drop(&mut self) {
-        if self.core.begin_close() {
+        if self.core.life.is_forked() {
+            leave_alone(&self.core);
+            for thread in self.threads.get_mut().drain(..).chain(self.listeners.get_mut().drain(..)) {
+                std::mem::forget(thread);
+            }
+        } else if self.core.begin_close() {
             self.close(Deadline::after(DROP_LIMIT));
         }
     }

@@ -89,6 +89,12 @@ impl Mapping {
             let size = ByteSize::new(len as u64);
             Error::io(format!("the system would not map {size} of the file of the {what} region"), source)
         })?;
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range is ours. A process that is forked from this one does not get it: it would see pages change
+        // that its readers hold, and could change ours.
+        unsafe {
+            libc::madvise(raw.as_mut_ptr().cast(), raw.len(), libc::MADV_DONTFORK);
+        }
         Ok(Self { raw, skip: 0, len, page: page_size(), file: Some(file) })
     }
 
@@ -447,6 +453,22 @@ pub(crate) struct Slab<T> {
 unsafe impl<T: ZeroInit> Send for Slab<T> {}
 // SAFETY: as above.
 unsafe impl<T: ZeroInit> Sync for Slab<T> {}
+
+/// A word on a page of its own, which the system clears for processes that are forked from this one, where it can.
+///
+/// # Errors
+/// [`ErrorKind::Io`]: the system has no page of memory.
+pub(crate) fn private_word() -> Result<Slab<AtomicU32>> {
+    let mapping = Mapping::anonymous(page_size(), "life of the store's")?;
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is ours, and changes for other processes only. Where the system does not know this (before 4.14),
+    // children are not told apart.
+    unsafe {
+        libc::madvise(mapping.base().as_ptr().cast(), mapping.len(), libc::MADV_WIPEONFORK);
+    }
+    // SAFETY: the mapping is whole, and this slab's alone.
+    Ok(unsafe { Slab::new(Arc::new(mapping), 0, 1) })
+}
 
 impl<T: ZeroInit> Slab<T> {
     /// `len` values at byte `from` of the mapping.

@@ -190,7 +190,10 @@ fn make_file(builder: &redb::Builder, dir: &Path, path: &Path) -> Result<()> {
             source,
         )
     };
-    if builder.create(&new).is_err() {
+    if let Err(error) = builder.create(&new) {
+        if !new.exists() {
+            return Err(open_error(&new, error));
+        }
         // What is left of an attempt that ended in the middle; nobody has stored anything there.
         std::fs::remove_file(&new).map_err(failed)?;
         drop(builder.create(&new).map_err(|error| open_error(&new, error))?);
