@@ -232,7 +232,7 @@ impl StoreBuilder {
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         let admission = Admission::new(&config, handler, dead_letters);
-        Store::start(Core::new(
+        let core = Core::new(
             kept,
             config,
             machine,
@@ -245,7 +245,9 @@ impl StoreBuilder {
             EvictionShared::new(count),
             spiller,
             admission,
-        ))
+        );
+        core.fit_found();
+        Store::start(core)
     }
 }
 
