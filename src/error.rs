@@ -106,6 +106,11 @@ impl Error {
         Self::new(ErrorKind::Closed, "the store is closed; open it again to use it")
     }
 
+    /// The same for one more who is to be told; without what caused it.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.kind(), self.to_string())
+    }
+
     pub(crate) fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)
     }

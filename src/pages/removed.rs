@@ -29,8 +29,8 @@ impl Removed {
     }
 
     /// Notes that the event there is removed; `is_in_memory` says whether the page of a note is still the one that it
-    /// was. `false`: there is no room.
-    pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
+    /// was. Gives the note's slot; `None`: there is no room.
+    pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> Option<u32> {
         let mut free = self.free.lock();
         if free.is_empty() {
             let ended = |slot: &u32| {
@@ -39,12 +39,17 @@ impl Removed {
             };
             free.extend((0..self.notes.len() as u32).rev().filter(ended));
         }
-        match free.pop() {
-            Some(slot) => {
-                self.notes[slot as usize].store(addr.0, Ordering::Release);
-                true
-            }
-            None => false,
+        let slot = free.pop()?;
+        self.notes[slot as usize].store(addr.0, Ordering::Release);
+        Some(slot)
+    }
+
+    /// Takes back a note: the event was not removed after all. If its page has left since, the slot may have another's.
+    pub(crate) fn take_back(&self, slot: u32, addr: Addr) {
+        let _turn = self.free.lock();
+        let slot = &self.notes[slot as usize];
+        if slot.load(Ordering::Relaxed) == addr.0 {
+            slot.store(0, Ordering::Release);
         }
     }
 
@@ -82,14 +87,19 @@ mod tests {
         let is_in_memory = |addr: Addr| in_memory.lock().contains(&addr.page().0);
         let addr = |page, offset| Addr::new(LogicalPage(page), offset, 7);
         for (page, offset) in [(1, 8), (2, 16), (1, 0), (2, 24)] {
-            assert!(removed.note(addr(page, offset), is_in_memory));
+            assert!(removed.note(addr(page, offset), is_in_memory).is_some());
         }
-        assert!(!removed.note(addr(1, 32), is_in_memory), "all four are needed");
+        assert!(removed.note(addr(1, 32), is_in_memory).is_none(), "all four are needed");
         assert_eq!(removed.load(is_in_memory)[&LogicalPage(1)], [0, 8]);
         in_memory.lock().remove(&1);
-        assert!(removed.note(addr(2, 0), is_in_memory) && removed.note(addr(2, 8), is_in_memory));
-        assert!(!removed.note(addr(2, 32), is_in_memory));
+        let slot = removed.note(addr(2, 0), is_in_memory).unwrap();
+        assert!(removed.note(addr(2, 40), is_in_memory).is_some());
+        assert!(removed.note(addr(2, 32), is_in_memory).is_none());
+        removed.take_back(slot, addr(2, 8));
+        removed.take_back(slot, addr(2, 0));
+        assert_eq!(removed.load(is_in_memory)[&LogicalPage(2)], [16, 24, 40]);
+        assert!(removed.note(addr(2, 8), is_in_memory).is_some());
         let notes = removed.load(is_in_memory);
-        assert_eq!((notes.len(), &notes[&LogicalPage(2)][..]), (1, &[0, 8, 16, 24][..]));
+        assert_eq!((notes.len(), &notes[&LogicalPage(2)][..]), (1, &[8, 16, 24, 40][..]));
     }
 }

@@ -131,11 +131,19 @@ impl std::ops::Deref for SegmentBytes<'_> {
 }
 
 impl Pages {
-    /// Where pages outlive the process, notes for whoever finds them that the event there is being removed. `false`:
-    /// there is no room for one more note.
-    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> bool {
-        let in_memory = |note| self.resolve(note).is_some();
-        self.removed.as_ref().is_none_or(|removed| removed.note(addr.with_high(generation), in_memory))
+    /// Where pages outlive the process, notes for whoever finds them that the event there is being removed. Gives what
+    /// takes the note back; `None`: there is no room for one more note.
+    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> Option<impl FnOnce() + '_> {
+        let (note, in_memory) = (addr.with_high(generation), |note| self.resolve(note).is_some());
+        let noted = match &self.removed {
+            Some(removed) => Some((removed, removed.note(note, in_memory)?)),
+            None => None,
+        };
+        Some(move || {
+            if let Some((removed, slot)) = noted {
+                removed.take_back(slot, note);
+            }
+        })
     }
 
     /// Takes stock of what the files hold: marks frames and page numbers in use, and gives the pages. Those that cannot be

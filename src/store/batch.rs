@@ -160,13 +160,19 @@ impl Core {
     pub(crate) fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.check_open()?;
         let mut batch = Batch::default();
-        for (number, events) in events.chunks(PART).enumerate() {
+        for (number, part) in events.chunks(PART).enumerate() {
             let from = number * PART;
-            if self.screen.is_active() {
-                let (events, numbers) = self.screen_part(from, events, &mut batch);
-                self.append_part(&events, |at| numbers[at], &mut batch)?;
+            let outcome = if self.screen.is_active() {
+                let (events, numbers) = self.screen_part(from, part, &mut batch);
+                self.append_part(&events, |at| numbers[at], &mut batch)
             } else {
-                self.append_part(events, |at| from + at, &mut batch)?;
+                self.append_part(part, |at| from + at, &mut batch)
+            };
+            if let Err(error) = outcome {
+                // Events have their outcome already, and that must be told.
+                let rest = from + part.len()..events.len();
+                batch.refused.extend(rest.map(|at| (at, error.again())));
+                break;
             }
         }
         batch.refused.sort_by_key(|(at, _)| *at);
@@ -176,7 +182,8 @@ impl Core {
         Ok(batch)
     }
 
-    /// Appends a part. `number` says which of the batch each of its events is.
+    /// Appends a part. `number` says which of the batch each of its events is. After an error, which means that the store
+    /// was closed, each has its outcome, too.
     fn append_part(
         &self,
         events: &[Event<'_>],
@@ -197,10 +204,18 @@ impl Core {
             }
         }
         let mut groups = Groups::new(&checked, self.lanes.partitions.len());
-        match self.append_groups(&checked, &mut groups, batch, false)? {
-            (_, None) => Ok(()),
-            (_, Some(short)) => self.append_when_short(&checked, &mut groups, batch, short),
-        }
+        let outcome = match self.append_groups(&checked, &mut groups, batch, false) {
+            Ok((_, None)) => Ok(()),
+            Ok((_, Some(short))) => self.append_when_short(&checked, &mut groups, batch, short),
+            Err(error) => Err(error),
+        };
+        outcome.inspect_err(|error| {
+            groups.unpark(&checked);
+            groups.take(|at| {
+                batch.refused.push((checked[at as usize].at as usize, error.again()));
+                true
+            });
+        })
     }
 
     /// Waits for room for what is left of a part, and appends it turn by turn. The pin has ended: what waits for readers

@@ -132,23 +132,26 @@ impl StoreBuilder {
     }
 
     /// Says what is missing of what the classes ask for.
-    fn check_on_full(&self) -> Result<()> {
-        let asks = |what: OnFull| {
-            let config = &self.config;
-            config.classes.iter().any(|class| class.on_full.unwrap_or(config.on_full) == what)
-        };
-        let fault = |what: &str, missing: &str| ConfigFault {
-            field: "on_full".into(),
-            problem: format!(
-                "a class says {what}, but the store has no {missing}: give one to the StoreBuilder"
-            ),
+    fn check_parts(&self) -> Result<()> {
+        let (config, letters) = (&self.config, self.dead_letters.is_some());
+        let asks =
+            |what: OnFull| config.classes.iter().any(|class| class.on_full.unwrap_or(config.on_full) == what);
+        let fault = |field: String, asks: &str, missing: &str| ConfigFault {
+            field,
+            problem: format!("{asks}, but the store has no {missing}: give one to the StoreBuilder"),
         };
         let mut faults = Vec::new();
         if asks(OnFull::Ask) && self.handler.is_none() {
-            faults.push(fault("OnFull::Ask", "handler (StoreBuilder::on_full)"));
+            let missing = "handler (StoreBuilder::on_full)";
+            faults.push(fault("on_full".into(), "a class says OnFull::Ask", missing));
         }
-        if asks(OnFull::DeadLetter) && self.dead_letters.is_none() {
-            faults.push(fault("OnFull::DeadLetter", "dead letters (StoreBuilder::dead_letters)"));
+        let missing = "dead letters (StoreBuilder::dead_letters)";
+        if asks(OnFull::DeadLetter) && !letters {
+            faults.push(fault("on_full".into(), "a class says OnFull::DeadLetter", missing));
+        }
+        for class in config.classes.iter().filter(|class| class.skew.needs_letters() && !letters) {
+            let field = format!("class {:?}.skew.outside", class.name);
+            faults.push(fault(field, "says Outside::DeadLetter", missing));
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::config(faults)) }
     }
@@ -166,7 +169,7 @@ impl StoreBuilder {
     /// As for [`Store::open`]; and [`InvalidConfig`](ErrorKind::InvalidConfig) when a class wants a handler or dead
     /// letters that were not given.
     pub fn open(self) -> Result<Store> {
-        self.check_on_full()?;
+        self.check_parts()?;
         let Self {
             mut config,
             clock,
@@ -204,7 +207,7 @@ impl StoreBuilder {
         };
         let first_seq = earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let names = Names::new(seed, shares.names);
-        let screen = Screen::new(&config, seed, resolver, dead_letters.clone())?;
+        let screen = Screen::new(&config, seed, resolver, dead_letters.clone());
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let machine = Arc::new(Machine::new(&config)?);
         let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
@@ -233,7 +236,7 @@ impl StoreBuilder {
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
         let admission = Admission::new(&config, handler, dead_letters);
-        Store::start(Core::new(
+        let core = Core::new(
             Life::begin()?,
             kept,
             config,
@@ -247,7 +250,9 @@ impl StoreBuilder {
             EvictionShared::new(count),
             spiller,
             admission,
-        ))
+        );
+        core.fit_found();
+        Store::start(core)
     }
 }
 

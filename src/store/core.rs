@@ -302,11 +302,17 @@ impl Core {
         let generation = place.generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
-        // What the cold tier may have is noted there first: if that fails, nothing has changed.
-        let noted = spilled().map(|cold| cold.remove(id, lane, seq)).transpose()?;
-        if !self.lanes.pages.note_removed(addr, generation) {
+        // What can fail comes first, and if any of it does, nothing has changed.
+        let Some(take_back) = self.lanes.pages.note_removed(addr, generation) else {
             return Err(self.no_room_for_removals());
-        }
+        };
+        let noted = match spilled().map(|cold| cold.remove(id, lane, seq)).transpose() {
+            Ok(noted) => noted,
+            Err(error) => {
+                take_back();
+                return Err(error);
+            }
+        };
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);

@@ -256,8 +256,8 @@ impl Store {
     /// finds no room in [`Config::append_timeout`], the events not yet tried are refused with it.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed); if the store is closed in the middle of the batch, some of it may have been
-    /// stored. Everything else is in the [`Batch`].
+    /// [`Closed`](ErrorKind::Closed). Everything else is in the [`Batch`]: if the store is closed in the middle, the events that
+    /// it does not have are refused with that error.
     pub fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.core.append_batch(events)
     }
@@ -302,7 +302,9 @@ impl Store {
     /// tier an event that exists is removed before such a one.
     ///
     /// # Errors
-    /// What the cold tier says; [`Closed`](ErrorKind::Closed).
+    /// What the cold tier says; [`MemoryPressure`](ErrorKind::MemoryPressure) when no more removals can be noted
+    /// ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
+    /// that one which was just being written to a tier that fails may have left memory already: call again.
     pub fn remove(&self, id: u64) -> Result<bool> {
         self.core.remove(id)
     }

@@ -66,7 +66,7 @@ impl Flight {
 fn shared(outcome: &Loaded) -> Loaded {
     match outcome {
         Ok(block) => Ok(block.clone()),
-        Err(error) => Err(Error::new(error.kind(), error.to_string())),
+        Err(error) => Err(error.again()),
     }
 }
 
