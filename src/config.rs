@@ -19,7 +19,7 @@ pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
 pub use durability::Durability;
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
-use layout::{logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
+use layout::{index_tables, logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
@@ -203,7 +203,12 @@ impl Config {
     /// What the system region takes for so many logical pages and an index of so many bytes.
     pub(crate) fn system_bytes(&self, pages: u32, index_bytes: u64) -> u64 {
         system_bytes(&self.index, self.partitions, u64::from(pages), index_bytes)
-            + shared_bytes(&self.hot, &self.warm, self.durability)
+            + shared_bytes(&self.hot, &self.warm, &self.index, self.partitions, self.durability)
+    }
+
+    /// The file in which directories and table of chunks of the index lie, where the index outlives the process.
+    pub(crate) fn index_tables(&self) -> RegionConfig {
+        index_tables(&self.index, self.partitions)
     }
 }
 

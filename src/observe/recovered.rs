@@ -9,6 +9,9 @@ use std::time::Duration;
 pub struct Recovered {
     /// Whether the store had been closed; if not, its process had ended in some other way.
     pub was_closed: bool,
+    /// Whether pages and indexes were taken over as they were, which needs no look at the events. If not, all were looked
+    /// at, and the indexes were built anew.
+    pub attached: bool,
     /// Pages taken over.
     pub pages: u64,
     /// Events taken over: all that were acknowledged and not removed, and perhaps one batch for each writer that was
@@ -28,7 +31,7 @@ pub struct Recovered {
     pub damaged_name_bytes: u64,
     /// What was wrong with the first few pages.
     pub faults: Vec<String>,
-    /// How long it took to look at everything and to build the indexes anew.
+    /// How long it took to take everything over, or to look at everything and to build the indexes anew.
     pub took: Duration,
 }
 

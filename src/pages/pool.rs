@@ -113,7 +113,7 @@ pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
     pub(super) places: Slab<Whereabouts>,
-    table: Slab<PageMeta>,
+    pub(super) table: Slab<PageMeta>,
     pub(super) stamps: Slab<Stamps>,
     pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.

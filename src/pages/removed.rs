@@ -14,9 +14,20 @@ use crate::sys::memory::Slab;
 
 pub(crate) struct Removed {
     notes: Slab<AtomicU64>,
-    /// Slots without a note that means anything. Whoever holds this is the one who writes notes.
-    free: Mutex<Vec<u32>>,
+    /// Whoever holds this is the one who writes notes.
+    free: Mutex<Free>,
 }
+
+#[derive(Default)]
+struct Free {
+    /// Slots without a note that means anything.
+    slots: Vec<u32>,
+    /// Where to look for more.
+    next: u32,
+}
+
+/// Slots that are looked at in one go, so that nobody waits for a look at all of them while there are free ones.
+const LOOK: u32 = 1024;
 
 impl Removed {
     pub(crate) fn new(notes: Slab<AtomicU64>) -> Self {
@@ -32,14 +43,19 @@ impl Removed {
     /// was. Gives the note's slot; `None`: there is no room.
     pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> Option<u32> {
         let mut free = self.free.lock();
-        if free.is_empty() {
+        let (mut looked, all) = (0, self.notes.len() as u32);
+        while free.slots.is_empty() && looked < all {
             let ended = |slot: &u32| {
                 let note = Addr(self.notes[*slot as usize].load(Ordering::Relaxed));
                 note.0 == 0 || !is_in_memory(note)
             };
-            free.extend((0..self.notes.len() as u32).rev().filter(ended));
+            let end = free.next.saturating_add(LOOK).min(all);
+            let slots = free.next..end;
+            looked += slots.end - slots.start;
+            free.slots.extend(slots.rev().filter(ended));
+            free.next = if end == all { 0 } else { end };
         }
-        let slot = free.pop()?;
+        let slot = free.slots.pop()?;
         self.notes[slot as usize].store(addr.0, Ordering::Release);
         Some(slot)
     }

@@ -203,7 +203,7 @@ impl Region {
             committed: AtomicU32::new(0),
             returned: AtomicU64::new(0),
             counts: CachePadded::default(),
-            touched: AtomicU32::new(0),
+            touched: AtomicU32::new(found.min(ceiling)),
             found: found.min(ceiling),
             pages,
             arenas,

@@ -11,6 +11,7 @@ use crate::ids::LaneId;
 use crate::index::classes::ClassResolver;
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
+use crate::lanes::attach::{Files, Image};
 use crate::observe::recovered::{Recovered, RecoveryProgress};
 use crate::observe::stats::histogram;
 use crate::pressure::RegionKind;
@@ -20,7 +21,7 @@ use crate::store::admission::{Admission, FullHandler};
 use crate::store::core::{Core, Kept};
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
-use crate::store::recover::{OnRecovery, recover};
+use crate::store::recover::{OnRecovery, attach, recover};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -156,8 +157,8 @@ impl StoreBuilder {
         if faults.is_empty() { Ok(()) } else { Err(Error::config(faults)) }
     }
 
-    /// Is told how far the opening is that takes over the pages of an earlier run: it walks over every record in memory.
-    /// Called from several threads.
+    /// Is told how far the opening is that takes over the pages of an earlier run, where it walks over every record in
+    /// memory: it need not where that run was closed ([`Recovered::attached`]). Called from several threads.
     pub fn on_recovery(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
         self.on_recovery = Some(Box::new(tell));
         self
@@ -201,7 +202,7 @@ impl StoreBuilder {
             Some(tier) => agree(&mut config, tier.as_ref(), earlier_seed)?,
             None => earlier_seed.unwrap_or_else(fresh_seed),
         };
-        let (shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
+        let (mut shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
             Some((shared, earlier)) => (Some(shared), earlier),
             None => (None, None),
         };
@@ -219,8 +220,22 @@ impl StoreBuilder {
             }
             confirmed(lane).max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
-        let dir = shared.as_ref().map(|shared| &shared.dir);
-        let lanes = Lanes::new(&config, &system, &machine, dir, seed, clock, end_seq)?;
+        let image = shared.as_mut().and_then(|shared| shared.image.take());
+        let open = |image: Option<&Image>| {
+            let files = shared.as_ref().map(|shared| Files { dir: &shared.dir, image });
+            Lanes::new(&config, &system, &machine, files, seed, clock.clone(), end_seq)
+        };
+        let image = image.and_then(|words| Image::parse(&words, &config));
+        let attached = image.and_then(|image| {
+            let lanes = open(Some(&image)).ok()?;
+            let known = |lane| [end_seq(lane), confirmed(lane)];
+            let recovered = attach(&lanes, &image, cold.as_ref(), &known)?;
+            Some((lanes, recovered))
+        });
+        let (lanes, attached) = match attached {
+            Some((lanes, recovered)) => (lanes, Some(recovered)),
+            None => (open(None)?, None),
+        };
         worker::prefault(
             &machine,
             &[&system, &lanes.pages.hot, &lanes.pages.warm, &lanes.index_region],
@@ -228,7 +243,17 @@ impl StoreBuilder {
         )?;
         machine.is_open();
         let kept = shared.map(|shared| {
-            keep(shared, earlier, &config, &lanes, &names, cold.as_ref(), &confirmed, on_recovery.as_ref())
+            keep(
+                shared,
+                earlier,
+                attached,
+                &config,
+                &lanes,
+                &names,
+                cold.as_ref(),
+                &confirmed,
+                on_recovery.as_ref(),
+            )
         });
         let kept = kept.transpose()?;
         let count = lanes.lanes().count();
@@ -275,6 +300,7 @@ fn open_cold(
 fn keep(
     shared: Shared,
     earlier: Option<Earlier>,
+    attached: Option<Recovered>,
     config: &Config,
     lanes: &Lanes,
     names: &Names,
@@ -291,7 +317,7 @@ fn keep(
             was_closed: earlier.was_closed(),
             names: found,
             damaged_name_bytes: entries.damaged,
-            ..recover(config, lanes, cold, confirmed, tell)?
+            ..attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?
         }),
     };
     shared.opened()?;

@@ -16,7 +16,7 @@ use crate::eviction::millis;
 use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
-use crate::lanes::partition::Lane;
+use crate::lanes::partition::{Lane, Partition};
 use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
 use crate::pages::removed::Removed;
@@ -28,6 +28,7 @@ use crate::store::admission::Admission;
 use crate::store::guard::Guard;
 use crate::store::life::Life;
 use crate::store::listeners::Listeners;
+use crate::store::recover::run_all;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
 use crate::store::shared::Shared;
@@ -501,10 +502,24 @@ impl Core {
         self.let_cold_go();
         let report = self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before);
         if let Some(kept) = &self.kept {
+            let image = if kept.shared.can_be_attached() { self.image(deadline) } else { None };
             // If this cannot be noted, the next opening takes it that the process ended some other way, which is as well.
-            let _ = kept.shared.closed(self.cold.is_some() && report.left == 0);
+            let _ = kept.shared.closed(self.cold.is_some() && report.left == 0, image.as_deref());
         }
         report
+    }
+
+    /// What the next opening needs beside the files so as to go on with them as they are. `None`: somebody is removing an
+    /// event, and waits for the cold tier.
+    fn image(&self, deadline: Deadline) -> Option<Vec<u64>> {
+        // Whoever was let in before the store was closed has done what he does. If he comes only now, he changes the files,
+        // and they do not sum up to what they did.
+        let wait = || deadline.left(Duration::from_secs(1)).max(Duration::from_millis(1));
+        let removing: Option<Vec<_>> = self.removing.iter().map(|turn| turn.try_lock_for(wait())).collect();
+        let _removing = removing?;
+        let _engine = self.engine.lock();
+        let writers: Vec<_> = self.lanes.partitions.iter().map(Partition::lock).collect();
+        Some(self.lanes.image(&self.config, &writers, &run_all).words())
     }
 
     /// What is where at the end, after a close that wrote so many events.

@@ -7,6 +7,7 @@
 //! table      page table: what is known of each page      places   where each page is
 //! removed    notes of removed events                     ids      the last id that the store gave
 //! names      log of stream names
+//! index, index tables  the indexes             image  what of them was on the heap when the store was closed
 //! ```
 
 use parking_lot::Mutex;
@@ -23,7 +24,11 @@ const VERSION: u32 = 1;
 const RECORD: &str = "record";
 /// The files whose length follows from the layout: if one is shorter, something of it is missing.
 const TABLES: [&str; 3] = ["table", "places", "removed"];
-const FILES: [&str; 7] = ["table", "places", "removed", "hot", "warm", "ids", "names"];
+const FILES: [&str; 10] =
+    ["table", "places", "removed", "hot", "warm", "ids", "names", "index", "index tables", IMAGE];
+/// The files that are mapped.
+const MAPPED: [&str; 7] = ["table", "places", "removed", "hot", "warm", "index", "index tables"];
+const IMAGE: &str = "image";
 
 /// How a run of the store left the files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +91,8 @@ pub(crate) struct Shared {
     record: Mutex<Record>,
     /// Everything that the record says beside the state.
     layout: Mutex<Vec<(String, String)>>,
+    /// What a store that was closed has left of its heap. Any later write of the record makes it worthless.
+    pub(crate) image: Option<Vec<u64>>,
 }
 
 /// A directory that was taken, and what an earlier run left there.
@@ -183,7 +190,9 @@ impl Taken {
             check_lengths(&self.dir, config)?;
         }
         let Self { dir, record, earlier } = self;
-        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout) };
+        let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
+        let image = if closed { read_image(&dir, record.turn()) } else { None };
+        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), image };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
         Ok((shared, earlier))
     }
@@ -203,12 +212,25 @@ impl Shared {
     /// not be what is left if the newer one is damaged.
     pub(crate) fn opened(&self) -> Result<()> {
         self.write(State::Open)?;
-        self.write(State::Open)
+        self.write(State::Open)?;
+        self.dir.delete(IMAGE)
     }
 
-    /// Notes that the store was closed. `settled`: the cold tier has everything.
-    pub(crate) fn closed(&self, settled: bool) -> Result<()> {
+    /// Notes that the store was closed. `settled`: the cold tier has everything. `image` is what the next one needs so as
+    /// not to build anew what the files hold.
+    pub(crate) fn closed(&self, settled: bool, image: Option<&[u64]>) -> Result<()> {
+        if let Some(image) = image {
+            // It is of the record that is written next. Without it there is more to do, and nothing is lost.
+            let number = self.record.lock().turn() + 1;
+            let _ = self.dir.write_words(IMAGE, number, &[&lengths(&self.dir), image].concat());
+        }
         self.write(if settled { State::Settled } else { State::Closed })
+    }
+
+    /// Whether the next opening can take over what the files hold as it is. Files on a disk may be of different moments
+    /// when the machine has ended, or be damaged unnoticed, and every record is looked at there.
+    pub(crate) fn can_be_attached(&self) -> bool {
+        self.dir.lies_in_memory()
     }
 
     pub(crate) fn names(&self) -> Result<(Log, LogEntries)> {
@@ -219,6 +241,18 @@ impl Shared {
     pub(crate) fn last_id(&self) -> Result<Slab<AtomicU64>> {
         shared_slab(&self.dir, "ids", 1)
     }
+}
+
+/// What a store that was closed has left of its heap, if the files are still as long as it left them: to be asked before
+/// any is mapped, which makes it longer.
+fn read_image(dir: &SharedDir, number: u64) -> Option<Vec<u64>> {
+    let mut words = dir.words(IMAGE, number)?;
+    let image = words.split_off(MAPPED.len().min(words.len()));
+    (words == lengths(dir)).then_some(image)
+}
+
+fn lengths(dir: &SharedDir) -> [u64; MAPPED.len()] {
+    MAPPED.map(|name| std::fs::metadata(dir.path().join(name)).map_or(0, |found| found.len()))
 }
 
 /// Where the files are or would be. The data directory, after which they are named, is made for it.

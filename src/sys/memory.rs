@@ -116,6 +116,9 @@ impl Mapping {
     /// [`ErrorKind::Io`] when the file system has no room.
     pub(crate) fn allocate(&self, from: usize, len: usize) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
+        if is_whole(file, (from + len) as u64) {
+            return Ok(());
+        }
         allocate(file, from as u64, len as u64).map_err(|source| {
             let size = ByteSize::new(len as u64);
             Error::io(format!("the file system has no room for {size} more of shared memory"), source)
@@ -405,6 +408,43 @@ impl Mapping {
     }
 }
 
+/// Whether a file is one of memory: it ends with the machine, and what is read of it is what was written.
+pub(crate) fn lies_in_memory(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+        // SAFETY: the descriptor is that of an open file, and the structure is ours, for the call to fill; zero is a value
+        // of each of its fields.
+        let found = unsafe {
+            let done = libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) == 0;
+            done.then(|| found.assume_init())
+        };
+        found.is_some_and(|found| found.f_type == libc::TMPFS_MAGIC)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
+    }
+}
+
+/// Whether a file is so long and has no holes, where that can be told without looking at all of it.
+fn is_whole(file: &File, len: u64) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // Elsewhere blocks can be of other things than the file's bytes.
+        let whole = |found: std::fs::Metadata| found.len() >= len && found.blocks() * 512 >= found.len();
+        lies_in_memory(file) && file.metadata().is_ok_and(whole)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, len);
+        false
+    }
+}
+
 /// Has the file system set room aside.
 fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -466,8 +506,7 @@ pub(crate) fn private_word() -> Result<Slab<AtomicU32>> {
     unsafe {
         libc::madvise(mapping.base().as_ptr().cast(), mapping.len(), libc::MADV_WIPEONFORK);
     }
-    // SAFETY: the mapping is whole, and this slab's alone.
-    Ok(unsafe { Slab::new(Arc::new(mapping), 0, 1) })
+    mapping.whole(1)
 }
 
 impl<T: ZeroInit> Slab<T> {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod append;
+#[cfg(target_os = "linux")]
+mod attach;
 mod backpressure;
 mod bad_files;
 mod bad_input;

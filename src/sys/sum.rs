@@ -1,0 +1,60 @@
+//! A checksum over words in memory that is shared.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Bytes that are put together before they are summed up.
+const BLOCK: usize = 4096;
+
+/// CRC-32 of words as they are in little-endian order. Words that change meanwhile are read whole, each at some moment.
+#[derive(Default)]
+pub(crate) struct Sum(crc32fast::Hasher);
+
+impl Sum {
+    pub(crate) fn add(&mut self, words: &[u64]) {
+        self.blocks(words, |word| word.to_le_bytes());
+    }
+
+    pub(crate) fn add_words(&mut self, words: &[AtomicU64]) {
+        self.blocks(words, |word| word.load(Ordering::Relaxed).to_le_bytes());
+    }
+
+    pub(crate) fn add_halves(&mut self, words: &[AtomicU32]) {
+        self.blocks(words, |word| word.load(Ordering::Relaxed).to_le_bytes());
+    }
+
+    #[inline]
+    fn blocks<T, const N: usize>(&mut self, words: &[T], bytes_of: impl Fn(&T) -> [u8; N]) {
+        let mut block = [[0; N]; BLOCK];
+        for words in words.chunks(BLOCK / N) {
+            for (to, word) in block.iter_mut().zip(words) {
+                *to = bytes_of(word);
+            }
+            self.0.update(block[..words.len()].as_flattened());
+        }
+    }
+
+    pub(crate) fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_that_of_the_bytes() {
+        let words: Vec<u64> = (0..1300u64).map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let halves: Vec<AtomicU32> =
+            words.iter().flat_map(|word| [*word as u32, (*word >> 32) as u32]).map(AtomicU32::new).collect();
+        let shared: Vec<AtomicU64> = words.iter().copied().map(AtomicU64::new).collect();
+        let sums: [&dyn Fn(&mut Sum); 3] =
+            [&|sum| sum.add(&words), &|sum| sum.add_words(&shared), &|sum| sum.add_halves(&halves)];
+        for add in sums {
+            let mut sum = Sum::default();
+            add(&mut sum);
+            assert_eq!(sum.finish(), crc32fast::hash(&bytes));
+        }
+    }
+}
