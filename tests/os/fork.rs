@@ -1,5 +1,6 @@
 //! A process that is forked has a copy of the store that it must not use: it is told so, and does the store no harm.
 #![expect(unsafe_code, reason = "fork")]
+#![expect(clippy::disallowed_methods, reason = "a test that looks at real time")]
 
 use std::time::{Duration, Instant};
 
