@@ -39,7 +39,7 @@ unsafe impl<T: ZeroInit> Sync for Slab<T> {}
 /// A word on a page of its own, which the system clears for processes that are forked from this one, where it can.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]: the system has no page of memory.
+/// [`Io`](crate::error::ErrorKind::Io): the system has no page of memory.
 pub(crate) fn private_word() -> Result<Slab<AtomicU32>> {
     let mapping = Mapping::anonymous(page_size(), "life of the store's")?;
     #[cfg(target_os = "linux")]
