@@ -251,6 +251,11 @@ impl<'a> View<'a> {
             && self.oldest_before(page).is_none_or(|oldest| old(&oldest))
     }
 
+    /// Whether a page leaves memory from the hot region, without being squeezed.
+    pub(super) fn leaves_from_hot(&self, page: &PageSummary) -> bool {
+        !self.class_config(page.class).compress || self.goes_unpacked(page)
+    }
+
     /// The oldest page of a page's lane.
     fn oldest_before(&self, page: &PageSummary) -> Option<PageSummary> {
         let lane = self.store.pages.meta(page.id.page).lane();
