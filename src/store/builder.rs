@@ -231,6 +231,9 @@ impl StoreBuilder {
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
+        if let Some(cold) = &cold {
+            spiller.expect(&lanes, cold);
+        }
         let admission = Admission::new(&config, handler, dead_letters);
         Store::start(Core::new(
             kept,
