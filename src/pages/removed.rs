@@ -14,9 +14,20 @@ use crate::sys::memory::Slab;
 
 pub(crate) struct Removed {
     notes: Slab<AtomicU64>,
-    /// Slots without a note that means anything. Whoever holds this is the one who writes notes.
-    free: Mutex<Vec<u32>>,
+    /// Whoever holds this is the one who writes notes.
+    free: Mutex<Free>,
 }
+
+/// Slots without a note that means anything.
+#[derive(Default)]
+struct Free {
+    slots: Vec<u32>,
+    /// How often there were not enough of them since they were looked for.
+    refused: u32,
+}
+
+/// Where notes are to be left for others, they are looked for again after so many refusals: it takes long.
+const PATIENCE: u32 = 1024;
 
 impl Removed {
     pub(crate) fn new(notes: Slab<AtomicU64>) -> Self {
@@ -31,21 +42,31 @@ impl Removed {
     /// Notes that the event there is removed; `is_in_memory` says whether the page of a note is still the one that it
     /// was. `false`: there is no room.
     pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
-        let mut free = self.free.lock();
-        if free.is_empty() {
+        self.note_but_for(0, addr, is_in_memory)
+    }
+
+    /// The same of an event that nobody has asked to remove: half of the notes are left for those that somebody does.
+    pub(crate) fn note_expired(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
+        self.note_but_for(self.notes.len() / 2, addr, is_in_memory)
+    }
+
+    fn note_but_for(&self, left: usize, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
+        let free = &mut *self.free.lock();
+        if free.slots.is_empty() || free.refused >= PATIENCE {
             let ended = |slot: &u32| {
                 let note = Addr(self.notes[*slot as usize].load(Ordering::Relaxed));
                 note.0 == 0 || !is_in_memory(note)
             };
-            free.extend((0..self.notes.len() as u32).rev().filter(ended));
+            *free = Free::default();
+            free.slots.extend((0..self.notes.len() as u32).rev().filter(ended));
         }
-        match free.pop() {
-            Some(slot) => {
-                self.notes[slot as usize].store(addr.0, Ordering::Release);
-                true
-            }
-            None => false,
+        if free.slots.len() <= left {
+            free.refused += 1;
+            return false;
         }
+        let Some(slot) = free.slots.pop() else { return false };
+        self.notes[slot as usize].store(addr.0, Ordering::Release);
+        true
     }
 
     /// What was noted of pages that are still what they were: by page, in order. Notes that mean nothing any more are
