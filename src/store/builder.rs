@@ -42,6 +42,7 @@ pub struct StoreBuilder {
     on_prefault: Option<Box<Progress>>,
     handler: Option<Arc<dyn FullHandler>>,
     on_recovery: Option<OnRecovery>,
+    seed: Option<u64>,
 }
 
 /// How the configured buffers are divided.
@@ -75,6 +76,7 @@ impl StoreBuilder {
             on_prefault: None,
             handler: None,
             on_recovery: None,
+            seed: None,
         }
     }
 
@@ -159,6 +161,14 @@ impl StoreBuilder {
         self
     }
 
+    /// The number by which a new store distributes streams: for tests whose runs must not differ. Otherwise nobody can
+    /// know it, so nobody can choose names that collide.
+    #[doc(hidden)]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -176,6 +186,7 @@ impl StoreBuilder {
             on_prefault,
             handler,
             on_recovery,
+            seed,
         } = self;
         let shares = Shares::of(config.buffers);
         let taken = Taken::open(&config)?;
@@ -193,9 +204,10 @@ impl StoreBuilder {
             (None, None) => None,
         };
         let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        let wanted = earlier_seed.or(seed);
         let seed = match &tier {
-            Some(tier) => agree(&mut config, tier.as_ref(), earlier_seed)?,
-            None => earlier_seed.unwrap_or_else(fresh_seed),
+            Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
+            None => wanted.unwrap_or_else(fresh_seed),
         };
         let (shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
             Some((shared, earlier)) => (Some(shared), earlier),
