@@ -71,6 +71,9 @@ pub use config::{
 #[cfg(not(loom))]
 pub mod testing {
     pub use crate::store::contract::policy_contract;
+    /// What [`DiskTier::on`](crate::DiskTier::on) keeps its data in.
+    #[doc(hidden)]
+    pub use redb::StorageBackend;
 }
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]

@@ -5,6 +5,7 @@
 //! is used again then.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use parking_lot::Mutex;
 
@@ -24,10 +25,14 @@ struct Free {
     slots: Vec<u32>,
     /// Where to look for more.
     next: u32,
+    /// How often there were not enough of them since all were looked at.
+    refused: u32,
 }
 
 /// Slots that are looked at in one go, so that nobody waits for a look at all of them while there are free ones.
 const LOOK: u32 = 1024;
+/// Where notes are to be left for others, all are looked at again after so many refusals: it takes long.
+const PATIENCE: u32 = 1024;
 
 impl Removed {
     pub(crate) fn new(notes: Slab<AtomicU64>) -> Self {
@@ -42,19 +47,40 @@ impl Removed {
     /// Notes that the event there is removed; `is_in_memory` says whether the page of a note is still the one that it
     /// was. Gives the note's slot; `None`: there is no room.
     pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> Option<u32> {
-        let mut free = self.free.lock();
+        let free = &mut *self.free.lock();
         let (mut looked, all) = (0, self.notes.len() as u32);
         while free.slots.is_empty() && looked < all {
-            let ended = |slot: &u32| {
-                let note = Addr(self.notes[*slot as usize].load(Ordering::Relaxed));
-                note.0 == 0 || !is_in_memory(note)
-            };
             let end = free.next.saturating_add(LOOK).min(all);
-            let slots = free.next..end;
-            looked += slots.end - slots.start;
-            free.slots.extend(slots.rev().filter(ended));
+            looked += end - free.next;
+            free.slots.extend(self.ended(free.next..end, &is_in_memory));
             free.next = if end == all { 0 } else { end };
         }
+        self.write(free, addr)
+    }
+
+    /// The same of an event that nobody has asked to remove: half of the notes are left for those that somebody does.
+    pub(crate) fn note_expired(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
+        let (free, left) = (&mut *self.free.lock(), self.notes.len() / 2);
+        if free.slots.len() <= left && (free.refused == 0 || free.refused >= PATIENCE) {
+            let slots = self.ended(0..self.notes.len() as u32, &is_in_memory).collect();
+            *free = Free { slots, ..Free::default() };
+        }
+        if free.slots.len() <= left {
+            free.refused += 1;
+            return false;
+        }
+        self.write(free, addr).is_some()
+    }
+
+    /// Of these slots, those without a note that means anything, the last first.
+    fn ended(&self, slots: Range<u32>, is_in_memory: &impl Fn(Addr) -> bool) -> impl Iterator<Item = u32> {
+        slots.rev().filter(move |slot| {
+            let note = Addr(self.notes[*slot as usize].load(Ordering::Relaxed));
+            note.0 == 0 || !is_in_memory(note)
+        })
+    }
+
+    fn write(&self, free: &mut Free, addr: Addr) -> Option<u32> {
         let slot = free.slots.pop()?;
         self.notes[slot as usize].store(addr.0, Ordering::Release);
         Some(slot)

@@ -147,6 +147,14 @@ impl Pages {
         })
     }
 
+    /// The same of an event that has expired. Its id can come again, and the clock go back, so nobody must find it.
+    pub(crate) fn note_expired(&self, addr: Addr, generation: u32) -> bool {
+        let in_memory = |note| self.resolve(note).is_some();
+        self.removed
+            .as_ref()
+            .is_none_or(|removed| removed.note_expired(addr.with_high(generation), in_memory))
+    }
+
     /// Takes stock of what the files hold: marks frames and page numbers in use, and gives the pages. Those that cannot be
     /// are let go. To be called once, before anybody uses the store.
     pub(crate) fn take_stock(

@@ -44,6 +44,7 @@ pub struct StoreBuilder {
     on_prefault: Option<Box<Progress>>,
     handler: Option<Arc<dyn FullHandler>>,
     on_recovery: Option<OnRecovery>,
+    seed: Option<u64>,
 }
 
 /// How the configured buffers are divided.
@@ -77,6 +78,7 @@ impl StoreBuilder {
             on_prefault: None,
             handler: None,
             on_recovery: None,
+            seed: None,
         }
     }
 
@@ -164,6 +166,14 @@ impl StoreBuilder {
         self
     }
 
+    /// The number by which a new store distributes streams: for tests whose runs must not differ. Otherwise nobody can
+    /// know it, so nobody can choose names that collide.
+    #[doc(hidden)]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -181,6 +191,7 @@ impl StoreBuilder {
             on_prefault,
             handler,
             on_recovery,
+            seed,
         } = self;
         let shares = Shares::of(config.buffers);
         let taken = Taken::open(&config)?;
@@ -198,9 +209,10 @@ impl StoreBuilder {
             (None, None) => None,
         };
         let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        let wanted = earlier_seed.or(seed);
         let seed = match &tier {
-            Some(tier) => agree(&mut config, tier.as_ref(), earlier_seed)?,
-            None => earlier_seed.unwrap_or_else(fresh_seed),
+            Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
+            None => wanted.unwrap_or_else(fresh_seed),
         };
         let (mut shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
             Some((shared, earlier)) => (Some(shared), earlier),
@@ -260,6 +272,9 @@ impl StoreBuilder {
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
+        if let Some(cold) = &cold {
+            spiller.expect(&lanes, cold);
+        }
         let admission = Admission::new(&config, handler, dead_letters);
         let core = Core::new(
             Life::begin()?,

@@ -84,6 +84,7 @@ pub(crate) fn recover(
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
         confirmed,
+        has_block: &|lane, seq| cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some()),
         progress: &progress,
     };
     let mut rebuilt = rebuild(lanes, partitions, &source)?;
