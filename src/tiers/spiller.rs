@@ -344,7 +344,8 @@ impl Spiller {
         if !urgent && !is_full {
             return None;
         }
-        self.reached[number].store(end_seq, Ordering::Relaxed);
+        // A try that goes less far than the last one leaves what that one may have stored.
+        self.reached[number].fetch_max(end_seq, Ordering::Relaxed);
         // Pairs with the fence in `may_have_read`.
         fence(Ordering::SeqCst);
         let writer = self.encode(config, lanes, lane, first, &pages, &pin);
