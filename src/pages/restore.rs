@@ -147,6 +147,13 @@ impl Pages {
         })
     }
 
+    /// Tells the log, if there is one, of an event that was noted and whose removal nothing can stop any more.
+    pub(crate) fn tell_removed(&self, addr: Addr, generation: u32) {
+        if let Some(removed) = &self.removed {
+            removed.tell(addr.with_high(generation));
+        }
+    }
+
     /// Takes stock of what the files hold: marks frames and page numbers in use, and gives the pages. Those that cannot be
     /// are let go. To be called once, before anybody uses the store.
     pub(crate) fn take_stock(
