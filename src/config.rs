@@ -17,7 +17,7 @@ mod size;
 
 pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
-pub use durability::Durability;
+pub use durability::{DiskSync, Durability};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
 use layout::{index_tables, logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
@@ -37,6 +37,8 @@ pub(crate) const PARTITIONS_MAX: usize = 1024;
 pub const EVENT_MAX: u64 = 16 * MIB;
 /// Bytes of the page table per logical page.
 pub(crate) const PAGE_TABLE_ENTRY: u64 = 128;
+/// Bytes of what is noted of each page that a log has.
+pub(crate) const LOGGED_ENTRY: u64 = 16;
 
 /// One fault of a configuration: the field, what is wrong with it, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -46,6 +46,9 @@ pub enum ErrorKind {
     OutsideWindow,
     /// The dead letters have no room for one more; replay or discard some.
     DeadLettersFull,
+    /// The log of [`Durability::Disk`](crate::Durability::Disk) is not on the disk. What an append was about is in memory
+    /// all the same, and survives the end of the process, but perhaps not the loss of power.
+    NotDurable,
 }
 
 /// An error of the store: one pointer in size, so that a `Result` stays cheap on the hot path.

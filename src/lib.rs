@@ -47,6 +47,8 @@ mod ids;
 mod index;
 #[cfg(not(loom))]
 mod lanes;
+#[cfg(not(loom))]
+mod log;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(not(loom))]
@@ -63,8 +65,8 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, HugePages,
-    IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
+    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, DiskSync, Durability, EVENT_MAX,
+    HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
     RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 /// For the tests of those who write parts of a store themselves.
@@ -96,7 +98,9 @@ pub use lanes::append::Appended;
 #[cfg(not(loom))]
 pub use observe::recovered::{Recovered, RecoveryProgress};
 #[cfg(not(loom))]
-pub use observe::stats::{ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
+pub use observe::stats::{
+    ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, LogStats, SkewStats, Stats,
+};
 pub use pressure::{
     AdmissionStats, BackPressure, ByReason, Flow, HeldGuard, Hysteresis, Pressure, PressureReason,
     RegionKind, Stall,

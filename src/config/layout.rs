@@ -1,8 +1,8 @@
 //! How memory is divided among regions, and how large the tables are that describe them.
 
 use crate::config::{
-    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, MIB, PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY,
-    PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB, PAGE_MAX, PAGE_MIN,
+    PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
 };
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
@@ -23,7 +23,7 @@ impl ConfigBuilder {
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
         let open: u64 =
             asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
-        let notes = if self.durability == Durability::Process { memory / 128 } else { 0 };
+        let notes = if self.durability.keeps_pages() { memory / 128 } else { 0 };
         let tables = memory / 64 + MIB / 2 + notes;
         let rest = memory.saturating_sub(buffers).saturating_sub(tables).saturating_sub(fixed);
         let share =
@@ -164,7 +164,7 @@ impl ConfigBuilder {
             self.fault(format!("{name}.ceiling"), problem);
         }
         // Pages from a pool are all taken at once, and the tables over files are allocated for all that there can ever be.
-        let fixed = self.huge_pages.is_explicit() || self.durability == Durability::Process;
+        let fixed = self.huge_pages.is_explicit() || self.durability.keeps_pages();
         let most = match kind {
             _ if fixed => max,
             // Its tables take memory for all of it, from the first moment on.
@@ -254,8 +254,8 @@ pub(super) fn removal_notes(hot: &RegionConfig, warm: &RegionConfig) -> u64 {
     ((hot.ceiling + warm.ceiling) / KIB).max(1024)
 }
 
-/// What the notes of removed events take, where there are such. Page table and directories then count as large as they
-/// can become, since files are allocated before they are used.
+/// What the notes of removed events take, where there are such, and what the log has of each page. Page table and directories
+/// then count as large as they can become, since files are allocated before they are used.
 pub(super) fn shared_bytes(
     hot: &RegionConfig,
     warm: &RegionConfig,
@@ -263,15 +263,18 @@ pub(super) fn shared_bytes(
     partitions: usize,
     durability: Durability,
 ) -> u64 {
-    if durability != Durability::Process {
+    if !durability.keeps_pages() {
         return 0;
     }
     let pages = |sizes| logical_pages(hot, warm, sizes);
-    let more = pages([hot.ceiling, warm.ceiling]) - pages([hot.max, warm.max]);
+    let all = pages([hot.ceiling, warm.ceiling]);
+    let more = all - pages([hot.max, warm.max]);
     let directories = |index_bytes| directory_bytes(index, partitions, index_bytes);
+    let logged = if durability.disk().is_some() { (all + 1) * LOGGED_ENTRY + SYSTEM_PAGE } else { 0 };
     let bytes = removal_notes(hot, warm) * 8
         + more * (PAGE_TABLE_ENTRY + 8)
         + directories(index.ceiling).saturating_sub(directories(index.max))
+        + logged
         + 4 * SYSTEM_PAGE;
     bytes.next_multiple_of(SYSTEM_PAGE)
 }

@@ -12,6 +12,9 @@ pub(crate) mod readers;
 mod counts;
 
 #[cfg(not(loom))]
+pub(crate) mod logged;
+
+#[cfg(not(loom))]
 pub(crate) mod removed;
 
 #[cfg(not(loom))]

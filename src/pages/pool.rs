@@ -125,7 +125,7 @@ pub(crate) struct Pages {
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
-    sensitive: u16,
+    pub(super) sensitive: u16,
 }
 
 impl Pages {

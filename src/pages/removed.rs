@@ -17,6 +17,8 @@ pub(crate) struct Removed {
     notes: Slab<AtomicU64>,
     /// Whoever holds this is the one who writes notes.
     free: Mutex<Free>,
+    /// Where a log wants to know of them: notes that it was not given yet.
+    fresh: Mutex<Option<Vec<u64>>>,
 }
 
 #[derive(Default)]
@@ -36,7 +38,7 @@ const PATIENCE: u32 = 1024;
 
 impl Removed {
     pub(crate) fn new(notes: Slab<AtomicU64>) -> Self {
-        Self { notes, free: Mutex::default() }
+        Self { notes, free: Mutex::default(), fresh: Mutex::default() }
     }
 
     /// How many notes there can be.
@@ -93,6 +95,34 @@ impl Removed {
         if slot.load(Ordering::Relaxed) == addr.0 {
             slot.store(0, Ordering::Release);
         }
+    }
+
+    /// Tells the log, if there is one, that what was noted is not taken back any more.
+    pub(crate) fn tell(&self, addr: Addr) {
+        if let Some(fresh) = &mut *self.fresh.lock() {
+            fresh.push(addr.0);
+        }
+    }
+
+    /// Keeps what is told for whoever [takes](Self::take_fresh) it, from now on, and the notes of pages that are in memory.
+    pub(crate) fn keep_fresh(&self, is_in_memory: impl Fn(Addr) -> bool) {
+        let mut notes = Vec::new();
+        self.each(|note| notes.extend(is_in_memory(note).then_some(note.0)));
+        *self.fresh.lock() = Some(notes);
+    }
+
+    /// Adds what was told since the last call to `out`, so many notes at most.
+    pub(crate) fn take_fresh(&self, most: usize, out: &mut Vec<u64>) {
+        if let Some(fresh) = &mut *self.fresh.lock() {
+            let count = fresh.len().min(most);
+            out.extend(fresh.drain(..count));
+        }
+    }
+
+    /// Calls `tell` for every note, of pages that may have gone, too.
+    pub(crate) fn each(&self, mut tell: impl FnMut(Addr)) {
+        let notes = self.notes.iter().map(|slot| Addr(slot.load(Ordering::Acquire)));
+        notes.filter(|note| note.0 != 0).for_each(&mut tell);
     }
 
     /// What was noted of pages that are still what they were: by page, in order. Notes that mean nothing any more are

@@ -150,9 +150,20 @@ impl Pages {
     /// The same of an event that has expired. Its id can come again, and the clock go back, so nobody must find it.
     pub(crate) fn note_expired(&self, addr: Addr, generation: u32) -> bool {
         let in_memory = |note| self.resolve(note).is_some();
-        self.removed
-            .as_ref()
-            .is_none_or(|removed| removed.note_expired(addr.with_high(generation), in_memory))
+        let Some(removed) = &self.removed else { return true };
+        let noted = removed.note_expired(addr.with_high(generation), in_memory);
+        if noted {
+            // Nothing can stop it any more.
+            self.tell_removed(addr, generation);
+        }
+        noted
+    }
+
+    /// Tells the log, if there is one, of an event that was noted and whose removal nothing can stop any more.
+    pub(crate) fn tell_removed(&self, addr: Addr, generation: u32) {
+        if let Some(removed) = &self.removed {
+            removed.tell(addr.with_high(generation));
+        }
     }
 
     /// Takes stock of what the files hold: marks frames and page numbers in use, and gives the pages. Those that cannot be

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::ids::Stream;
 use crate::lanes::append::{Appended, Checked};
+use crate::log::logger::Log;
 use crate::pressure::{Pressure, PressureReason};
 use crate::store::Store;
 use crate::store::admission::Decision;
@@ -69,7 +70,21 @@ impl AsyncStore {
         }
         core.check_open()?;
         match core.screen(event)? {
-            Screened::Passed(event) => self.append_unscreened(&event).await,
+            Screened::Passed(event) => {
+                let done = self.append_unscreened(&event).await?;
+                if core.log.as_ref().is_some_and(Log::waits) {
+                    let store = self.store.clone();
+                    let wait = move || store.core.acknowledge(done);
+                    return tokio::task::spawn_blocking(wait).await.map_err(|source| {
+                        Error::with_source(
+                            ErrorKind::NotDurable,
+                            "waiting for the disk did not finish",
+                            source,
+                        )
+                    })?;
+                }
+                Ok(done)
+            }
             Screened::DeadLettered => Ok(Appended::DeadLettered),
         }
     }

@@ -179,6 +179,9 @@ impl Core {
         batch.duplicate_at.sort_unstable();
         batch.set_aside.sort_unstable_by_key(|(at, _)| *at);
         batch.duplicates = batch.duplicate_at.len();
+        if batch.stored + batch.duplicates > 0 {
+            self.wait_for_log()?;
+        }
         Ok(batch)
     }
 
@@ -368,7 +371,10 @@ impl Core {
         batch: &mut Batch,
     ) -> Result<Progress> {
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
-        self.check_open()?;
+        if !self.life.takes_appends() {
+            let full = Some(self.shut()?);
+            return Ok(Progress { done: 0, full });
+        }
         let before = batch.duplicate_at.len();
         let duplicate_at = &mut batch.duplicate_at;
         let duplicate = |event: &Checked<'_, '_>| duplicate_at.push(event.at as usize);

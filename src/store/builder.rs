@@ -1,6 +1,7 @@
 //! Opening: checks what the cold tier holds against the configuration, and puts the parts together.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigFault, OnFull};
@@ -12,6 +13,9 @@ use crate::index::classes::ClassResolver;
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::attach::{Files, Image};
+use crate::log::logger::Log;
+use crate::log::replay::Replayed;
+use crate::log::segment::Identity;
 use crate::observe::recovered::{Recovered, RecoveryProgress};
 use crate::observe::stats::histogram;
 use crate::pressure::RegionKind;
@@ -19,9 +23,10 @@ use crate::regions::region::Region;
 use crate::store::Store;
 use crate::store::admission::{Admission, FullHandler};
 use crate::store::core::{Core, Kept};
+use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
-use crate::store::recover::{OnRecovery, attach, recover};
+use crate::store::recover::{OnRecovery, attach, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -202,7 +207,12 @@ impl StoreBuilder {
         {
             config.adopt_partitions(earlier.partitions)?;
         }
-        let earlier_seed = earlier.map(|earlier| earlier.seed);
+        let found_log = FoundLog::take(&config, earlier.is_some())?;
+        let replayed = found_log.as_ref().and_then(FoundLog::replayed);
+        if let Some(identity) = replayed.filter(|_| !config.partitions_fixed) {
+            config.adopt_partitions(identity.partitions)?;
+        }
+        let earlier_seed = earlier.map(|earlier| earlier.seed).or(replayed.map(|identity| identity.seed));
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
             (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
@@ -214,6 +224,11 @@ impl StoreBuilder {
             Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
             None => wanted.unwrap_or_else(fresh_seed),
         };
+        if let Some(log) = &found_log {
+            log.check(seed, config.partitions)?;
+        }
+        // Pages that are put back have the numbers that they had.
+        let begun = replayed.map_or(begun, |identity| identity.first_seq);
         let (mut shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
             Some((shared, earlier)) => (Some(shared), earlier),
             None => (None, None),
@@ -227,7 +242,7 @@ impl StoreBuilder {
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let confirmed = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane)).max(first_seq);
         let end_seq = |lane| {
-            if first_seq > 0 && earlier.is_none() {
+            if first_seq > 0 && earlier.is_none() && replayed.is_none() {
                 return first_seq;
             }
             confirmed(lane).max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
@@ -254,20 +269,21 @@ impl StoreBuilder {
             on_prefault.as_deref(),
         )?;
         machine.is_open();
+        let parts = Parts { config: &config, lanes: &lanes, names: &names, cold: cold.as_ref() };
         let kept = shared.map(|shared| {
             keep(
                 shared,
                 earlier,
                 attached,
-                &config,
-                &lanes,
-                &names,
-                cold.as_ref(),
+                found_log,
+                parts,
+                seed,
+                first_seq,
                 &confirmed,
                 on_recovery.as_ref(),
             )
         });
-        let kept = kept.transpose()?;
+        let (kept, log) = kept.transpose()?.unzip();
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
@@ -279,6 +295,7 @@ impl StoreBuilder {
         let core = Core::new(
             Life::begin()?,
             kept,
+            log.flatten(),
             config,
             machine,
             system,
@@ -310,33 +327,61 @@ fn open_cold(
     Ok(cold)
 }
 
+/// Parts of a store that is being opened.
+#[derive(Clone, Copy)]
+struct Parts<'p> {
+    config: &'p Config,
+    lanes: &'p Lanes,
+    names: &'p Names,
+    cold: Option<&'p ColdReader>,
+}
+
 #[expect(clippy::too_many_arguments, reason = "the parts that something was kept of")]
 /// Takes over what the files of an earlier run hold, and begins to keep there what this one does.
 fn keep(
     shared: Shared,
     earlier: Option<Earlier>,
     attached: Option<Recovered>,
-    config: &Config,
-    lanes: &Lanes,
-    names: &Names,
-    cold: Option<&ColdReader>,
+    found_log: Option<FoundLog>,
+    parts: Parts<'_>,
+    seed: u64,
+    first_seq: u64,
     confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
     tell: Option<&OnRecovery>,
-) -> Result<Kept> {
-    let (log, entries) = shared.names()?;
+) -> Result<(Kept, Option<Log>)> {
+    let Parts { config, lanes, names, cold } = parts;
+    let (log, entries) = match &found_log {
+        Some(log) => log.names(&shared.dir)?,
+        None => shared.names()?,
+    };
     let found = names.restore_log(log, &entries.entries);
     let last_id = shared.last_id()?;
-    let recovered = match &earlier {
-        None => None,
-        Some(earlier) => Some(Recovered {
-            was_closed: earlier.was_closed(),
-            names: found,
-            damaged_name_bytes: entries.damaged,
-            ..attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?
-        }),
+    let marks = found_log.as_ref().map(|log| log.marks(&shared.dir, config)).transpose()?;
+    let recovered = match (&earlier, &found_log, &marks) {
+        (Some(earlier), ..) => {
+            let recovered = attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?;
+            Some(Recovered { was_closed: earlier.was_closed(), ..recovered })
+        }
+        (None, Some(log), Some(marks)) if log.must_replay => {
+            let begin = clock::now();
+            let replayed = log.replay(config, lanes, marks, confirmed)?;
+            let Replayed { found, lost, damaged, last_id: last } = replayed;
+            last_id[0].fetch_max(last, Ordering::Relaxed);
+            let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
+            let took = begin.elapsed();
+            Some(Recovered { from_log: true, damaged_log_parts: damaged, took, ..recovered })
+        }
+        _ => None,
+    };
+    let names_found =
+        |recovered| Recovered { names: found, damaged_name_bytes: entries.damaged, ..recovered };
+    let identity = Identity { seed, partitions: config.partitions, first_seq };
+    let log = match (found_log, marks) {
+        (Some(log), Some(marks)) => Some(log.begin(config, lanes, marks, identity)?),
+        _ => None,
     };
     shared.opened()?;
-    Ok(Kept { recovered, last_id, shared })
+    Ok((Kept { recovered: recovered.map(names_found), last_id, shared }, log))
 }
 
 /// A number that differs from store to store, so that nobody can choose names or ids that collide.

@@ -17,6 +17,7 @@ use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
+use crate::log::logger::Log;
 use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
 use crate::pages::removed::Removed;
@@ -63,6 +64,10 @@ pub(crate) struct Core {
     pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
     pub(crate) life: Life,
+    /// What makes what was appended survive the loss of power, if anything does.
+    pub(crate) log: Option<Log>,
+    /// Rung when the log's thread is to look up.
+    pub(crate) log_bell: Bell,
     last_id: CachePadded<AtomicU64>,
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
@@ -133,6 +138,7 @@ impl Core {
     pub(crate) fn new(
         life: Life,
         kept: Option<Kept>,
+        log: Option<Log>,
         config: Config,
         machine: Arc<Machine>,
         system: Region,
@@ -168,6 +174,8 @@ impl Core {
             tidy: Mutex::new(Tidy::new()),
             spiller,
             life,
+            log,
+            log_bell: Bell::default(),
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
@@ -276,6 +284,7 @@ impl Core {
         // Neither appends nor reads wait for this.
         let _turn = self.removing[id as usize % REMOVERS].lock();
         if self.remove_from_memory(id)? {
+            self.wait_for_log()?;
             return Ok(true);
         }
         let Some(cold) = &self.cold else { return Ok(false) };
@@ -314,6 +323,8 @@ impl Core {
                 return Err(error);
             }
         };
+        // From now on it is removed, whatever happens.
+        self.lanes.pages.tell_removed(addr, generation);
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
@@ -353,6 +364,7 @@ impl Core {
             self.expire_cold()?;
             self.keep_cold()?;
             self.look_round();
+            self.turn_log();
             if progress.pages == 0 && !progress.more && spilled == 0 {
                 self.tidy();
                 self.ring_room();
@@ -499,12 +511,15 @@ impl Core {
             }
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
+        let _ = self.sync_log(deadline);
         self.let_cold_go();
         let report = self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before);
         if let Some(kept) = &self.kept {
             let image = if kept.shared.can_be_attached() { self.image(deadline) } else { None };
             // If this cannot be noted, the next opening takes it that the process ended some other way, which is as well.
-            let _ = kept.shared.closed(self.cold.is_some() && report.left == 0, image.as_deref());
+            let settled = self.cold.is_some() && report.left == 0;
+            let _ = kept.shared.closed(settled, image.as_deref());
+            self.close_log(settled);
         }
         report
     }

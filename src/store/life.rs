@@ -14,6 +14,9 @@ use crate::sys::memory::{Slab, private_word};
 const FORKED: u32 = 0;
 const OPEN: u32 = 1;
 const CLOSED: u32 = 2;
+/// Beside [`OPEN`]: the log is broken; it is behind what was promised. Nothing is appended then.
+pub(crate) const BROKEN: u32 = 4;
+pub(crate) const BEHIND: u32 = 8;
 
 pub(crate) struct Life {
     state: Slab<AtomicU32>,
@@ -32,7 +35,22 @@ impl Life {
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
+        self.state[0].load(Ordering::Acquire) & OPEN != 0
+    }
+
+    /// Whether it is open, and nothing keeps appends out.
+    #[inline]
+    pub(crate) fn takes_appends(&self) -> bool {
         self.state[0].load(Ordering::Acquire) == OPEN
+    }
+
+    /// Keeps appends out of an open store for a reason, or no longer. Whether that changes anything.
+    pub(crate) fn keep_out(&self, reason: u32, out: bool) -> bool {
+        let change = |state: u32| {
+            let wanted = if out { state | reason } else { state & !reason };
+            (state & OPEN != 0 && wanted != state).then_some(wanted)
+        };
+        self.state[0].fetch_update(Ordering::AcqRel, Ordering::Relaxed, change).is_ok()
     }
 
     /// Whether this is a copy in a forked process.
@@ -42,7 +60,8 @@ impl Life {
 
     /// `false`: somebody else has closed it, or this is a copy.
     pub(crate) fn close(&self) -> bool {
-        self.state[0].compare_exchange(OPEN, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let closed = |state: u32| (state & OPEN != 0).then_some(CLOSED);
+        self.state[0].fetch_update(Ordering::AcqRel, Ordering::Acquire, closed).is_ok()
     }
 
     /// # Errors

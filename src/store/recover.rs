@@ -63,13 +63,31 @@ pub(crate) fn recover(
     let is_lane = |lane: LaneId| lane.partition() < config.partitions && lane.class().index() < classes;
     let mut lost = Quarantine::default();
     let found = lanes.pages.take_stock(is_lane, &mut lost);
+    if lost.pages == 0 {
+        check_history(&found, confirmed)?;
+    }
+    let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
+    Ok(Recovered { took: begin.elapsed(), ..recovered })
+}
+
+/// Builds the indexes of pages that are there, of which none is in use yet.
+///
+/// # Errors
+/// As for [`recover`].
+pub(crate) fn take_over(
+    config: &Config,
+    lanes: &Lanes,
+    cold: Option<&ColdReader>,
+    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    tell: Option<&OnRecovery>,
+    found: Vec<FoundPage>,
+    lost: Quarantine,
+) -> Result<Recovered> {
+    let begin = clock::now();
     let (of, done) = (found.len() as u64, AtomicU64::new(0));
     let mut partitions: Vec<Vec<FoundPage>> = vec![Vec::new(); config.partitions];
     for page in found {
         partitions[page.lane.partition()].push(page);
-    }
-    if lost.pages == 0 {
-        partitions.iter().try_for_each(|pages| check_history(pages, confirmed))?;
     }
     let progress = || {
         let pages = done.fetch_add(1, Ordering::Relaxed) + 1;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Config, Outside, Skew};
+use crate::config::{Config, DiskSync, Outside, Skew};
 use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::event::Event;
 use crate::eviction::millis;
@@ -71,7 +71,9 @@ impl Screen {
         dead_letters: Option<Arc<dyn DeadLetterSink>>,
     ) -> Self {
         let skews: Vec<Skew> = config.classes.iter().map(|class| class.skew).collect();
-        let asks = resolver.is_some() || skews.iter().any(|skew| !skew.takes_all());
+        // Who waits for the disk after each append goes the long way, so that all others need not ask.
+        let waits = config.durability.disk() == Some(DiskSync::EveryBatch);
+        let asks = waits || resolver.is_some() || skews.iter().any(|skew| !skew.takes_all());
         Self {
             active: AtomicBool::new(asks),
             classes: Classes::new(seed, skews.len(), resolver),
@@ -170,7 +172,10 @@ impl Core {
     pub(crate) fn append_screened(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
         self.check_open()?;
         match self.screen(event)? {
-            Screened::Passed(event) => self.append_unscreened(&event, timeout),
+            Screened::Passed(event) => {
+                let done = self.append_unscreened(&event, timeout)?;
+                self.acknowledge(done)
+            }
             Screened::DeadLettered => Ok(Appended::DeadLettered),
         }
     }

@@ -446,7 +446,7 @@ fn is_whole(file: &File, len: u64) -> bool {
 }
 
 /// Has the file system set room aside.
-fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
+pub(crate) fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;

@@ -14,6 +14,7 @@ mod concurrency;
 mod contract;
 mod corrupt_cold;
 mod defrag;
+mod disk;
 mod flow;
 mod going_on;
 mod guards;
