@@ -336,7 +336,9 @@ pub(super) fn summary(
     let class = lane.id.class();
     let settings = &config.classes[class.index()];
     // Of a page from which everything was removed nothing is left to be confirmed.
-    let clean = events == meta.dead() || meta.seq() < lane.clean_seq();
+    let clean = events == meta.dead()
+        || meta.seq() < lane.clean_seq()
+        || cfg!(canary = "free-before-confirmed") && settings.on_leave == OnLeave::Spill;
     let newest_ms = meta.newest();
     let age = now_ms.saturating_sub(newest_ms);
     let expired = settings.retention.is_some_and(|retention| age >= millis(retention));

@@ -357,7 +357,8 @@ impl PageMeta {
     #[inline]
     pub(crate) fn commit(&self, end: u32) {
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.committed.store(end, Ordering::Release);
+        let order = if cfg!(canary = "unordered-commit") { Ordering::Relaxed } else { Ordering::Release };
+        self.committed.store(end, order);
     }
 
     /// Bytes that readers may look at.

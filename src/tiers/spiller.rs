@@ -202,7 +202,7 @@ impl Spiller {
                 self.counters.events.fetch_add(info.events, Ordering::Relaxed);
                 cold.directory.insert(info);
             }
-            lane.set_clean(job.end_seq);
+            lane.set_clean(job.end_seq + u64::from(cfg!(canary = "one-page-too-many")));
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
             turn.last[job.number] = (job.last, job.end_seq - 1);
             shared.set_wanted(job.number, false);
@@ -270,7 +270,10 @@ impl Spiller {
             return Ok(());
         }
         let begin = clock::now();
-        cold.tier.put(&blocks)?;
+        let outcome = cold.tier.put(&blocks);
+        if !cfg!(canary = "confirmed-before-written") {
+            outcome?;
+        }
         self.latency.lock().saturating_record(begin.elapsed().as_micros() as u64);
         Ok(())
     }
@@ -345,6 +348,9 @@ impl Spiller {
             return None;
         }
         // A try that goes less far than the last one leaves what that one may have stored.
+        if cfg!(canary = "forgotten-try") {
+            self.reached[number].store(end_seq, Ordering::Relaxed);
+        }
         self.reached[number].fetch_max(end_seq, Ordering::Relaxed);
         // Pairs with the fence in `may_have_read`.
         fence(Ordering::SeqCst);
@@ -387,7 +393,8 @@ impl Spiller {
         pin: &Pin,
     ) -> BlockWriter {
         let retention = config.classes[lane.id.class().index()].retention;
-        let now_ms = lanes.clock.now_ms();
+        let clock = if cfg!(canary = "wall-clock") { &clock::Clock::system() } else { &lanes.clock };
+        let now_ms = clock.now_ms();
         let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
         let mut writer = BlockWriter::new(lane.id, first);
         let sum = |of: fn(&PageMeta) -> u32| pages.iter().map(|(_, meta)| of(meta) as usize).sum();
