@@ -6,8 +6,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const BLOCK: usize = 4096;
 
 /// CRC-32 of words as they are in little-endian order. Words that change meanwhile are read whole, each at some moment.
-#[derive(Default)]
-pub(crate) struct Sum(crc32fast::Hasher);
+pub(crate) struct Sum {
+    crc: crc32fast::Hasher,
+    block: [u8; BLOCK],
+    len: usize,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { crc: crc32fast::Hasher::new(), block: [0; BLOCK], len: 0 }
+    }
+}
 
 impl Sum {
     pub(crate) fn add(&mut self, words: &[u64]) {
@@ -23,18 +32,29 @@ impl Sum {
     }
 
     #[inline]
-    fn blocks<T, const N: usize>(&mut self, words: &[T], bytes_of: impl Fn(&T) -> [u8; N]) {
-        let mut block = [[0; N]; BLOCK];
-        for words in words.chunks(BLOCK / N) {
-            for (to, word) in block.iter_mut().zip(words) {
+    fn blocks<T, const N: usize>(&mut self, mut words: &[T], bytes_of: impl Fn(&T) -> [u8; N]) {
+        while !words.is_empty() {
+            if BLOCK - self.len < N {
+                self.flush();
+            }
+            let (now, later) = words.split_at(words.len().min((BLOCK - self.len) / N));
+            let (room, _) = self.block[self.len..].as_chunks_mut::<N>();
+            for (to, word) in room.iter_mut().zip(now) {
                 *to = bytes_of(word);
             }
-            self.0.update(block[..words.len()].as_flattened());
+            self.len += now.len() * N;
+            words = later;
         }
     }
 
-    pub(crate) fn finish(self) -> u32 {
-        self.0.finalize()
+    fn flush(&mut self) {
+        self.crc.update(&self.block[..self.len]);
+        self.len = 0;
+    }
+
+    pub(crate) fn finish(mut self) -> u32 {
+        self.flush();
+        self.crc.finalize()
     }
 }
 
