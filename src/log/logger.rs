@@ -14,11 +14,14 @@ use crate::config::DiskSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
-use crate::log::segment::Failure;
+use crate::log::segment::{Failure, prepare};
 use crate::log::turn::Turn;
 
 /// How long one who waits sleeps before looking again, and after which a log without room is tried again.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// How long a turn waits for those who will come, at most.
+const GATHER: Duration = Duration::from_micros(500);
 
 /// What a turn copies from.
 #[derive(Clone, Copy)]
@@ -43,6 +46,12 @@ struct State {
     begun: u64,
     done: u64,
     running: bool,
+    /// How many wait for the turn that comes next, and how many will, going by the last one: those whom it served come
+    /// again.
+    coming: u32,
+    expected: u32,
+    /// How long a turn takes.
+    took: Duration,
     /// When that one began: what was there then is on the disk.
     covered: Instant,
     trouble: Option<Trouble>,
@@ -66,6 +75,8 @@ pub(crate) struct Log {
     state: Mutex<State>,
     /// Rung when a turn has ended.
     ended: Condvar,
+    /// Rung when all have come whom the next turn waits for.
+    gathered: Condvar,
     turn: Mutex<Turn>,
     pub(crate) counters: LogCounters,
     /// Microseconds of turns that had something to write.
@@ -75,11 +86,21 @@ pub(crate) struct Log {
 impl Log {
     pub(crate) fn new(mode: DiskSync, turn: Turn, latency: Histogram<u64>) -> Self {
         let covered = clock::now();
-        let state = State { begun: 0, done: 0, running: false, covered, trouble: None };
+        let state = State {
+            begun: 0,
+            done: 0,
+            running: false,
+            coming: 0,
+            expected: 0,
+            took: Duration::ZERO,
+            covered,
+            trouble: None,
+        };
         Self {
             mode,
             state: Mutex::new(state),
             ended: Condvar::new(),
+            gathered: Condvar::new(),
             turn: Mutex::new(turn),
             counters: LogCounters::default(),
             latency: Mutex::new(latency),
@@ -99,6 +120,10 @@ impl Log {
         let mut state = self.state.lock();
         // A turn that has begun may have passed what the caller means.
         let ticket = state.begun + 1;
+        state.coming += 1;
+        if state.coming >= state.expected {
+            self.gathered.notify_one();
+        }
         loop {
             if let Some(trouble) = state.trouble.as_ref().filter(|trouble| trouble.broken) {
                 return Err(trouble.error());
@@ -130,8 +155,13 @@ impl Log {
     /// Takes the turn.
     fn run<'l>(&'l self, mut state: MutexGuard<'l, State>, source: &Source<'_>) -> MutexGuard<'l, State> {
         state.running = true;
+        // Without this, two who append by turns would each have the disk for themselves, and wait for the other.
+        let until = Deadline::after((state.took / 4).min(GATHER));
+        while state.coming < state.expected && !until.has_passed() {
+            self.gathered.wait_for(&mut state, until.left(GATHER));
+        }
         state.begun += 1;
-        let number = state.begun;
+        let (number, served) = (state.begun, std::mem::take(&mut state.coming));
         drop(state);
         let began = clock::now();
         let outcome = self.turn.lock().take(source, &self.counters);
@@ -141,6 +171,10 @@ impl Log {
         }
         let mut state = self.state.lock();
         state.running = false;
+        state.expected = served + state.coming;
+        if let Ok(true) = outcome {
+            state.took = (state.took * 3 + clock::now().saturating_duration_since(began)) / 4;
+        }
         match outcome {
             Ok(_) => {
                 (state.done, state.covered, state.trouble) = (number, began, None);
@@ -153,6 +187,15 @@ impl Log {
         }
         self.ended.notify_all();
         state
+    }
+
+    /// Prepares the next segment, while others write, so that nobody has to wait for it.
+    pub(crate) fn prepare(&self) {
+        let Some((path, len, fill)) = self.turn.lock().wants_spare() else { return };
+        // Whoever needs one before it is ready makes another. Where there is no room, that will be told then.
+        if prepare(&path, len, fill).is_ok() {
+            self.turn.lock().prepared();
+        }
     }
 
     /// How long ago everything of that moment was on the disk.

@@ -6,11 +6,13 @@
 //! ```
 //!
 //! A segment is allocated, and the directory synced, before it is written to, so that a full disk is met before anything
-//! is half written, and a sync has no more to do than to write data.
+//! is half written. Where appends wait for each sync, it is filled with zeros, too, so that a sync has no more to do than to
+//! write data: file systems note where a file was never written. One that is not needed any more is kept as the next one;
+//! what is in it is of another segment, and so are its checksums.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +22,11 @@ use crate::sys::shared::SharedDir;
 
 const MAGIC: &str = "esker-log";
 const VERSION: u32 = 1;
+/// Bytes of zeros that are written at a time.
+const FILL: usize = 1 << 20;
+/// A segment that is ready to be used, and one that is being made so while others write.
+const SPARE: &str = "spare";
+const NEXT: &str = "next";
 /// Where stream names are.
 pub(crate) const NAMES: &str = "names";
 
@@ -180,6 +187,8 @@ impl LogDir {
             self.segments.pop_front();
         }
         self.dir.delete(NAMES)?;
+        self.dir.delete(SPARE)?;
+        self.dir.delete(NEXT)?;
         sync_dir(self.dir.path()).map_err(|error| Error::io("cannot sync the log's directory", error))
     }
 }
@@ -258,6 +267,9 @@ pub(crate) struct Writer {
     synced: std::ops::RangeInclusive<u64>,
     written: u64,
     next: u64,
+    /// Whether segments are filled with zeros.
+    fills: bool,
+    has_spare: bool,
     pub(crate) written_bytes: u64,
     /// Fails the next syncs, as a disk does that is about to.
     #[cfg(test)]
@@ -266,8 +278,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// A writer that begins a segment of its own: behind what an earlier run left unfinished nothing is written.
-    pub(crate) fn new(log: LogDir, identity: Identity, segment_bytes: usize) -> Self {
+    pub(crate) fn new(log: LogDir, identity: Identity, segment_bytes: usize, fills: bool) -> Self {
         let next = log.segments.back().map_or(1, |last| last + 1);
+        // One of another size, or that was not filled.
+        let _ = log.dir.delete(SPARE).and_then(|()| log.dir.delete(NEXT));
         Self {
             log,
             identity,
@@ -276,6 +290,8 @@ impl Writer {
             synced: unit_at(next, 0)..=0,
             written: 0,
             next,
+            fills,
+            has_spare: false,
             written_bytes: 0,
             #[cfg(test)]
             fail_syncs: false,
@@ -293,7 +309,7 @@ impl Writer {
 
     /// Bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.log.segments.len() * self.segment_bytes) as u64
+        ((self.log.segments.len() + usize::from(self.has_spare)) * self.segment_bytes) as u64
     }
 
     /// Whether a unit of that length begins a new segment.
@@ -310,13 +326,7 @@ impl Writer {
             return Ok(());
         }
         let number = self.next;
-        let name = file_name(number);
-        let made = self.make(number, &name);
-        let file = made.map_err(|error| {
-            // Half a segment would be taken for a damaged one.
-            let _ = self.log.dir.delete(&name);
-            Failure::NoSegment(error)
-        })?;
+        let file = self.make(number).map_err(Failure::NoSegment)?;
         self.sync()?;
         self.next += 1;
         self.log.segments.push_back(number);
@@ -324,15 +334,34 @@ impl Writer {
         Ok(())
     }
 
-    fn make(&self, number: u64, name: &str) -> std::io::Result<File> {
-        let path = self.log.dir.path().join(name);
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).open(path)?;
-        allocate(&file, 0, self.segment_bytes as u64)?;
+    fn make(&mut self, number: u64) -> std::io::Result<File> {
+        let dir = self.log.dir.path();
+        let file = match std::mem::take(&mut self.has_spare) {
+            true => std::fs::OpenOptions::new().read(true).write(true).open(dir.join(SPARE))?,
+            false => prepare(&dir.join(SPARE), self.segment_bytes, self.fills)?,
+        };
+        // It gets its name when it says so itself.
         write_at(&file, &header(&self.identity, number), 0)?;
         file.sync_all()?;
-        sync_dir(self.log.dir.path())?;
+        std::fs::rename(dir.join(SPARE), dir.join(file_name(number)))?;
+        sync_dir(dir)?;
         Ok(file)
+    }
+
+    /// What it takes to prepare the next segment, if there is need for one soon: [`prepare`], which may be called while others
+    /// write, and [`Self::prepared`].
+    pub(crate) fn wants_spare(&self) -> Option<(PathBuf, usize, bool)> {
+        let half = self.current.as_ref().is_some_and(|current| current.at > self.segment_bytes / 2);
+        (half && !self.has_spare).then(|| (self.log.dir.path().join(NEXT), self.segment_bytes, self.fills))
+    }
+
+    /// Notes that the next segment is ready, unless there is one by now.
+    pub(crate) fn prepared(&mut self) {
+        let dir = self.log.dir.path();
+        match self.has_spare {
+            true => drop(self.log.dir.delete(NEXT)),
+            false => self.has_spare = std::fs::rename(dir.join(NEXT), dir.join(SPARE)).is_ok(),
+        }
     }
 
     /// Writes a unit, for which [room was made](Self::make_room), and gives the segment that it is in. `commit` has what its
@@ -383,11 +412,44 @@ impl Writer {
     /// The system's; they are tried again with the next call.
     pub(crate) fn delete_before(&mut self, oldest: u64) -> Result<()> {
         while self.log.segments.front().is_some_and(|number| *number < oldest) {
-            self.log.dir.delete(&file_name(self.log.segments[0]))?;
+            let name = file_name(self.log.segments[0]);
+            if self.has_spare || !self.keep_as_spare(&name) {
+                self.log.dir.delete(&name)?;
+            }
             self.log.segments.pop_front();
         }
         Ok(())
     }
+
+    /// Makes a segment of this size the next one.
+    fn keep_as_spare(&mut self, name: &str) -> bool {
+        let dir = self.log.dir.path();
+        let fits =
+            std::fs::metadata(dir.join(name)).is_ok_and(|found| found.len() == self.segment_bytes as u64);
+        self.has_spare = fits && std::fs::rename(dir.join(name), dir.join(SPARE)).is_ok();
+        self.has_spare
+    }
+}
+
+/// Makes a file that can become a segment.
+///
+/// # Errors
+/// The system's: there is no room. Nothing is left then.
+pub(crate) fn prepare(path: &Path, len: usize, fill: bool) -> std::io::Result<File> {
+    let make = || {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(path)?;
+        allocate(&file, 0, len as u64)?;
+        if fill {
+            let zeros = vec![0; FILL.min(len)];
+            for at in (0..len).step_by(FILL) {
+                write_at(&file, &zeros[..FILL.min(len - at)], at as u64)?;
+            }
+            file.sync_all()?;
+        }
+        Ok(file)
+    };
+    make().inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 #[cfg(unix)]
@@ -445,7 +507,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         assert!(!is_in_use(&path).unwrap());
-        let mut writer = Writer::new(LogDir::take(&path).unwrap(), IDENTITY, 3 * BLOCK);
+        let mut writer = Writer::new(LogDir::take(&path).unwrap(), IDENTITY, 3 * BLOCK, false);
         for number in 1..=5u64 {
             for _ in 0..2 {
                 let mut unit = Unit::default();
@@ -461,7 +523,8 @@ mod tests {
         let mut log = LogDir::take(&path).unwrap();
         assert_eq!((&log.segments, log.identity().unwrap()), (&VecDeque::from([4, 5]), Some(IDENTITY)));
         assert_eq!(
-            Writer::new(LogDir { segments: log.segments.clone(), dir: log.dir }, IDENTITY, 1 << 20).next,
+            Writer::new(LogDir { segments: log.segments.clone(), dir: log.dir }, IDENTITY, 1 << 20, true)
+                .next,
             6
         );
         log = LogDir::take(&path).unwrap();

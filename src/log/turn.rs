@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use crate::error::Result;
@@ -21,7 +22,7 @@ const AGAIN: usize = 16 << 20;
 /// Addresses in a frame.
 const REMOVED_FRAME: usize = PAYLOAD_MAX / 8;
 /// The log may have so many segments beside twice what it must keep.
-const SPARE: u64 = 4;
+const BESIDE: u64 = 4;
 
 /// How far a lane was copied.
 #[derive(Clone, Copy)]
@@ -285,7 +286,7 @@ impl Turn {
         counters.live_bytes.store(live, Ordering::Relaxed);
         // What cannot be deleted now is tried again when the next segment begins.
         let _ = self.writer.delete_before(oldest);
-        let most = 2 * live + SPARE * self.writer.segment_bytes() as u64;
+        let most = 2 * live + BESIDE * self.writer.segment_bytes() as u64;
         if self.writer.bytes() <= most || oldest == newest {
             return Ok(());
         }
@@ -374,6 +375,15 @@ impl Turn {
         }
         counters.rewritten_bytes.fetch_add(written as u64, Ordering::Relaxed);
         self.close_unit(source)
+    }
+
+    /// See [`Writer::wants_spare`].
+    pub(crate) fn wants_spare(&self) -> Option<(PathBuf, usize, bool)> {
+        self.writer.wants_spare()
+    }
+
+    pub(crate) fn prepared(&mut self) {
+        self.writer.prepared();
     }
 
     /// Deletes everything.

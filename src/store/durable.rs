@@ -149,7 +149,7 @@ impl FoundLog {
     ) -> Result<Log> {
         let names = self.dir.dir.file(NAMES)?;
         let sizes = Sizes::of(config);
-        let writer = Writer::new(self.dir, identity, sizes.segment);
+        let writer = Writer::new(self.dir, identity, sizes.segment, self.mode == DiskSync::EveryBatch);
         let generation = lanes.pages.generation_max();
         let mut turn = Turn::new(writer, sizes, marks, names, lanes.lanes().count(), generation);
         turn.begin().map_err(|failure| {
@@ -209,6 +209,9 @@ impl Core {
             // It keeps what is wrong, and appends are told.
             log.take_turn(&self.source());
             self.look_at_log();
+            if self.config.background {
+                log.prepare();
+            }
         }
     }
 
