@@ -68,9 +68,8 @@ pub(crate) fn replay(
     }
     let removed: HashSet<u64> = removed.into_iter().collect();
     for addr in removed.into_iter().map(Addr).filter(|addr| kept.contains(&(addr.page(), addr.high()))) {
-        if lanes.pages.note_removed(addr, addr.high()).is_none() {
-            return Err(too_small("notes of removed events"));
-        }
+        let note = lanes.pages.note_removed(addr, addr.high());
+        note.ok_or_else(|| too_small("notes of removed events"))?(true);
     }
     Ok(Replayed { found, lost, damaged, last_id })
 }

@@ -31,6 +31,8 @@ struct Free {
     refused: u32,
 }
 
+/// What stands where a note is going to be: no page has the number 0.
+const RESERVED: Addr = Addr(1);
 /// Slots that are looked at in one go, so that nobody waits for a look at all of them while there are free ones.
 const LOOK: u32 = 1024;
 /// Where notes are to be left for others, all are looked at again after so many refusals: it takes long.
@@ -46,9 +48,9 @@ impl Removed {
         self.notes.len()
     }
 
-    /// Notes that the event there is removed; `is_in_memory` says whether the page of a note is still the one that it
-    /// was. Gives the note's slot; `None`: there is no room.
-    pub(crate) fn note(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> Option<u32> {
+    /// Room for a note that an event is removed; `is_in_memory` says whether the page of a note is still the one that it
+    /// was. Gives a slot, to be [settled](Self::settle); `None`: there is no room.
+    pub(crate) fn reserve(&self, is_in_memory: impl Fn(Addr) -> bool) -> Option<u32> {
         let free = &mut *self.free.lock();
         let (mut looked, all) = (0, self.notes.len() as u32);
         while free.slots.is_empty() && looked < all {
@@ -57,10 +59,16 @@ impl Removed {
             free.slots.extend(self.ended(free.next..end, &is_in_memory));
             free.next = if end == all { 0 } else { end };
         }
-        self.write(free, addr)
+        self.write(free, RESERVED)
     }
 
-    /// The same of an event that nobody has asked to remove: half of the notes are left for those that somebody does.
+    /// Writes the note for which a slot was reserved; `None`: the event is not removed after all.
+    pub(crate) fn settle(&self, slot: u32, note: Option<Addr>) {
+        let note = note.filter(|_| !cfg!(canary = "removal-not-noted"));
+        self.notes[slot as usize].store(note.map_or(0, |note| note.0), Ordering::Release);
+    }
+
+    /// Notes an event that nobody has asked to remove: half of the notes are left for those that somebody does.
     pub(crate) fn note_expired(&self, addr: Addr, is_in_memory: impl Fn(Addr) -> bool) -> bool {
         let (free, left) = (&mut *self.free.lock(), self.notes.len() / 2);
         if free.slots.len() <= left && (free.refused == 0 || free.refused >= PATIENCE) {
@@ -78,25 +86,14 @@ impl Removed {
     fn ended(&self, slots: Range<u32>, is_in_memory: &impl Fn(Addr) -> bool) -> impl Iterator<Item = u32> {
         slots.rev().filter(move |slot| {
             let note = Addr(self.notes[*slot as usize].load(Ordering::Relaxed));
-            note.0 == 0 || !is_in_memory(note)
+            note != RESERVED && (note.0 == 0 || !is_in_memory(note))
         })
     }
 
     fn write(&self, free: &mut Free, addr: Addr) -> Option<u32> {
         let slot = free.slots.pop()?;
-        if !cfg!(canary = "removal-not-noted") {
-            self.notes[slot as usize].store(addr.0, Ordering::Release);
-        }
+        self.notes[slot as usize].store(addr.0, Ordering::Release);
         Some(slot)
-    }
-
-    /// Takes back a note: the event was not removed after all. If its page has left since, the slot may have another's.
-    pub(crate) fn take_back(&self, slot: u32, addr: Addr) {
-        let _turn = self.free.lock();
-        let slot = &self.notes[slot as usize];
-        if slot.load(Ordering::Relaxed) == addr.0 {
-            slot.store(0, Ordering::Release);
-        }
     }
 
     /// Tells the log, if there is one, that what was noted is not taken back any more.
@@ -124,7 +121,7 @@ impl Removed {
     /// Calls `tell` for every note, of pages that may have gone, too.
     pub(crate) fn each(&self, mut tell: impl FnMut(Addr)) {
         let notes = self.notes.iter().map(|slot| Addr(slot.load(Ordering::Acquire)));
-        notes.filter(|note| note.0 != 0).for_each(&mut tell);
+        notes.filter(|note| note.0 != 0 && *note != RESERVED).for_each(&mut tell);
     }
 
     /// What was noted of pages that are still what they were: by page, in order. Notes that mean nothing any more are
@@ -134,7 +131,7 @@ impl Removed {
         for slot in &*self.notes {
             let note = Addr(slot.load(Ordering::Relaxed));
             if note.0 == 0 {
-            } else if is_in_memory(note) {
+            } else if note != RESERVED && is_in_memory(note) {
                 pages.entry(note.page()).or_default().push(note.offset());
             } else {
                 slot.store(0, Ordering::Relaxed);
@@ -160,19 +157,19 @@ mod tests {
         let in_memory = Mutex::new(HashSet::from([1, 2]));
         let is_in_memory = |addr: Addr| in_memory.lock().contains(&addr.page().0);
         let addr = |page, offset| Addr::new(LogicalPage(page), offset, 7);
+        let note = |addr| removed.reserve(is_in_memory).inspect(|slot| removed.settle(*slot, Some(addr)));
         for (page, offset) in [(1, 8), (2, 16), (1, 0), (2, 24)] {
-            assert!(removed.note(addr(page, offset), is_in_memory).is_some());
+            assert!(note(addr(page, offset)).is_some());
         }
-        assert!(removed.note(addr(1, 32), is_in_memory).is_none(), "all four are needed");
+        assert!(note(addr(1, 32)).is_none(), "all four are needed");
         assert_eq!(removed.load(is_in_memory)[&LogicalPage(1)], [0, 8]);
         in_memory.lock().remove(&1);
-        let slot = removed.note(addr(2, 0), is_in_memory).unwrap();
-        assert!(removed.note(addr(2, 40), is_in_memory).is_some());
-        assert!(removed.note(addr(2, 32), is_in_memory).is_none());
-        removed.take_back(slot, addr(2, 8));
-        removed.take_back(slot, addr(2, 0));
+        let slot = removed.reserve(is_in_memory).unwrap();
+        assert!(note(addr(2, 40)).is_some());
+        assert!(note(addr(2, 32)).is_none(), "one is reserved");
+        removed.settle(slot, None);
         assert_eq!(removed.load(is_in_memory)[&LogicalPage(2)], [16, 24, 40]);
-        assert!(removed.note(addr(2, 8), is_in_memory).is_some());
+        assert!(note(addr(2, 8)).is_some());
         let notes = removed.load(is_in_memory);
         assert_eq!((notes.len(), &notes[&LogicalPage(2)][..]), (1, &[8, 16, 24, 40][..]));
     }

@@ -132,22 +132,22 @@ impl std::ops::Deref for SegmentBytes<'_> {
 }
 
 impl Pages {
-    /// Where pages outlive the process, notes for whoever finds them that the event there is being removed. Gives what
-    /// takes the note back; `None`: there is no room for one more note.
-    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> Option<impl FnOnce() + '_> {
-        let (note, in_memory) = (addr.with_high(generation), |note| self.resolve(note).is_some());
-        let noted = match &self.removed {
-            Some(removed) => Some((removed, removed.note(note, in_memory)?)),
+    /// Where pages outlive the process, makes room for a note to whoever finds them that the event there is removed. Gives
+    /// what writes it, if that is so; `None`: there is no room for one more note.
+    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> Option<impl FnOnce(bool) + '_> {
+        let in_memory = |note| self.resolve(note).is_some();
+        let reserved = match &self.removed {
+            Some(removed) => Some((removed, removed.reserve(in_memory)?)),
             None => None,
         };
-        Some(move || {
-            if let Some((removed, slot)) = noted {
-                removed.take_back(slot, note);
+        Some(move |is_removed: bool| {
+            if let Some((removed, slot)) = reserved {
+                removed.settle(slot, is_removed.then(|| addr.with_high(generation)));
             }
         })
     }
 
-    /// The same of an event that has expired. Its id can come again, and the clock go back, so nobody must find it.
+    /// Notes an event that has expired, if there is room. Its id can come again, and the clock go back, so nobody must find it.
     pub(crate) fn note_expired(&self, addr: Addr, generation: u32) -> bool {
         let in_memory = |note| self.resolve(note).is_some();
         let Some(removed) = &self.removed else { return true };

@@ -312,18 +312,20 @@ impl Core {
         let generation = place.generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
-        // What can fail comes first, and if any of it does, nothing has changed.
-        let Some(take_back) = self.lanes.pages.note_removed(addr, generation) else {
+        // What can fail comes first, and if any of it does, nothing has changed. The tier is told before it is noted: a
+        // process that ends in between leaves an event that the next one finds removed, in memory as in the tier.
+        let Some(note) = self.lanes.pages.note_removed(addr, generation) else {
             return Err(self.no_room_for_removals());
         };
         let noted = match spilled().map(|cold| cold.remove(id, lane, seq)).transpose() {
             Ok(noted) => noted,
             Err(error) => {
-                take_back();
+                note(false);
                 return Err(error);
             }
         };
         // From now on it is removed, whatever happens.
+        note(true);
         self.lanes.pages.tell_removed(addr, generation);
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.

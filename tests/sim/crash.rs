@@ -70,7 +70,7 @@ impl FaultTotals {
 /// How many steps something is wrong that is wrong for a while.
 const WHILE: usize = 12;
 
-fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(crate) fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
