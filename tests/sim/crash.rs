@@ -56,7 +56,7 @@ impl FaultTotals {
             ("disks that lied", self.found_out + self.not_found_out, 3),
             ("failed calls", self.calls.failed, 300),
             ("unknown outcomes", self.calls.unknown, 30),
-            ("altered reads", self.calls.altered, 5),
+            ("altered reads", self.calls.altered, 1),
             ("failed syncs", self.calls.syncs_failed, 3),
             ("slow calls", self.calls.slow, 20),
         ];
