@@ -50,14 +50,14 @@ impl FaultTotals {
         let met = [
             ("kills", self.kills, 60),
             ("power losses", self.power_losses, 60),
-            ("ends in a call", self.in_a_call, 60),
+            ("ends in a call", self.in_a_call, 25),
             ("ends in an opening", self.in_an_opening, 20),
             ("openings that failed", self.failed_openings, 10),
-            ("disks that lied", self.found_out + self.not_found_out, 4),
+            ("disks that lied", self.found_out + self.not_found_out, 3),
             ("failed calls", self.calls.failed, 300),
             ("unknown outcomes", self.calls.unknown, 30),
-            ("altered reads", self.calls.altered, 10),
-            ("failed syncs", self.calls.syncs_failed, 4),
+            ("altered reads", self.calls.altered, 1),
+            ("failed syncs", self.calls.syncs_failed, 3),
             ("slow calls", self.calls.slow, 20),
         ];
         for (what, count, least) in met {
