@@ -94,7 +94,7 @@ impl Defrag {
         }
         self.look(mover, config, lanes, shared);
         if !self.noted.is_empty() {
-            self.ready = Some(lanes.pin().all_gone());
+            self.ready = Some(lanes.pin().all_gone(lanes.readers.limbo()));
             return Turn::Waits;
         }
         if self.at == 0 { Turn::Done } else { Turn::More }

@@ -18,7 +18,7 @@ use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
-use crate::pages::readers::Readers;
+use crate::pages::readers::{Readers, Reading};
 use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::Region;
@@ -96,9 +96,12 @@ impl Lanes {
         clock: Clock,
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
-        let pages = Arc::new(Pages::open(config, system, machine, shared)?);
-        let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let readers = Arc::new(Readers::new());
+        if !readers.go_by_marks() {
+            machine.warn("guards hold all that leaves memory while they are held: the system has no membarrier".into());
+        }
+        let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
+        let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let index_pages = IndexPages::new(index_region.clone(), readers.clone());
         let slots = system
             .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
@@ -414,7 +417,7 @@ impl Lanes {
     #[inline]
     pub(crate) fn get<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         id: u64,
     ) -> Result<Option<(Addr, EventRef<'g>)>> {
@@ -425,7 +428,7 @@ impl Lanes {
     #[inline]
     pub(crate) fn get_at<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         id: u64,
         place: Place<'g>,
@@ -443,7 +446,11 @@ impl Lanes {
 
     /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
     #[inline]
-    pub(crate) fn get_hot<'g>(&'g self, pin: &'g Pin, place: Place<'g>) -> Option<EventRef<'g>> {
+    pub(crate) fn get_hot<'g>(
+        &'g self,
+        pin: &'g impl Reading,
+        place: Place<'g>,
+    ) -> Option<EventRef<'g>> {
         let addr = self.index.in_array(place)?;
         self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr.offset())
     }

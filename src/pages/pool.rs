@@ -16,6 +16,8 @@ use crate::event::buffer::Buffer;
 use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
+use crate::pages::limbo::{Extent, Limbo};
+use crate::pages::readers::Reading;
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
 use crate::pages::removed::Removed;
@@ -58,28 +60,40 @@ impl Pin {
     }
 
     #[cfg(test)]
-    pub(super) fn defer_for_test(&self, free: impl FnOnce() + Send + 'static) {
+    pub(super) fn defer_for_test(
+        &self,
+        limbo: &Arc<Limbo>,
+        extent: Option<Extent>,
+        free: impl FnOnce() + Send + 'static,
+    ) {
         // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(free) };
+        unsafe { self.defer(limbo, extent, free) };
     }
 
-    /// A flag that is set once every pin of this moment is gone, this one included.
-    pub(crate) fn all_gone(self) -> Arc<AtomicBool> {
+    /// A flag that is set once every reader of this moment is gone from what it looked at, this pin included. Guards keep the
+    /// events that they were given.
+    pub(crate) fn all_gone(self, limbo: &Arc<Limbo>) -> Arc<AtomicBool> {
         let flag = Arc::new(AtomicBool::new(false));
         let set = flag.clone();
         // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(move || set.store(true, Ordering::Release)) };
+        unsafe { self.defer(limbo, None, move || set.store(true, Ordering::Release)) };
         self.flush();
         flag
     }
 
-    /// Runs `free` once every pin of this moment is gone.
+    /// Runs `free` once every pin of this moment is gone, and every guard that may have an event in place within `extent`.
     ///
     /// # Safety
     /// `free` may run on any thread at any later time, so what it uses must still be there: it owns it.
-    pub(crate) unsafe fn defer(&self, free: impl FnOnce() + Send + 'static) {
+    pub(crate) unsafe fn defer(
+        &self,
+        limbo: &Arc<Limbo>,
+        extent: Option<Extent>,
+        free: impl FnOnce() + Send + 'static,
+    ) {
+        let limbo = limbo.clone();
         // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
-        unsafe { self.epoch.defer_unchecked(free) };
+        unsafe { self.epoch.defer_unchecked(move || limbo.push(extent, free)) };
     }
 }
 
@@ -121,6 +135,7 @@ pub(crate) struct Pages {
     pub(crate) removed: Option<Removed>,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
     pub(super) leaving: CachePadded<[AtomicU32; 3]>,
+    pub(super) limbo: Arc<Limbo>,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
@@ -134,6 +149,7 @@ impl Pages {
         system: &Region,
         machine: &Arc<Machine>,
         shared: Option<&SharedDir>,
+        limbo: Arc<Limbo>,
     ) -> Result<Self> {
         let capacity = config.logical_pages_ceiling();
         let entries = capacity as usize + 1;
@@ -161,6 +177,7 @@ impl Pages {
             held: Default::default(),
             removed,
             leaving: Default::default(),
+            limbo,
             corrupt: AtomicU64::new(0),
         })
     }
@@ -263,13 +280,13 @@ impl Pages {
     #[inline]
     pub(crate) fn read<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         place: Place,
         offset: u32,
     ) -> Result<Option<EventRef<'g>>> {
         match place.tier() {
-            Tier::Hot => Ok(Some(self.read_hot(place, offset))),
+            Tier::Hot => Ok(Some(self.read_hot(pin, place, offset))),
             Tier::Warm => self.read_warm(cache, place, offset).map(Some),
             Tier::Free => Ok(None),
         }
@@ -279,22 +296,25 @@ impl Pages {
     #[inline]
     pub(crate) fn read_if_hot<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         offset: u32,
     ) -> Option<EventRef<'g>> {
         (place.tier() == Tier::Hot).then(|| {
             // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
             self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
-            self.read_hot(place, offset)
+            self.read_hot(pin, place, offset)
         })
     }
 
     #[inline]
-    fn read_hot(&self, place: Place, offset: u32) -> EventRef<'_> {
+    fn read_hot(&self, pin: &impl Reading, place: Place, offset: u32) -> EventRef<'_> {
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
-        // SAFETY: as for the header, which says how long the body is that was written with it.
-        EventRef::in_place(unsafe { self.hot.bytes(place.frame(), offset, len) })
+        // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
+        // has the page marked before its call ends, and keeps it by that.
+        let record: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, len) };
+        pin.gives(record.as_ptr().addr());
+        EventRef::in_place(record)
     }
 
     #[inline]
@@ -373,19 +393,19 @@ impl Pages {
     #[inline]
     pub(crate) fn records<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
         ahead: Ahead,
     ) -> Option<Records<'g>> {
-        self.committed_bytes(_pin, place, committed).map(|bytes| Records::new(bytes, ahead))
+        self.committed_bytes(pin, place, committed).map(|bytes| Records::new(bytes, ahead))
     }
 
     /// The committed bytes of a page that is hot.
     #[inline]
     pub(super) fn committed_bytes<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
     ) -> Option<&'g [u8]> {
@@ -393,8 +413,10 @@ impl Pages {
             return None;
         }
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
-        // not released while the pin lives.
-        Some(unsafe { self.hot.bytes(place.frame(), 0, committed as usize) })
+        // not released while the pin lives, or a guard that is no pin has it marked.
+        let bytes: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
+        pin.gives(bytes.as_ptr().addr());
+        Some(bytes)
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -403,7 +425,7 @@ impl Pages {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) after the readable records of a warm page whose frames are damaged.
     pub(crate) fn walk<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
         mut visit: impl FnMut(u32, EventRef<'g>) -> bool,
@@ -592,12 +614,11 @@ impl Pages {
         number: Option<LogicalPage>,
         scrub: bool,
     ) {
-        let pages = Arc::clone(self);
         let at = usize::from(tier != Tier::Hot);
         self.leaving[at].fetch_add(frames.count, Ordering::Relaxed);
-        self.leaving[2].fetch_add(u32::from(number.is_some()), Ordering::Relaxed);
+        let pages = Arc::clone(self);
         let free = move || {
-            let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
+            let region = pages.region(tier);
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
             // did is gone. Whoever swings a page away from its frames, or retires it, releases them, once.
             unsafe {
@@ -607,12 +628,19 @@ impl Pages {
                 region.release(frames);
             }
             pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
-            if let Some(page) = number {
-                pages.numbers.release(page.0, 1);
-                pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
-            }
         };
+        // Of warm pages nobody is given bytes in place, but copies.
+        let extent = (tier == Tier::Hot).then(|| self.hot.extent_of(frames));
         // SAFETY: the closure owns the pages it works on.
-        unsafe { pin.defer(free) };
+        unsafe { pin.defer(&self.limbo, extent.map(Extent::of), free) };
+        let Some(page) = number else { return };
+        self.leaving[2].fetch_add(1, Ordering::Relaxed);
+        let pages = Arc::clone(self);
+        let free = move || {
+            pages.numbers.release(page.0, 1);
+            pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
+        };
+        // SAFETY: as above. Numbers are only looked at during calls and under pins.
+        unsafe { pin.defer(&self.limbo, None, free) };
     }
 }
