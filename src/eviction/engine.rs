@@ -393,7 +393,7 @@ impl Engine {
 /// Whether there will be room in the warm region once its readers are gone.
 fn room_is_coming(config: &Config, lanes: &Lanes) -> bool {
     let (used, max) = lanes.pages.used_ahead()[1];
-    lanes.pages.is_leaving() && f64::from(used) <= f64::from(max) * config.thresholds.warning
+    lanes.pages.held_back()[1] > 0 && f64::from(used) <= f64::from(max) * config.thresholds.warning
 }
 
 /// How fast events may move that are in no hurry: a bucket that fills at that rate, up to a tenth of a second's worth.

@@ -21,10 +21,10 @@ const LOOKAHEAD: usize = 16;
 
 /// A view of memory: hot events in place, warm ones unpacked. It never waits for I/O.
 ///
-/// Events that it gives borrow from it. While it is held, pages that were moved or let go since it was made are not
-/// reused, which counts against the store's memory: [`refresh`](Self::refresh) a guard that is kept, at least twice a second
-/// or so, since it takes two refreshes until a page comes free. [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who
-/// holds one.
+/// Events that it gives borrow from it. Hot pages that it was given events of are not reused while it is held, which counts
+/// against the store's memory ([`Stats::pinned_bytes`](crate::Stats::pinned_bytes)), and nothing is that leaves memory while a
+/// [`Scan`] or [`History`] of it lives. [`refresh`](Self::refresh) lets go.
+/// [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who holds a guard.
 pub struct Guard<'s> {
     pub(crate) core: &'s Core,
     /// Pages are read with it during calls only: see [`GuardPin`].

@@ -1,5 +1,6 @@
 //! Guards that are held long: memory stays bounded, the store says who holds it up, and all is well once they are gone.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ fn eviction_goes_round_what_a_guard_holds() {
             }
             id
         };
-        let memory_full = 2 * MEMORY / LEN as u64;
+        let memory_full = MEMORY / LEN as u64;
         let newest = append(memory_full, &store);
         let guard = store.pin();
         // Of pages all over memory, and the one that is being written.
@@ -118,7 +119,7 @@ fn eviction_goes_round_what_a_guard_holds() {
         let kept: Vec<_> = (0..8).filter_map(|at| guard.get(oldest + at * (newest - oldest) / 8)).collect();
         let last = guard.get(newest - 1).unwrap();
         assert!(kept.len() >= 7, "{} of 8", kept.len());
-        let rounds = if cfg!(debug_assertions) { 8 } else { 50 };
+        let rounds = if cfg!(debug_assertions) { 6 } else { 50 };
         for round in 0..rounds {
             let newest = append(memory_full / 2, &store);
             let stats = store.stats();
@@ -139,6 +140,62 @@ fn eviction_goes_round_what_a_guard_holds() {
         assert_eq!(store.stats().pinned_bytes, 0);
         store.validate().unwrap();
     }
+}
+
+/// Readers keep events for a while, by each way of reading, and look at them again and again while all of memory is written anew many
+/// times.
+#[test]
+fn events_in_hand_stay_what_they_are_while_all_else_comes_and_goes() {
+    let class = ClassConfig::new("for the moment").on_leave(OnLeave::Drop).compress(false);
+    let config = small().class(class).append_timeout(Duration::from_secs(60));
+    let store = Store::open(config.build().unwrap()).unwrap();
+    let (count, newest, over) = (60_000u64, AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (store, newest, over) = (&store, &newest, &over);
+        let readers: Vec<_> = (0..3u64)
+            .map(|reader| {
+                scope.spawn(move || {
+                    let (mut random, mut looks) = (reader + 1, 0u64);
+                    let mut below = |limit: u64| {
+                        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                        (random >> 33) % limit.max(1)
+                    };
+                    while !over.load(Ordering::Relaxed) {
+                        let (guard, mut kept) = (store.pin(), Vec::new());
+                        let end = newest.load(Ordering::Relaxed).max(1);
+                        while kept.len() < 4 {
+                            // Some are about to leave.
+                            let id = end.saturating_sub(1 + below(20_000));
+                            match below(4) {
+                                0 => kept.extend(guard.get(id)),
+                                1 => kept.extend(guard.get_batch(&[id, id + 7]).into_iter().flatten()),
+                                2 => kept.extend(guard.history(Stream::from((id % 37) as u32)).take(1)),
+                                _ => kept.extend(guard.scan(..).skip(below(50) as usize).take(1)),
+                            }
+                        }
+                        while newest.load(Ordering::Relaxed) < end + 10_000 && !over.load(Ordering::Relaxed) {
+                            kept.iter().for_each(verify);
+                            looks += kept.len() as u64;
+                            std::thread::sleep(Duration::from_micros(200));
+                        }
+                    }
+                    looks
+                })
+            })
+            .collect();
+        for id in 0..count {
+            append_proof(store, event(id), LEN);
+            newest.store(id, Ordering::Relaxed);
+        }
+        over.store(true, Ordering::Relaxed);
+        let looks: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        println!("{looks} looks at events in hand");
+        assert!(looks > 1_000);
+    });
+    let stats = store.stats();
+    assert!(stats.events.dropped > count / 2 && stats.memory_bytes <= MEMORY, "{stats:#?}");
+    wait_until("nothing is held back", SLACK, || store.stats().pinned_bytes == 0);
+    store.validate().unwrap();
 }
 
 /// Whether guards hold only what they were given here.
