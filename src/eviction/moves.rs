@@ -59,7 +59,7 @@ impl<'a> Mover<'a> {
         let outcome = match what {
             Move::Demote(_) => self.demote(&found),
             Move::Promote(_) => self.promote(&found),
-            Move::Release(_) => self.release(&found),
+            Move::Release(_) => self.release(&found, false),
             Move::Spill(_) => {
                 self.ask_for_spill(&found);
                 Outcome::Waits
@@ -131,7 +131,14 @@ impl<'a> Mover<'a> {
         Outcome::Moved(events as usize)
     }
 
-    fn release(&mut self, found: &Found<'_>) -> Outcome {
+    /// Lets a lane's oldest page go, whether or not the cold tier has it. How many events left.
+    pub(super) fn give_up(&mut self, id: PageId) -> (Option<usize>, Outcome) {
+        let Some(found) = self.find(id) else { return (None, Outcome::Refused(Refusal::Gone)) };
+        (Some(found.number), self.release(&found, true))
+    }
+
+    /// `given_up`: although the cold tier does not have it.
+    fn release(&mut self, found: &Found<'_>, given_up: bool) -> Outcome {
         let Found { page, number, partition, lane, .. } = *found;
         if lane.tail() != page {
             return Outcome::Refused(Refusal::NotOldest);
@@ -143,7 +150,7 @@ impl<'a> Mover<'a> {
         let Some(summary) = summary(self.config, self.lanes, now_ms, page, lane, false) else {
             return Outcome::Refused(Refusal::Gone);
         };
-        if !summary.may_leave {
+        if !summary.may_leave && !given_up {
             self.ask_for_spill(found);
             return Outcome::Waits;
         }

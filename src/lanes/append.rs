@@ -98,7 +98,9 @@ impl Lanes {
     ) -> Result<Self> {
         let readers = Arc::new(Readers::new());
         if !readers.go_by_marks() {
-            machine.warn("guards hold all that leaves memory while they are held: the system has no membarrier".into());
+            machine.warn(
+                "guards hold all that leaves memory while they are held: the system has no membarrier".into(),
+            );
         }
         let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
         let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
@@ -446,11 +448,7 @@ impl Lanes {
 
     /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
     #[inline]
-    pub(crate) fn get_hot<'g>(
-        &'g self,
-        pin: &'g impl Reading,
-        place: Place<'g>,
-    ) -> Option<EventRef<'g>> {
+    pub(crate) fn get_hot<'g>(&'g self, pin: &'g impl Reading, place: Place<'g>) -> Option<EventRef<'g>> {
         let addr = self.index.in_array(place)?;
         self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr.offset())
     }

@@ -33,6 +33,22 @@ pub(crate) struct Held {
     marks: [AtomicU16; MARKS],
 }
 
+/// Stores, and passes a fence.
+#[inline(always)]
+fn store_and_fence(to: &AtomicU64, value: u64) {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    {
+        // An exchange is a full fence for this processor, and takes a third of the time that its fence instruction does.
+        to.swap(value, Ordering::SeqCst);
+        light_fence();
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+    {
+        to.store(value, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// A call on a guard, until it is dropped.
 pub(crate) struct Call<'h>(&'h Held);
 
@@ -68,26 +84,25 @@ impl Held {
     /// The thread's first guard begins.
     #[inline]
     pub(crate) fn begin(&self) {
-        self.count_up(1);
         // Who lets frames go looks for guards behind such a fence, too: either it sees this one, or this one sees that
         // the page table has changed.
-        fence(Ordering::SeqCst);
+        self.count_up(1, |serial| store_and_fence(&self.serial, serial));
     }
 
     /// What was marked so far is held no more.
     #[inline]
     pub(crate) fn renew(&self) {
-        self.count_up(2);
+        self.count_up(2, |serial| self.serial.store(serial, Ordering::Release));
     }
 
     /// The thread's last guard ends.
     #[inline]
     pub(crate) fn end(&self) {
-        self.count_up(1);
+        self.count_up(1, |serial| self.serial.store(serial, Ordering::Release));
     }
 
     #[inline]
-    fn count_up(&self, by: u64) {
+    fn count_up(&self, by: u64, store: impl FnOnce(u64)) {
         let serial = self.serial.load(Ordering::Relaxed) + by;
         // What was read under the guard was read before the mover can see that it is held no more.
         fence(Ordering::Release);
@@ -95,7 +110,7 @@ impl Held {
             // Marks of so many guards ago would be taken for new ones.
             self.marks.iter().for_each(|mark| mark.store(0, Ordering::Relaxed));
         }
-        self.serial.store(serial, Ordering::Release);
+        store(serial);
     }
 
     /// Begins a call on a guard. It must end before the caller gets control: a call within it would end it, too.
@@ -126,7 +141,8 @@ impl Held {
     /// Whether any of these bytes, none of which can be found any more, has the mark of the guards that were seen.
     pub(crate) fn holds(&self, seen: Seen, address: usize, len: usize) -> bool {
         let units = address >> UNIT..=(address + len.max(1) - 1) >> UNIT;
-        let held = units.take(MARKS).any(|unit| self.marks[unit % MARKS].load(Ordering::Relaxed) == seen.mark);
+        let held =
+            units.take(MARKS).any(|unit| self.marks[unit % MARKS].load(Ordering::Relaxed) == seen.mark);
         // Where a mark was renewed since, what was read before it was.
         fence(Ordering::Acquire);
         held

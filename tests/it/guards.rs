@@ -157,7 +157,8 @@ fn events_in_hand_stay_what_they_are_while_all_else_comes_and_goes() {
                 scope.spawn(move || {
                     let (mut random, mut looks) = (reader + 1, 0u64);
                     let mut below = |limit: u64| {
-                        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                        random =
+                            random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
                         (random >> 33) % limit.max(1)
                     };
                     while !over.load(Ordering::Relaxed) {
