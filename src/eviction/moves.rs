@@ -223,18 +223,24 @@ fn purge(
         }
         lanes.index.finish(&mut remover);
         lanes.left.fetch_add(gone, Ordering::Relaxed);
+        events += run.len();
+        // Most streams have newer events. Appends must not wait for this thread to find that out.
+        let at = |event: &Leaving| Addr::new(page, event.offset, place.generation());
+        let streams = &partition.streams;
+        run.retain(|event| streams.may_be_newest(event.head_hash, event.stream, class, at(event)));
+        if run.is_empty() {
+            return;
+        }
         let _writer = partition.lock();
         for event in run.drain(..) {
-            let addr = Addr::new(page, event.offset, place.generation());
-            partition.streams.remove_if_newest(event.head_hash, event.stream, class, addr);
-            events += 1;
+            streams.remove_if_newest(event.head_hash, event.stream, class, at(&event));
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
     let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
-        partition.streams.prefetch(head_hash);
+        partition.streams.prefetch_to_read(head_hash);
         let (id, stream, timestamp, expiry) = (event.id(), event.stream(), event.timestamp(), event.expiry());
         run.push(Leaving { id, stream, head_hash, timestamp, expiry, offset });
         if run.len() == PURGE_RUN {

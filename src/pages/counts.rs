@@ -85,9 +85,9 @@ impl Pages {
         [hot.saturating_sub(pinned as u32), warm, numbers]
     }
 
-    /// Whether anything waits for readers to go.
+    /// Whether anything waits for readers to go, pages of the index included.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+        !self.limbo.is_empty()
     }
 
     /// The share of page numbers in use.

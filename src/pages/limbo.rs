@@ -1,11 +1,14 @@
-//! What was let go and waits for guards: behind every pin of the store's own calls, but maybe in some caller's hands.
+//! What was let go and waits for its readers: first for every pin of the moment, then for callers' guards.
 //!
-//! Callers' guards may be held for as long as they like. What they were given events of stays here until they end; all else goes
-//! on: see [`crate::pages::held`].
+//! What is let go is collected, and handed to the epoch as a whole when somebody reclaims: an appender's pin may be the one that finds
+//! that an epoch is over, and must not spend its time on dozens of pages then.
+//!
+//! Guards may be held for as long as callers like. What they were given events of stays here until they end; all else goes on: see
+//! [`crate::pages::held`].
 
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
@@ -30,7 +33,8 @@ impl Extent {
     }
 }
 
-struct Waiting {
+/// Something that was let go.
+pub(super) struct Waiting {
     /// What guards may be given events of; `None`: what they only look at during calls.
     extent: Option<Extent>,
     /// Whether every thread was seen outside of its calls since it was let go: marks alone decide then.
@@ -41,26 +45,52 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Limbo {
     list: Mutex<List>,
+    /// Whatever was let go and is not free yet.
+    count: AtomicUsize,
     /// Bytes that stay for guards that have them in hand.
     pinned: AtomicU64,
 }
 
 #[derive(Default)]
 struct List {
+    /// What pins may still lead to, until the next reclaim.
+    fresh: Vec<Waiting>,
+    /// What only guards may have in hand.
     waiting: Vec<Waiting>,
     /// Whether the store is gone, and its guards with it.
     closed: bool,
 }
 
 impl Limbo {
+    /// Runs `free` once no reader of this moment is left: no pin, and no guard that may have an event in place within `extent`.
+    pub(crate) fn let_go(&self, extent: Option<Extent>, free: impl FnOnce() + Send + 'static) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.list.lock().fresh.push(Waiting { extent, passed: false, free: Box::new(free) });
+    }
+
+    /// What was let go since this was last called. The caller hands it back by [`Self::arrive`] when the pins of now are gone.
+    pub(super) fn take_fresh(&self) -> Vec<Waiting> {
+        if self.is_empty() { Vec::new() } else { take(&mut self.list.lock().fresh) }
+    }
+
     /// Takes what no pin can lead to any more.
-    pub(super) fn push(&self, extent: Option<Extent>, free: impl FnOnce() + Send + 'static) {
+    pub(super) fn arrive(&self, mut all: Vec<Waiting>) {
         let mut list = self.list.lock();
         if list.closed {
             drop(list);
-            return free();
+            return self.free(all);
         }
-        list.waiting.push(Waiting { extent, passed: false, free: Box::new(free) });
+        list.waiting.append(&mut all);
+    }
+
+    fn free(&self, all: Vec<Waiting>) {
+        self.count.fetch_sub(all.len(), Ordering::Relaxed);
+        all.into_iter().for_each(|waiting| (waiting.free)());
+    }
+
+    /// Whether nothing waits for readers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// Bytes that stay for guards that have them in hand.
@@ -82,7 +112,7 @@ impl Limbo {
                     waiting.passed |= judge.nobody_in_call;
                     let held = waiting.extent.filter(|extent| judge.is_held(*extent));
                     if waiting.passed && held.is_none() {
-                        freed.push(waiting.free);
+                        freed.push(waiting);
                         continue;
                     }
                     if waiting.passed {
@@ -93,7 +123,7 @@ impl Limbo {
             }
             self.pinned.store(pinned, Ordering::Relaxed);
         }
-        freed.into_iter().for_each(|free| free());
+        self.free(freed);
     }
 
     /// The store is gone: nobody waits for anything any more.
@@ -101,9 +131,11 @@ impl Limbo {
         let waiting = {
             let mut list = self.list.lock();
             list.closed = true;
-            take(&mut list.waiting)
+            let mut waiting = take(&mut list.waiting);
+            waiting.append(&mut list.fresh);
+            waiting
         };
-        waiting.into_iter().for_each(|waiting| (waiting.free)());
+        self.free(waiting);
     }
 }
 

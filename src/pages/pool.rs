@@ -59,42 +59,24 @@ impl Pin {
         self.epoch.flush();
     }
 
-    #[cfg(test)]
-    pub(super) fn defer_for_test(
-        &self,
-        limbo: &Arc<Limbo>,
-        extent: Option<Extent>,
-        free: impl FnOnce() + Send + 'static,
-    ) {
-        // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(limbo, extent, free) };
+    /// Has what was let go wait for every pin of now, this one included.
+    pub(super) fn hand_over(&self, limbo: &Arc<Limbo>) {
+        let fresh = limbo.take_fresh();
+        if !fresh.is_empty() {
+            let limbo = limbo.clone();
+            // SAFETY: the closure is `Send` and owns what it uses ('static), which is all that the function asks for.
+            unsafe { self.epoch.defer_unchecked(move || limbo.arrive(fresh)) };
+        }
     }
+}
 
-    /// A flag that is set once every reader of this moment is gone from what it looked at, this pin included. Guards keep the
-    /// events that they were given.
-    pub(crate) fn all_gone(self, limbo: &Arc<Limbo>) -> Arc<AtomicBool> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let set = flag.clone();
-        // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(limbo, None, move || set.store(true, Ordering::Release)) };
-        self.flush();
-        flag
-    }
-
-    /// Runs `free` once every pin of this moment is gone, and every guard that may have an event in place within `extent`.
-    ///
-    /// # Safety
-    /// `free` may run on any thread at any later time, so what it uses must still be there: it owns it.
-    pub(crate) unsafe fn defer(
-        &self,
-        limbo: &Arc<Limbo>,
-        extent: Option<Extent>,
-        free: impl FnOnce() + Send + 'static,
-    ) {
-        let limbo = limbo.clone();
-        // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
-        unsafe { self.epoch.defer_unchecked(move || limbo.push(extent, free)) };
-    }
+/// A flag that is set once every reader of this moment is gone from what it looked at. Guards keep the events that they
+/// were given.
+pub(crate) fn all_gone(limbo: &Limbo) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    limbo.let_go(None, move || set.store(true, Ordering::Release));
+    flag
 }
 
 /// A page that its lane is writing. There is one for each page number at a time (invariant I4).
@@ -564,7 +546,7 @@ impl Pages {
     /// an image is zero where the page is hot then.
     pub(super) fn move_to(
         self: &Arc<Self>,
-        pin: &Pin,
+        _pin: &Pin,
         page: LogicalPage,
         tier: Tier,
         frames: Frames,
@@ -576,7 +558,7 @@ impl Pages {
         self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
         self.hold(class, tier, frames.count);
         self.let_go(class, place.tier(), old.count);
-        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
+        self.release_later(place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// The records of a sealed page as they were written, in `raw`.
@@ -596,24 +578,17 @@ impl Pages {
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
-    pub(crate) fn retire(self: &Arc<Self>, pin: &Pin, page: LogicalPage) {
+    pub(crate) fn retire(self: &Arc<Self>, _pin: &Pin, page: LogicalPage) {
         let (meta, place) = (self.meta(page), self.place(page));
         debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
         self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
         let frames = Frames { first: place.frame(), count: meta.frames() };
         self.let_go(meta.lane().class(), place.tier(), frames.count);
-        self.release_later(pin, place.tier(), frames, Some(page), self.is_sensitive(page));
+        self.release_later(place.tier(), frames, Some(page), self.is_sensitive(page));
     }
 
     /// Frees frames, and a page number, after the readers. `scrub`: what the frames held must not stay there.
-    fn release_later(
-        self: &Arc<Self>,
-        pin: &Pin,
-        tier: Tier,
-        frames: Frames,
-        number: Option<LogicalPage>,
-        scrub: bool,
-    ) {
+    fn release_later(self: &Arc<Self>, tier: Tier, frames: Frames, number: Option<LogicalPage>, scrub: bool) {
         let at = usize::from(tier != Tier::Hot);
         self.leaving[at].fetch_add(frames.count, Ordering::Relaxed);
         let pages = Arc::clone(self);
@@ -631,16 +606,14 @@ impl Pages {
         };
         // Of warm pages nobody is given bytes in place, but copies.
         let extent = (tier == Tier::Hot).then(|| self.hot.extent_of(frames));
-        // SAFETY: the closure owns the pages it works on.
-        unsafe { pin.defer(&self.limbo, extent.map(Extent::of), free) };
+        self.limbo.let_go(extent.map(Extent::of), free);
         let Some(page) = number else { return };
         self.leaving[2].fetch_add(1, Ordering::Relaxed);
         let pages = Arc::clone(self);
-        let free = move || {
+        // Numbers are only looked at during calls and under pins.
+        self.limbo.let_go(None, move || {
             pages.numbers.release(page.0, 1);
             pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
-        };
-        // SAFETY: as above. Numbers are only looked at during calls and under pins.
-        unsafe { pin.defer(&self.limbo, None, free) };
+        });
     }
 }

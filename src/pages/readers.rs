@@ -258,6 +258,7 @@ impl Readers {
 
     /// Makes the epoch advance as far as present readers let it, which frees what was let go before.
     pub(crate) fn reclaim(&self) {
+        self.pin().hand_over(&self.limbo);
         // An epoch must advance twice, and one bag of garbage is looked at per turn.
         for _ in 0..4 {
             self.pin().flush();
@@ -316,10 +317,9 @@ mod tests {
     /// The same with a page at that address.
     fn defer_at(readers: &Readers, sender: &mpsc::Sender<u32>, number: u32, address: Option<usize>) {
         let sender = sender.clone();
-        let pin = readers.pin();
         let extent = address.map(|address| Extent { address, len: 1 << 16 });
-        pin.defer_for_test(readers.limbo(), extent, move || sender.send(number).unwrap_or_default());
-        pin.flush();
+        readers.limbo().let_go(extent, move || sender.send(number).unwrap_or_default());
+        readers.pin().hand_over(readers.limbo());
     }
 
     #[test]
