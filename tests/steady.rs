@@ -36,7 +36,7 @@ const SHORT: Duration = Duration::from_secs(3);
 /// How many times what memory holds.
 fn times() -> u64 {
     let asked = std::env::var("ESKER_STEADY_TIMES").ok().map(|times| times.parse().expect("it is a number"));
-    asked.unwrap_or(if cfg!(debug_assertions) { 5 } else { 50 })
+    asked.unwrap_or(if cfg!(debug_assertions) { 2 } else { 50 })
 }
 
 /// A memory cgroup of its own, removed when it is dropped.
@@ -169,17 +169,28 @@ fn append(world: &World, first: u64) {
     world.stored.store(first + BATCH, Ordering::Release);
 }
 
-/// Reads what was stored lately, and holds on to one event for as long as it lives.
-fn read(world: &World, seed: u64) {
-    let mut random = Random::new(seed);
+/// Holds on to one event for as long as there are any.
+fn hold(world: &World) {
     while world.stored.load(Ordering::Acquire) == 0 && !world.over.load(Ordering::Relaxed) {
         std::thread::yield_now();
     }
-    let held = world.store.pin();
-    let first = held.scan(..).next();
+    let guard = world.store.pin();
+    let first = guard.get(0);
+    while !world.over.load(Ordering::Relaxed) {
+        first.iter().for_each(verify);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Reads what was stored lately.
+fn read(world: &World, seed: u64) {
+    let mut random = Random::new(seed);
     let mut guard = world.store.pin();
     while !world.over.load(Ordering::Relaxed) {
         let newest = world.stored.load(Ordering::Acquire);
+        if newest == 0 {
+            continue;
+        }
         for _ in 0..32 {
             let id = newest.saturating_sub(1 + random.below(2_000)) & !7;
             // Of the first class and stored lately: in memory or in the cold tier, never nowhere.
@@ -190,7 +201,6 @@ fn read(world: &World, seed: u64) {
         }
         let stream = Stream::from(random.below(STREAMS) as u32);
         guard.history(stream).take(20).for_each(|event| verify(&event));
-        first.iter().for_each(verify);
         world.looks.fetch_add(52, Ordering::Relaxed);
         guard.refresh();
     }
@@ -218,6 +228,7 @@ fn work() {
                 })
             })
             .collect();
+        let _holder = scope.spawn(|| hold(&world));
         for first in (0..count).step_by(BATCH as usize) {
             append(&world, first);
             if first.is_multiple_of(BATCH * 256) {

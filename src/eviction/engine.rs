@@ -22,6 +22,8 @@ use crate::ids::{Class, LogicalPage};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
 
+/// Pages that move between two looks whether readers of what has left are gone.
+const RECLAIM_EVERY: usize = 16;
 /// Pages that are given up at a time for the sake of a higher class.
 const GIVEN_UP: usize = 4;
 
@@ -316,6 +318,10 @@ impl Engine {
                         self.rate.take(events);
                     }
                     slice.events += events;
+                    // What has left is wanted again before a long slice ends.
+                    if round.moved % RECLAIM_EVERY == 0 {
+                        lanes.readers.reclaim();
+                    }
                 }
                 Outcome::WarmIsFull => round.warm_was_full = true,
                 Outcome::HotIsFull => {}

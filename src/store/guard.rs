@@ -23,7 +23,8 @@ const LOOKAHEAD: usize = 16;
 ///
 /// Events that it gives borrow from it. Hot pages that it was given events of are not reused while it is held, which counts
 /// against the store's memory ([`Stats::pinned_bytes`](crate::Stats::pinned_bytes)), and nothing is that leaves memory while a
-/// [`Scan`] or [`History`] of it lives. [`refresh`](Self::refresh) lets go.
+/// [`Scan`] or [`History`] of it lives. [`refresh`](Self::refresh) lets go, unless the thread holds another guard: those of one
+/// thread count as one.
 /// [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who holds a guard.
 pub struct Guard<'s> {
     pub(crate) core: &'s Core,
