@@ -360,7 +360,7 @@ fn a_held_guard_does_not_break_the_bound() {
     store.validate().unwrap();
 }
 
-/// Pages that are let go under a guard cannot be used again before it ends: letting more go makes no room.
+/// Pages that are let go under a scan cannot be used again before it ends: letting more go makes no room.
 #[test]
 fn a_held_guard_does_not_have_everything_dropped() {
     let class = ClassConfig::new("for the moment").on_leave(OnLeave::Drop);
@@ -371,7 +371,10 @@ fn a_held_guard_does_not_have_everything_dropped() {
         id += 1;
     }
     let before = store.stats().events;
+    // A scan that has begun holds everything.
     let guard = store.pin();
+    let mut scan = guard.scan(..);
+    scan.next().unwrap();
     let refusal = loop {
         match store.append_timeout(&event(id), Duration::from_millis(50)) {
             Ok(_) => id += 1,
@@ -386,6 +389,7 @@ fn a_held_guard_does_not_have_everything_dropped() {
     let after = store.stats().events;
     println!("before {before:?}\nafter {after:?}");
     assert!(after.hot + after.warm > (before.hot + before.warm) / 2, "{before:?}\n{after:?}");
+    drop(scan);
     drop(guard);
     append_proof(&store, event(id), LEN);
     let healed = store.stats().events;
