@@ -1,16 +1,17 @@
-//! What `Durability::Process` costs beside `Durability::Memory`, in the same run, and how fast a store is found again.
+//! What `Durability::Process` and `Durability::Disk` cost beside `Durability::Memory`, in the same run, and how fast a store is found again.
 //!
 //! ```console
 //! cargo bench --bench process                                  # 2,000,000 events of 256 B, 5 rounds
 //! cargo bench --bench process -- --events 4000000 --rounds 9
+//! cargo bench --bench process -- --modes --dir /var/tmp         # what a log on that disk costs beside them
 //! cargo bench --bench process -- --attach --memory 10          # how fast 10 GiB of events are found again
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets an error has failed")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use esker::{ClassConfig, Config, ConfigBuilder, Durability, Event, Store, Stream};
+use esker::{ClassConfig, Config, ConfigBuilder, DiskSync, Durability, Event, Store, Stream};
 
 const STREAMS: u64 = 100_000;
 const PAYLOAD: usize = 256;
@@ -23,6 +24,10 @@ struct Settings {
     rounds: usize,
     /// Only opening again is measured.
     attach: bool,
+    /// Only appending is measured, in all modes.
+    modes: bool,
+    /// Where the log of `Durability::Disk` is.
+    dir: PathBuf,
 }
 
 /// The monotonic clock.
@@ -40,11 +45,14 @@ fn settings() -> Settings {
         let at = args.iter().position(|arg| arg == name)?;
         args.get(at + 1)?.replace('_', "").parse().ok()
     };
+    let dir = args.iter().position(|arg| arg == "--dir").and_then(|at| args.get(at + 1));
     // Of a memory in GiB, as many events as fill so much of pages.
     let in_memory = number("--memory").map(|memory| (memory << 30) / RECORD);
     Settings {
         events: number("--events").or(in_memory).unwrap_or(events),
         rounds: number("--rounds").unwrap_or(rounds),
+        modes: args.iter().any(|arg| arg == "--modes"),
+        dir: dir.map_or_else(std::env::temp_dir, PathBuf::from),
         attach: args.iter().any(|arg| arg == "--attach"),
     }
 }
@@ -118,10 +126,14 @@ fn append(store: &Store, payloads: &[u8], events: usize) {
 }
 
 fn append_batches(store: &Store, payloads: &[u8], events: usize) {
+    append_range(store, payloads, 0..events);
+}
+
+fn append_range(store: &Store, payloads: &[u8], range: std::ops::Range<usize>) {
     let mut batch = Vec::with_capacity(BATCH);
-    for from in (0..events).step_by(BATCH) {
+    for from in range.clone().step_by(BATCH) {
         batch.clear();
-        batch.extend((from..(from + BATCH).min(events)).map(|at| event(payloads, at)));
+        batch.extend((from..(from + BATCH).min(range.end)).map(|at| event(payloads, at)));
         assert_eq!(store.append_batch(&batch).unwrap().stored, batch.len());
     }
 }
@@ -132,7 +144,7 @@ fn get(store: &Store, events: usize, reads: usize) -> u64 {
 }
 
 const ROWS: [&str; 6] =
-    ["append", "append_batch of 64", "get", "open again, hot", "open again, half warm", "remove"];
+    ["append", "append_batch of 64", "get", "remove", "open again, hot", "open again, half warm"];
 
 fn open(config: ConfigBuilder) -> Store {
     Store::open(config.build().unwrap()).unwrap()
@@ -156,20 +168,19 @@ fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; 
     times[2] = each(reads, || {
         std::hint::black_box(get(&store, events, reads));
     });
-    assert_eq!(store.stats().events.hot, events as u64);
+    let hot = store.stats().events.hot;
+    assert!(hot > events as u64 / 100 * 95, "{hot} events are hot");
+    let removals = events / 100;
+    times[3] = each(removals, || {
+        for at in 0..removals {
+            assert!(store.remove((at * 100) as u64).unwrap());
+        }
+    });
     store.abandon();
     if durability == Durability::Process {
-        let store = open(config("batches"));
-        times[3] = found_again(&store, events);
-        let removals = events / 100;
-        times[5] = each(removals, || {
-            for at in 0..removals {
-                assert!(store.remove((at * 100) as u64).unwrap());
-            }
-        });
-        store.abandon();
+        times[4] = found_again(&open(config("batches")), events);
         std::fs::remove_dir_all(dir.path().join("batches")).unwrap();
-        times[4] = half_warm(settings, payloads, dir.path());
+        times[5] = half_warm(settings, payloads, dir.path());
     }
     times
 }
@@ -177,7 +188,7 @@ fn round(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; 
 /// Nanoseconds an event that a store took to find what another had left.
 fn found_again(store: &Store, events: usize) -> f64 {
     let found = store.recovered().unwrap();
-    assert!(found.is_whole() && found.events == events as u64, "{found:?}");
+    assert!(found.is_whole() && found.events + found.removed == events as u64, "{found:?}");
     found.took.as_nanos() as f64 / events as f64
 }
 
@@ -226,7 +237,9 @@ fn again(settings: &Settings, payloads: &[u8]) -> [f64; AGAIN.len()] {
         assert_eq!(store.pin().get(events as u64 / 2).unwrap().id(), events as u64 / 2);
         let took = millis(begin.elapsed());
         found_again(&store, events);
-        let inside = millis(store.recovered().unwrap().took);
+        let found = store.recovered().unwrap();
+        assert_eq!(found.attached, found.was_closed, "it is attached if the files are in memory");
+        let inside = millis(found.took);
         (store, took, inside)
     };
     let (store, rebuilt, rebuilding) = timed();
@@ -254,8 +267,69 @@ fn measure_again(settings: &Settings, payloads: &[u8]) {
     }
 }
 
+const INTERVAL: Durability = Durability::Disk(DiskSync::Interval(Duration::from_millis(10)));
+const MODES: [(&str, Durability); 4] = [
+    ("Memory", Durability::Memory),
+    ("Process", Durability::Process),
+    ("Disk, 10 ms", INTERVAL),
+    ("Disk, every batch", Durability::Disk(DiskSync::EveryBatch)),
+];
+/// How many threads append, and how many events at a time.
+const APPENDING: [(usize, usize); 4] = [(1, 1), (2, 1), (1, BATCH), (2, BATCH)];
+
+/// Nanoseconds an event of each way of appending, in one mode.
+fn appending(settings: &Settings, payloads: &[u8], durability: Durability) -> [f64; APPENDING.len()] {
+    APPENDING.map(|(threads, batch)| {
+        let (shared, data) = (shared(), tempfile::tempdir_in(&settings.dir).unwrap());
+        let waits = durability == Durability::Disk(DiskSync::EveryBatch);
+        // One call takes as long as the disk does.
+        let events = if waits { settings.events.min(threads * 2_000 * batch) } else { settings.events };
+        let config = touched(config(events, durability, hot())).shared_dir(shared.path().join("pages"));
+        let has_log = !matches!(durability, Durability::Memory | Durability::Process);
+        let store = open(if has_log { config.data_dir(data.path()) } else { config });
+        let time = each(events, || {
+            std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let store = &store;
+                    let range = thread * events / threads..(thread + 1) * events / threads;
+                    scope.spawn(move || match batch {
+                        1 => range.for_each(|at| assert!(store.append(&event(payloads, at)).is_ok())),
+                        _ => append_range(store, payloads, range),
+                    });
+                }
+            });
+        });
+        assert_eq!(store.stats().events.appended, events as u64);
+        store.abandon();
+        time
+    })
+}
+
+fn measure_modes(settings: &Settings, payloads: &[u8]) {
+    let mut all = MODES.map(|_| Vec::new());
+    for round in 0..settings.rounds {
+        for at in (0..MODES.len()).map(|at| (at + round) % MODES.len()) {
+            all[at].push(appending(settings, payloads, MODES[at].1));
+        }
+    }
+    println!("{} events of {PAYLOAD} B, medians of {} rounds\n", settings.events, settings.rounds);
+    println!("| thousand events a second | {} |", MODES.map(|(name, _)| name).join(" | "));
+    println!("|---|{}", "---:|".repeat(MODES.len()));
+    for (row, (threads, batch)) in APPENDING.iter().enumerate() {
+        let rates = all.each_ref().map(|times| {
+            let rate = 1e6 / median(times.iter().map(|times| times[row]).collect());
+            if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+        });
+        let what = if *batch == 1 { "append".to_string() } else { format!("append_batch of {batch}") };
+        println!("| {what}, {threads} thread(s) | {} |", rates.join(" | "));
+    }
+}
+
 fn main() {
     let (settings, payloads) = (settings(), payloads());
+    if settings.modes {
+        return measure_modes(&settings, &payloads);
+    }
     if settings.attach {
         return measure_again(&settings, &payloads);
     }

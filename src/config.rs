@@ -17,9 +17,9 @@ mod size;
 
 pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
-pub use durability::Durability;
+pub use durability::{DiskSync, Durability};
 pub(crate) use layout::{chunk_table_words, directory_slots, stream_directory_slots};
-use layout::{logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
+use layout::{index_tables, logical_pages, removal_notes, shared_bytes, system_bytes, system_region};
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
@@ -37,6 +37,8 @@ pub(crate) const PARTITIONS_MAX: usize = 1024;
 pub const EVENT_MAX: u64 = 16 * MIB;
 /// Bytes of the page table per logical page.
 pub(crate) const PAGE_TABLE_ENTRY: u64 = 128;
+/// Bytes of what is noted of each page that a log has.
+pub(crate) const LOGGED_ENTRY: u64 = 16;
 
 /// One fault of a configuration: the field, what is wrong with it, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,7 +205,12 @@ impl Config {
     /// What the system region takes for so many logical pages and an index of so many bytes.
     pub(crate) fn system_bytes(&self, pages: u32, index_bytes: u64) -> u64 {
         system_bytes(&self.index, self.partitions, u64::from(pages), index_bytes)
-            + shared_bytes(&self.hot, &self.warm, self.durability)
+            + shared_bytes(&self.hot, &self.warm, &self.index, self.partitions, self.durability)
+    }
+
+    /// The file in which directories and table of chunks of the index lie, where the index outlives the process.
+    pub(crate) fn index_tables(&self) -> RegionConfig {
+        index_tables(&self.index, self.partitions)
     }
 }
 

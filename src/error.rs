@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Timeout,
     /// The store has been closed.
     Closed,
+    /// The process was forked from the one that opened the store.
+    Forked,
     /// The configuration contradicts itself; [`Error::config_faults`] lists every fault.
     InvalidConfig,
     /// An argument is outside of what the call accepts.
@@ -44,6 +46,9 @@ pub enum ErrorKind {
     OutsideWindow,
     /// The dead letters have no room for one more; replay or discard some.
     DeadLettersFull,
+    /// The log of [`Durability::Disk`](crate::Durability::Disk) is not on the disk. What an append was about is in memory
+    /// all the same, and survives the end of the process, but perhaps not the loss of power.
+    NotDurable,
 }
 
 /// An error of the store: one pointer in size, so that a `Result` stays cheap on the hot path.
@@ -102,6 +107,11 @@ impl Error {
 
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed, "the store is closed; open it again to use it")
+    }
+
+    /// The same for one more who is to be told; without what caused it.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.kind(), self.to_string())
     }
 
     pub(crate) fn corrupt(message: impl Into<String>) -> Self {

@@ -47,6 +47,8 @@ mod ids;
 mod index;
 #[cfg(not(loom))]
 mod lanes;
+#[cfg(not(loom))]
+mod log;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(not(loom))]
@@ -63,14 +65,17 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, HugePages,
-    IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
+    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, DiskSync, Durability, EVENT_MAX,
+    HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
     RegionBuilder, RegionConfig, Skew, Thresholds,
 };
 /// For the tests of those who write parts of a store themselves.
 #[cfg(not(loom))]
 pub mod testing {
     pub use crate::store::contract::policy_contract;
+    /// What [`DiskTier::on`](crate::DiskTier::on) keeps its data in.
+    #[doc(hidden)]
+    pub use redb::StorageBackend;
 }
 pub use error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
@@ -93,7 +98,9 @@ pub use lanes::append::Appended;
 #[cfg(not(loom))]
 pub use observe::recovered::{Recovered, RecoveryProgress};
 #[cfg(not(loom))]
-pub use observe::stats::{ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, SkewStats, Stats};
+pub use observe::stats::{
+    ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, LogStats, SkewStats, Stats,
+};
 pub use pressure::{
     AdmissionStats, BackPressure, ByReason, Flow, HeldGuard, Hysteresis, Pressure, PressureReason,
     RegionKind, Stall,

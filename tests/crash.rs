@@ -5,6 +5,9 @@
 //! kills it, opens the store, and compares: what was reported is there, what was not may be there if it was under way, and
 //! nothing else is.
 //!
+//! The stores are of all modes that outlive the process. With a log of every batch the pages are thrown away after some kills,
+//! as a loss of power does: what was reported must be in the log then.
+//!
 //! `ESKER_KILLS=n` sets how often (default 24), `ESKER_SEED=n` the first seed.
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 #![cfg(unix)]
@@ -15,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use esker::{Appended, Class, ClassConfig, Config, Durability, ErrorKind, Event, Store};
+use esker::{Appended, Class, ClassConfig, Config, DiskSync, Durability, ErrorKind, Event, Store};
 
 const WRITERS: u64 = 2;
 const STREAMS: u64 = 12;
@@ -44,11 +47,38 @@ fn setting(name: &str, default: u64) -> u64 {
 struct Places {
     data: PathBuf,
     shared: PathBuf,
+    mode: Mode,
+}
+
+/// How a store outlives its process.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mode {
+    Process,
+    /// With a log, kept at intervals, or for every batch.
+    Interval,
+    EveryBatch,
+}
+
+impl Mode {
+    const ALL: [(Self, &str); 3] =
+        [(Self::Process, "process"), (Self::Interval, "interval"), (Self::EveryBatch, "every batch")];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(mode, _)| *mode == self).unwrap().1
+    }
+
+    fn durability(self) -> Durability {
+        match self {
+            Self::Process => Durability::Process,
+            Self::Interval => Durability::Disk(DiskSync::Interval(Duration::from_millis(5))),
+            Self::EveryBatch => Durability::Disk(DiskSync::EveryBatch),
+        }
+    }
 }
 
 impl Places {
-    fn within(dir: &Path) -> Self {
-        Self { data: dir.join("data"), shared: dir.join("shared") }
+    fn within(dir: &Path, mode: Mode) -> Self {
+        Self { data: dir.join("data"), shared: dir.join("shared"), mode }
     }
 
     fn config(&self) -> Config {
@@ -60,7 +90,7 @@ impl Places {
             .class(ClassConfig::new("squeezed"))
             .class(ClassConfig::new("plain").compress(false))
             .data_dir(&self.data)
-            .durability(Durability::Process)
+            .durability(self.mode.durability())
             .shared_dir(&self.shared)
             .build()
             .unwrap()
@@ -150,7 +180,9 @@ impl Made {
 fn child() {
     let Ok(dir) = std::env::var("ESKER_CRASH_CHILD") else { return };
     let (seed, round) = (setting("ESKER_CRASH_SEED", 0), setting("ESKER_CRASH_ROUND", 0));
-    let store = Store::open(Places::within(Path::new(&dir)).config()).unwrap();
+    let name = std::env::var("ESKER_CRASH_MODE").unwrap();
+    let mode = Mode::ALL.iter().find(|(_, known)| *known == name).unwrap().0;
+    let store = Store::open(Places::within(Path::new(&dir), mode).config()).unwrap();
     tell("ready");
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -213,10 +245,11 @@ struct Truth {
 }
 
 /// Lets a child work and kills it after a while. What it reported; `None` if it did not even open its store.
-fn run_and_kill(dir: &Path, seed: u64, round: u64, rng: &mut Rng) -> Option<Vec<String>> {
+fn run_and_kill(dir: &Path, mode: Mode, seed: u64, round: u64, rng: &mut Rng) -> Option<Vec<String>> {
     let mut child: Child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads=1"])
         .env("ESKER_CRASH_CHILD", dir)
+        .env("ESKER_CRASH_MODE", mode.name())
         .env("ESKER_CRASH_SEED", seed.to_string())
         .env("ESKER_CRASH_ROUND", round.to_string())
         .stdout(Stdio::piped())
@@ -370,16 +403,42 @@ impl Truth {
 
 #[test]
 fn what_was_acknowledged_survives_being_killed() {
+    survives(Mode::Process, false);
+}
+
+#[test]
+fn a_log_does_no_harm_to_what_survives_being_killed() {
+    survives(Mode::Interval, false);
+}
+
+#[test]
+fn what_was_acknowledged_is_in_the_log_when_the_process_is_killed_and_its_pages_are_lost() {
+    survives(Mode::EveryBatch, true);
+}
+
+/// `loses_pages`: now and then, all that is left is the data directory.
+fn survives(mode: Mode, loses_pages: bool) {
     let (seed, kills) = (setting("ESKER_SEED", 1), setting("ESKER_KILLS", 24));
-    let dir = tempfile::tempdir().unwrap();
-    let places = Places::within(dir.path());
+    // In memory a store that was closed is attached by the next, elsewhere its indexes are built anew; and where a sync
+    // costs nothing, more is done before each kill.
+    let memory = Path::new("/dev/shm");
+    let in_memory = cfg!(target_os = "linux") && memory.is_dir();
+    let dir = if in_memory { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let dir = dir.unwrap();
+    let places = Places::within(dir.path(), mode);
+    let mut lost = 0;
     let (mut truth, mut rng) = (Truth::default(), Rng(mix(seed)));
     let (mut pending, mut recovered, mut blind): (Vec<(u64, Vec<String>)>, u64, u64) = (Vec::new(), 0, 0);
+    let mut attached = 0;
     for round in 0..kills {
-        let context = format!("seed {seed}, round {round}");
-        match run_and_kill(dir.path(), seed, round, &mut rng) {
+        let context = format!("{mode:?}, seed {seed}, round {round}");
+        match run_and_kill(dir.path(), mode, seed, round, &mut rng) {
             Some(lines) => pending.push((round, lines)),
             None => blind += 1,
+        }
+        if loses_pages && rng.next(2) == 0 && places.shared.exists() {
+            std::fs::remove_dir_all(&places.shared).unwrap();
+            lost += 1;
         }
         // Sometimes the next child is the first who opens what this one left; it can then tell of no removal of ours.
         if rng.next(5) == 0 && round + 1 < kills {
@@ -397,13 +456,24 @@ fn what_was_acknowledged_survives_being_killed() {
         match rng.next(3) {
             0 => {
                 store.close(Duration::from_secs(60)).unwrap();
+                drop(store);
+                // Otherwise a child is the one who attaches it, if it is not killed before.
+                if rng.next(2) == 0 {
+                    let store = Store::open(places.config()).unwrap();
+                    let found = store.recovered().unwrap();
+                    assert!(found.is_whole() && found.attached == in_memory, "{context}: {found:?}");
+                    truth.compare(&store, &format!("{context}, attached"));
+                    attached += 1;
+                    store.close(Duration::from_secs(60)).unwrap();
+                }
             }
             _ => store.abandon(),
         }
     }
     let (live, removed) = (truth.live.len(), truth.removed.len());
     println!(
-        "{kills} kills ({blind} while opening): {live} events, {removed} removed, {recovered} recovered"
+        "{mode:?}: {kills} kills ({blind} while opening, pages lost {lost} times): {live} events, {removed} removed, \
+         {recovered} recovered, {attached} times opened after a close"
     );
     assert!(live > 100 && recovered > 0, "{live} events are too few to mean anything");
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+#[allow(dead_code, reason = "the model test uses all of it")]
+#[path = "sim/faults.rs"]
+mod faults;
 #[path = "model/rng.rs"]
 #[allow(dead_code, reason = "the model test uses all of it")]
 mod rng;
@@ -14,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker::{Appended, ClassConfig, Clock, Config, Event, OnLeave, RegionKind, Store, Stream};
+use faults::{Faults, Trouble};
 use rng::Rng;
 use tier::MapTier;
 
@@ -154,7 +158,8 @@ fn waiting_for_an_announced_id_takes_no_index_pages() {
 /// What a class without the warm tier lacks in the hot region is not to be had from another's warm pages.
 #[test]
 fn a_class_that_stays_hot_does_not_drive_others_out_of_the_warm_region() {
-    let (tier, clock) = (Arc::new(MapTier::default()), Clock::manual(0));
+    let faults = Arc::new(Faults::default());
+    let (tier, clock) = (Arc::new(MapTier::new(faults.clone())), Clock::manual(0));
     let config = Config::builder()
         .memory("16MiB")
         .partitions(1)
@@ -176,7 +181,7 @@ fn a_class_that_stays_hot_does_not_drive_others_out_of_the_warm_region() {
     let before = store.stats();
     println!("{:?}", before.events);
     assert!(before.events.warm > 4000);
-    tier.set_failing(100);
+    faults.set(Trouble::Failing(100));
     let mut id = 1 << 40;
     for _ in 0..40_000 {
         let event =

@@ -6,6 +6,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+#[allow(dead_code, reason = "the simulation uses all of it")]
+#[path = "sim/crash.rs"]
+mod crash;
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/faults.rs"]
+mod faults;
 #[path = "model/lifecycle.rs"]
 mod lifecycle;
 #[path = "model/named.rs"]
@@ -18,6 +25,8 @@ mod reads;
 mod reference;
 #[path = "model/rng.rs"]
 mod rng;
+#[path = "model/run.rs"]
+mod run;
 #[path = "model/screen.rs"]
 mod screen;
 #[path = "model/setup.rs"]
@@ -29,64 +38,24 @@ mod world;
 #[path = "model/writes.rs"]
 mod writes;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-use world::{Totals, World};
+use setup::Kind;
 
 const STEPS: usize = 1200;
 
-/// Runs one seed.
-fn run(seed: u64, threads: bool) -> Totals {
-    let steps = std::env::var("ESKER_STEPS").map_or(STEPS, |steps| steps.parse().unwrap());
-    let mut world = World::new(seed, threads);
-    let what = format!("seed {seed} ({})", if threads { "threads" } else { "no threads" });
-    match catch_unwind(AssertUnwindSafe(|| world.run(steps))) {
-        Ok(Ok(())) => world.totals,
-        Ok(Err(fault)) => panic!("{what}: {fault}\n{}", world.report()),
-        Err(panic) => {
-            eprintln!("{what} panicked\n{}", world.report());
-            resume_unwind(panic)
-        }
-    }
-}
-
-/// The seeds to run: `ESKER_SEEDS` as `from..to` or a count, or the usual ones.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
-    let Ok(asked) = std::env::var("ESKER_SEEDS") else { return 0..usual };
-    match asked.split_once("..") {
-        Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
-        None => 0..asked.parse().unwrap(),
-    }
-}
-
-/// Runs seeds one after the other. Those that are usual must have met everything that the test is about.
-fn run_all(usual: u64, threads: bool) {
-    let mut sum = Totals::default();
-    for seed in seeds(usual) {
-        let totals = run(seed, threads);
-        println!("seed {seed}: {totals:?}");
-        sum.add(&totals);
-    }
-    println!("all: {sum:?}");
-    if std::env::var("ESKER_SEEDS").is_err() {
-        sum.check();
-    }
-}
-
 #[test]
 fn seeds_without_threads() {
-    run_all(30, false);
+    run::run_all(30, Kind::Alone, STEPS, 1, world::Totals::check);
 }
 
 #[test]
 fn seeds_with_threads() {
-    run_all(12, true);
+    run::run_all(12, Kind::Threads, STEPS, 1, world::Totals::check);
 }
 
 /// Runs the seed that `ESKER_SEED` names, both ways; without it, seed 0.
 #[test]
 fn one_seed() {
-    let seed = std::env::var("ESKER_SEED").map_or(0, |seed| seed.parse().unwrap());
-    println!("{:?}", run(seed, false));
-    println!("{:?}", run(seed, true));
+    let seed = run::asked_seed();
+    println!("{:?}", run::run(seed, Kind::Alone, STEPS));
+    println!("{:?}", run::run(seed, Kind::Threads, STEPS));
 }

@@ -82,6 +82,11 @@ impl Skew {
     pub(crate) fn takes_all(&self) -> bool {
         self.ahead.is_none() && self.behind.is_none()
     }
+
+    /// Whether events can go to the dead letters for their time.
+    pub(crate) fn needs_letters(&self) -> bool {
+        self.outside == Outside::DeadLetter && !self.takes_all()
+    }
 }
 
 /// What becomes of an event for which there is no room.

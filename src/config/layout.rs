@@ -1,8 +1,8 @@
 //! How memory is divided among regions, and how large the tables are that describe them.
 
 use crate::config::{
-    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, MIB, PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY,
-    PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB, PAGE_MAX, PAGE_MIN,
+    PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
 };
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
@@ -23,7 +23,7 @@ impl ConfigBuilder {
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
         let open: u64 =
             asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
-        let notes = if self.durability == Durability::Process { memory / 128 } else { 0 };
+        let notes = if self.durability.keeps_pages() { memory / 128 } else { 0 };
         let tables = memory / 64 + MIB / 2 + notes;
         let rest = memory.saturating_sub(buffers).saturating_sub(tables).saturating_sub(fixed);
         let share =
@@ -164,7 +164,7 @@ impl ConfigBuilder {
             self.fault(format!("{name}.ceiling"), problem);
         }
         // Pages from a pool are all taken at once, and the tables over files are allocated for all that there can ever be.
-        let fixed = self.huge_pages.is_explicit() || self.durability == Durability::Process;
+        let fixed = self.huge_pages.is_explicit() || self.durability.keeps_pages();
         let most = match kind {
             _ if fixed => max,
             // Its tables take memory for all of it, from the first moment on.
@@ -205,13 +205,32 @@ pub(super) fn logical_pages(
 /// many bytes. The table of chunks is used all over, so it counts as large as it is.
 pub(super) fn system_bytes(index: &RegionConfig, partitions: usize, pages: u64, index_bytes: u64) -> u64 {
     let table = (pages + 1) * (PAGE_TABLE_ENTRY + 8 + 8);
-    let sized = RegionConfig { ceiling: index_bytes, ..*index };
-    let id_directory = directory_slots(&sized) * 4;
-    let stream_directories = partitions as u64 * stream_directory_slots(&sized, partitions) * 4;
     let chunks = chunk_table_words(index) * 8;
     let directories = (4 + partitions as u64) * SYSTEM_PAGE;
-    (table + id_directory + stream_directories + chunks + directories).next_multiple_of(SYSTEM_PAGE)
-        + 2 * SYSTEM_PAGE
+    let sized = directory_bytes(index, partitions, index_bytes);
+    (table + sized + chunks + directories).next_multiple_of(SYSTEM_PAGE) + 2 * SYSTEM_PAGE
+}
+
+/// What the directories of hash tables take for an index of so many bytes.
+fn directory_bytes(index: &RegionConfig, partitions: usize, index_bytes: u64) -> u64 {
+    let sized = RegionConfig { ceiling: index_bytes, ..*index };
+    4 * (directory_slots(&sized) + partitions as u64 * stream_directory_slots(&sized, partitions))
+}
+
+/// The file of the index's directories and table of chunks, which is allocated for the most that there can be.
+pub(super) fn index_tables(index: &RegionConfig, partitions: usize) -> RegionConfig {
+    let slabs = [directory_slots(index) * 4, chunk_table_words(index) * 8];
+    let streams = (stream_directory_slots(index, partitions) * 4).next_multiple_of(SYSTEM_PAGE);
+    let whole: u64 = slabs.map(|bytes| bytes.next_multiple_of(SYSTEM_PAGE)).iter().sum();
+    let bytes = whole + partitions as u64 * streams;
+    RegionConfig {
+        initial: bytes,
+        max: bytes,
+        ceiling: bytes,
+        page_size: SYSTEM_PAGE,
+        chunk: bytes,
+        prefault: false,
+    }
 }
 
 /// The page table and the directories of the indexes: address space for the most that the other regions can ever hold,
@@ -223,7 +242,7 @@ pub(super) fn system_region(
     partitions: usize,
     durability: Durability,
 ) -> RegionConfig {
-    let shared = shared_bytes(hot, warm, durability);
+    let shared = shared_bytes(hot, warm, index, partitions, durability);
     let bytes = |pages, index_bytes| system_bytes(index, partitions, pages, index_bytes) + shared;
     let max = bytes(logical_pages(hot, warm, [hot.max, warm.max]), index.max);
     let ceiling = bytes(logical_pages(hot, warm, [hot.ceiling, warm.ceiling]), index.ceiling);
@@ -235,15 +254,28 @@ pub(super) fn removal_notes(hot: &RegionConfig, warm: &RegionConfig) -> u64 {
     ((hot.ceiling + warm.ceiling) / KIB).max(1024)
 }
 
-/// What the notes of removed events take, where there are such. The page table then counts as large as it can become,
-/// since files are allocated before they are used.
-pub(super) fn shared_bytes(hot: &RegionConfig, warm: &RegionConfig, durability: Durability) -> u64 {
-    if durability != Durability::Process {
+/// What the notes of removed events take, where there are such, and what the log has of each page. Page table and directories
+/// then count as large as they can become, since files are allocated before they are used.
+pub(super) fn shared_bytes(
+    hot: &RegionConfig,
+    warm: &RegionConfig,
+    index: &RegionConfig,
+    partitions: usize,
+    durability: Durability,
+) -> u64 {
+    if !durability.keeps_pages() {
         return 0;
     }
     let pages = |sizes| logical_pages(hot, warm, sizes);
-    let more = pages([hot.ceiling, warm.ceiling]) - pages([hot.max, warm.max]);
-    let bytes = removal_notes(hot, warm) * 8 + more * (PAGE_TABLE_ENTRY + 8) + 4 * SYSTEM_PAGE;
+    let all = pages([hot.ceiling, warm.ceiling]);
+    let more = all - pages([hot.max, warm.max]);
+    let directories = |index_bytes| directory_bytes(index, partitions, index_bytes);
+    let logged = if durability.disk().is_some() { (all + 1) * LOGGED_ENTRY + SYSTEM_PAGE } else { 0 };
+    let bytes = removal_notes(hot, warm) * 8
+        + more * (PAGE_TABLE_ENTRY + 8)
+        + directories(index.ceiling).saturating_sub(directories(index.max))
+        + logged
+        + 4 * SYSTEM_PAGE;
     bytes.next_multiple_of(SYSTEM_PAGE)
 }
 

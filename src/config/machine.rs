@@ -93,6 +93,8 @@ pub struct NumaConfig {
     pub pages: PagePlacement,
     /// Where the indexes lie.
     pub index: IndexPlacement,
+    /// Whether it is counted on which node events are read (default: no). It costs every read a little.
+    pub count_reads: bool,
 }
 
 impl NumaConfig {
@@ -121,6 +123,14 @@ impl NumaConfig {
     #[must_use]
     pub fn index(mut self, index: IndexPlacement) -> Self {
         self.index = index;
+        self
+    }
+
+    /// Whether reads from the caller's node and from others are counted: one event in 16 of each thread, so as to tell
+    /// the share in [`RegionStats::local_reads`](crate::RegionStats::local_reads). It costs every read a few nanoseconds.
+    #[must_use]
+    pub fn count_reads(mut self, yes: bool) -> Self {
+        self.count_reads = yes;
         self
     }
 }

@@ -193,6 +193,9 @@ fn note(
     }
     for (id, offset, len) in expired {
         let addr = Addr::new(page, offset, place.generation());
+        if !lanes.pages.note_expired(addr, place.generation()) {
+            return None;
+        }
         if lanes.index.remove(id, addr) {
             lanes.pages.mark_dead(addr, place.generation(), len);
             lanes.left.fetch_add(1, Ordering::Relaxed);

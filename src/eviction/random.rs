@@ -1,5 +1,7 @@
 //! Random pages, of which the coldest goes; and warm pages that are read often come back.
 
+use std::cmp::Reverse;
+
 use crate::eviction::size::{Need, squeeze_oldest};
 use crate::eviction::victims::{Ranking, lower_can_be_squeezed, merged};
 use crate::eviction::{PageSummary, Plan, Policy, SizeThreshold, Tier, View, millis};
@@ -58,18 +60,18 @@ pub(super) fn cold_since(page: &PageSummary) -> i64 {
 
 /// The coldest of some random hot pages that can be squeezed and have no part in the plan.
 pub(super) fn coldest(view: &View<'_>, plan: &Plan, ranking: &Ranking, sample: usize) -> Option<PageSummary> {
-    view.sample(Tier::Hot, sample)
-        .filter(|page| view.class_config(page.class).compress && !plan.has(page))
-        .min_by_key(|page| {
+    view.sample(Tier::Hot, sample).filter(|page| !view.leaves_from_hot(page) && !plan.has(page)).min_by_key(
+        |page| {
             let (_, within_quota, priority, ..) = ranking.of(view, page, false);
             (within_quota, priority, cold_since(page))
-        })
+        },
+    )
 }
 
 fn squeeze_coldest(view: &View<'_>, plan: &mut Plan, need: &Need, sample: usize) {
     let ranking = Ranking::new(view);
-    let leaving = |page: &PageSummary| page.may_leave && !view.class_config(page.class).compress;
-    let mut uncompressed = merged(
+    let leaving = |page: &PageSummary| page.may_leave && view.leaves_from_hot(page);
+    let mut unpacked = merged(
         view,
         |lane| lane.oldest.filter(leaving),
         |page| view.newer(page).filter(leaving),
@@ -82,17 +84,17 @@ fn squeeze_coldest(view: &View<'_>, plan: &mut Plan, need: &Need, sample: usize)
             let (_, within_quota, priority, ..) = ranking.of(view, page, false);
             (within_quota, priority, since)
         };
-        let leaves_first = match (&squeezed, uncompressed.peek()) {
+        let leaves_first = match (&squeezed, unpacked.peek()) {
             (Some(page), Some(other)) => key(other, other.arrived_ms) < key(page, cold_since(page)),
             (squeezed, _) => squeezed.is_none(),
         };
         // A sample may have missed one of a lower class: before one of a higher class leaves, all are looked at.
-        if leaves_first && uncompressed.peek().is_some_and(|page| lower_can_be_squeezed(view, page)) {
+        if leaves_first && unpacked.peek().is_some_and(|page| lower_can_be_squeezed(view, page)) {
             break;
         }
         let planned = match (squeezed, leaves_first) {
             (Some(page), false) => plan.demote(&page),
-            _ => uncompressed.next().is_some_and(|page| plan.release(&page)),
+            _ => unpacked.next().is_some_and(|page| plan.release(&page)),
         };
         if !planned {
             break;
@@ -110,14 +112,24 @@ pub(super) fn promote(view: &View<'_>, plan: &mut Plan, sample: usize) {
     let hot = view.region(RegionKind::Hot);
     let limit = (hot.max as f64 * view.config().thresholds.warning) as i64;
     let mut promoted = 0;
-    for page in view.sample(Tier::Warm, WARM_SAMPLE) {
-        if promoted == PROMOTED_MAX || view.wanted_pages() > 0 {
-            break;
-        }
+    let read_lately = |page: PageSummary| {
         // What was not read for as long as its class's events are hot would be squeezed again by its age.
         let hot_for = millis(view.class_config(page.class).hot_for);
         let lately = |read: &i64| view.now_ms().saturating_sub((*read).max(page.newest_ms)) < hot_for;
-        let Some(read) = page.read_before_ms.filter(lately).filter(|_| !plan.has(&page)) else { continue };
+        page.read_before_ms.filter(lately).map(|read| (read, page))
+    };
+    let mut read: Vec<(i64, PageSummary)> =
+        view.sample(Tier::Warm, WARM_SAMPLE).filter_map(read_lately).collect();
+    // The one that was read last first: of those that are hardly better than what makes room for them, many would take
+    // the place of each other until the right ones are hot.
+    read.sort_by_key(|(read, _)| Reverse(*read));
+    for (read, page) in read {
+        if promoted == PROMOTED_MAX || view.wanted_pages() > 0 {
+            break;
+        }
+        if plan.has(&page) {
+            continue;
+        }
         let pages = u64::from(page.raw_bytes).div_ceil(hot.page_bytes.max(1)) as i64;
         // What readers hold back cannot be had, however much is squeezed.
         if hot.used + hot.held_back + pages as u64 > hot.max {

@@ -76,24 +76,23 @@ impl Hands {
         squeeze_oldest(view, plan, need);
     }
 
-    /// Goes on with each lane's hand, up to the lane's end. Lanes that are not squeezed have none: their oldest pages
-    /// leave.
+    /// Goes on with each lane's hand, up to the lane's end. Where pages leave without being squeezed, the oldest go.
     fn turn(&mut self, view: &View<'_>, plan: &mut Plan, need: &Need) {
         let ranking = Ranking::new(view);
-        let compress = |class: Class| view.class_config(class).compress;
-        let leaves = |page: &PageSummary| page.may_leave;
+        let leaves = |page: &PageSummary| view.leaves_from_hot(page);
+        let may_leave = |page: &PageSummary| page.may_leave && leaves(page);
         let squeezable = |page: &PageSummary| page.tier == Tier::Hot && !page.open;
         let at = &self.at;
         let first = |lane: &LaneView| {
-            if !compress(lane.class) {
-                return lane.oldest.filter(leaves);
+            if let Some(page) = lane.oldest.filter(leaves) {
+                return Some(page).filter(may_leave);
             }
             let hand = at.get(&(lane.partition, lane.class)).and_then(|id| view.page(*id));
             hand.filter(squeezable).or(lane.oldest_hot.filter(squeezable))
         };
-        let next = |page: &PageSummary| match compress(page.class) {
-            true => view.newer_hot(page).filter(squeezable),
-            false => view.newer(page).filter(leaves),
+        let next = |page: &PageSummary| match leaves(page) {
+            true => view.newer(page).filter(may_leave),
+            false => view.newer_hot(page).filter(squeezable),
         };
         let pages = merged(view, first, next, |page| ranking.of_hot(view, page));
         let pages: Vec<PageSummary> = pages.take(PASSED_MAX).collect();
@@ -101,8 +100,10 @@ impl Hands {
             if need.of(RegionKind::Hot, plan) <= 0 {
                 break;
             }
-            if !compress(page.class) {
-                if lower_can_be_squeezed(view, &page) || !plan.release(&page) && !plan.has(&page) {
+            if leaves(&page) {
+                // One that has reached its age goes anyway; another one does not before those of lower classes.
+                let early = !view.class_config(page.class).compress;
+                if early && lower_can_be_squeezed(view, &page) || !plan.release(&page) && !plan.has(&page) {
                     break;
                 }
                 continue;

@@ -170,7 +170,7 @@ fn release_oldest(view: &View<'_>, plan: &mut Plan, need: &Need, ranking: &Ranki
 /// on: what is behind one that may not leave yet waits for it.
 pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
     let ranking = Ranking::new(view);
-    let leaves = |page: &PageSummary| !view.class_config(page.class).compress || view.goes_unpacked(page);
+    let leaves = |page: &PageSummary| view.leaves_from_hot(page);
     let may_leave = |page: &PageSummary| page.may_leave && leaves(page);
     let pages = merged(
         view,
@@ -198,7 +198,7 @@ pub(super) fn squeeze_oldest(view: &View<'_>, plan: &mut Plan, need: &Need) {
 /// Nothing may leave yet: has the page written that is to go first. For the hot region's sake that is one which goes
 /// straight from there: warm pages of others would leave in vain.
 fn name_spill(view: &View<'_>, plan: &mut Plan, ranking: &Ranking, all: bool) {
-    let leaves = |page: &PageSummary| !view.class_config(page.class).compress || view.goes_unpacked(page);
+    let leaves = |page: &PageSummary| view.leaves_from_hot(page);
     let wanted = |page: &PageSummary| !page.may_leave && (all || leaves(page));
     let oldest = view.lanes().iter().filter_map(|lane| lane.oldest).filter(wanted);
     if let Some(page) = oldest.min_by_key(|page| ranking.of(view, page, false)) {

@@ -251,6 +251,11 @@ impl<'a> View<'a> {
             && self.oldest_before(page).is_none_or(|oldest| old(&oldest))
     }
 
+    /// Whether a page leaves memory from the hot region, without being squeezed.
+    pub(super) fn leaves_from_hot(&self, page: &PageSummary) -> bool {
+        !self.class_config(page.class).compress || self.goes_unpacked(page)
+    }
+
     /// The oldest page of a page's lane.
     fn oldest_before(&self, page: &PageSummary) -> Option<PageSummary> {
         let lane = self.store.pages.meta(page.id.page).lane();
@@ -331,7 +336,9 @@ pub(super) fn summary(
     let class = lane.id.class();
     let settings = &config.classes[class.index()];
     // Of a page from which everything was removed nothing is left to be confirmed.
-    let clean = events == meta.dead() || meta.seq() < lane.clean_seq();
+    let clean = events == meta.dead()
+        || meta.seq() < lane.clean_seq()
+        || cfg!(canary = "free-before-confirmed") && settings.on_leave == OnLeave::Spill;
     let newest_ms = meta.newest();
     let age = now_ms.saturating_sub(newest_ms);
     let expired = settings.retention.is_some_and(|retention| age >= millis(retention));

@@ -300,6 +300,19 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         }
     }
 
+    /// An index over a table that was written before.
+    pub(crate) fn found(slots: S, pages: P, chunk_len: usize, seed: u64) -> Self {
+        let index = Self::new(slots, pages, chunk_len, seed);
+        let used = (0..index.slots()).filter(|slot| index.word(*slot, 1).load(Ordering::Relaxed) & USED != 0);
+        index.chunks.store(used.count() as u32, Ordering::Relaxed);
+        index
+    }
+
+    /// The words of the table, for checks.
+    pub(crate) fn table(&self) -> &[AtomicU64] {
+        &self.slots
+    }
+
     /// Ids of a chunk.
     pub(crate) fn chunk_len(&self) -> u64 {
         1 << self.chunk_bits

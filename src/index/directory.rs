@@ -25,6 +25,17 @@ impl<S: Deref<Target = [AtomicU32]>> PageDirectory<S> {
         Self { slots, depth: AtomicU32::new(pages.len().ilog2()) }
     }
 
+    /// A directory that was written before, to that depth. `None`: there are not so many slots.
+    pub(crate) fn found(slots: S, depth: u32) -> Option<Self> {
+        let fits = depth <= slots.len().ilog2();
+        fits.then(|| Self { slots, depth: AtomicU32::new(depth) })
+    }
+
+    /// All slots, for checks.
+    pub(crate) fn slots(&self) -> &[AtomicU32] {
+        &self.slots
+    }
+
     pub(crate) fn depth(&self) -> u32 {
         self.depth.load(Ordering::Acquire)
     }

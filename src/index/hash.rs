@@ -80,6 +80,23 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         })
     }
 
+    /// An index that was written before: it began with `1 << base` pages, and its directory has that depth now. `None`:
+    /// that cannot be.
+    pub(crate) fn found(slots: S, pages: P, [base, depth]: [u32; 2], seed: u64) -> Option<Self> {
+        let directory = PageDirectory::found(slots, depth).filter(|_| base <= depth)?;
+        Some(Self { directory, pages, seed, base, splitting: Mutex::new(()) })
+    }
+
+    /// What says of it what its pages and directory do not: see [`Self::found`].
+    pub(crate) fn shape(&self) -> [u32; 2] {
+        [self.base, self.directory.depth()]
+    }
+
+    /// The directory's slots, for checks.
+    pub(crate) fn slots(&self) -> &[AtomicU32] {
+        self.directory.slots()
+    }
+
     #[inline]
     pub(crate) fn hash(&self, id: u64) -> u64 {
         mix(id, self.seed)

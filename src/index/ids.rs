@@ -86,6 +86,27 @@ where
         }
     }
 
+    /// An index of parts that were written before, whose counters said what [`Self::counts`] gave. `None`: they are not so
+    /// many.
+    pub(crate) fn found(hash: HashIndex<S, P>, dense: DenseIndex<W, P>, counts: &[u32]) -> Option<Self> {
+        let index = Self::new(hash, dense);
+        index.sparse.iter().zip(counts).for_each(|(to, count)| to.store(*count, Ordering::Relaxed));
+        (counts.len() == index.sparse.len()).then_some(index)
+    }
+
+    /// How many ids of chunks may be in the hash table.
+    pub(crate) fn counts(&self) -> Vec<u32> {
+        self.sparse.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    pub(crate) fn hash_half(&self) -> &HashIndex<S, P> {
+        &self.hash
+    }
+
+    pub(crate) fn dense_half(&self) -> &DenseIndex<W, P> {
+        &self.dense
+    }
+
     fn sparse(&self, chunk: u64) -> &AtomicU32 {
         &self.sparse[(mix(chunk, 1) as usize) & (COUNTERS - 1)]
     }

@@ -10,6 +10,7 @@ use crate::regions::region::{Frames, Region};
 use crate::sync::AtomicU64;
 use crate::sys::machine::Spot;
 use crate::sys::memory::ZeroInit;
+use crate::sys::sum::Sum;
 
 // SAFETY: all fields are atomic integers, for which zero is a value.
 unsafe impl ZeroInit for Bucket {}
@@ -67,6 +68,11 @@ impl IndexPages {
         // SAFETY: a stream directory leads to pages that it claimed zeroed and uses as heads only; they are
         // released after the pins that could have read their number.
         unsafe { self.region.values(page) }
+    }
+
+    /// Sums up some pages, whatever they are: all of them are words that are changed whole.
+    pub(crate) fn sum_up(&self, pages: std::ops::Range<u32>, sum: &mut Sum) {
+        pages.for_each(|page| sum.add_words(self.words(page)));
     }
 
     /// Frees a page that no reader has seen.

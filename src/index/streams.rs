@@ -16,7 +16,7 @@
 //! another's addresses.
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{Addr, Class, Stream, mix};
 use crate::index::directory::PageDirectory;
 use crate::index::region::{IndexPages, RESERVE};
@@ -47,7 +47,7 @@ impl Head {
         let word = self.word.load(Ordering::Acquire);
         let wanted = USED | (class.index() as u64) << CLASS_SHIFT;
         word & (USED | GONE | 0xff << CLASS_SHIFT) == wanted
-            && self.stream.load(Ordering::Relaxed) == stream.as_u64()
+            && (self.stream.load(Ordering::Relaxed) == stream.as_u64() || cfg!(canary = "wrong-stream"))
     }
 
     /// Where the next event's address will stand, and the event there, to which it will link.
@@ -180,10 +180,32 @@ impl<'a> HeadPage<'a> {
 }
 
 impl StreamDirectory {
-    pub(crate) fn new(config: &Config, system: &Region, pages: IndexPages, seed: u64) -> Result<Self> {
+    /// A directory whose slots lie in `tables`: an empty one, or one that was written before, to that depth.
+    pub(crate) fn new(
+        config: &Config,
+        tables: &Region,
+        pages: IndexPages,
+        seed: u64,
+        found: Option<u32>,
+    ) -> Result<Self> {
         let slots = crate::config::stream_directory_slots(&config.index, config.partitions) as usize;
-        let slots = system.slab::<AtomicU32>(slots, "a stream directory")?;
-        Ok(Self { directory: PageDirectory::new(slots, &[NO_PAGE]), pages, seed, moves: AtomicU64::new(0) })
+        let slots = tables.slab::<AtomicU32>(slots, "a stream directory")?;
+        let directory = match found {
+            None => PageDirectory::new(slots, &[NO_PAGE]),
+            Some(depth) => PageDirectory::found(slots, depth)
+                .ok_or_else(|| Error::corrupt("a stream directory is larger than it can be"))?,
+        };
+        Ok(Self { directory, pages, seed, moves: AtomicU64::new(0) })
+    }
+
+    /// How many bits of a hash choose the page.
+    pub(crate) fn depth(&self) -> u32 {
+        self.directory.depth()
+    }
+
+    /// The directory's slots, for checks.
+    pub(crate) fn slots(&self) -> &[AtomicU32] {
+        self.directory.slots()
     }
 
     #[inline]

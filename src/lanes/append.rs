@@ -16,12 +16,13 @@ use crate::index::hash::HashIndex;
 use crate::index::ids::{IdIndex, Outcome, Place, Ticket};
 use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
+use crate::lanes::attach::{Files, Image};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
 use crate::pages::readers::{Readers, Reading};
 use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
-use crate::regions::region::Region;
+use crate::regions::region::{Frames, Region};
 use crate::sync::{AtomicU32, wait_a_turn};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Slab, out_of_system_memory};
@@ -49,6 +50,7 @@ pub(crate) struct Lanes {
     pub(crate) readers: Arc<Readers>,
     pub(crate) index: Ids,
     pub(crate) index_region: Arc<Region>,
+    pub(super) index_pages: IndexPages,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
@@ -91,11 +93,14 @@ impl Lanes {
         config: &Config,
         system: &Region,
         machine: &Arc<Machine>,
-        shared: Option<&SharedDir>,
+        files: Option<Files<'_>>,
         seed: u64,
         clock: Clock,
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
+        let (shared, image) = (files.map(|files| files.dir), files.and_then(|files| files.image));
+        let (index_region, tables) = index_memory(config, machine, shared)?;
+        let (index_region, tables) = (Arc::new(index_region), tables.as_ref().unwrap_or(system));
         let readers = Arc::new(Readers::new());
         if !readers.go_by_marks() {
             machine.warn(
@@ -103,33 +108,23 @@ impl Lanes {
             );
         }
         let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
-        let index_region = Arc::new(Region::open(RegionKind::Index, config.index, machine)?);
         let index_pages = IndexPages::new(index_region.clone(), readers.clone());
-        let slots = system
-            .slab::<AtomicU32>(crate::config::directory_slots(&config.index) as usize, "the id index")?;
-        // A tag has 19 bits, and each split uses one of them up. So that twelve are left when every page of the region
-        // is the index's, it begins with the pages that are more than seven splits.
-        let base = (config.index.max / config.index.page_size).ilog2().saturating_sub(7).min(12);
-        let hash = HashIndex::new(slots, index_pages.clone(), base, seed)
-            .ok_or_else(|| out_of_system_memory("the first pages of the id index"))?;
-        let chunks = crate::config::chunk_table_words(&config.index) as usize;
-        let chunks = system.slab::<AtomicU64>(chunks, "the table of chunks")?;
-        let chunk_len = config.index.page_size as usize / size_of::<u64>();
-        let dense = DenseIndex::new(chunks, index_pages.clone(), chunk_len, seed);
+        let index = open_index(config, tables, &index_pages, seed, image)?;
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
         let partition = |number| {
             let home = machine.home(number, config.partitions);
-            let index = index_pages.clone().near(home);
-            let mut partition = Partition::new(number, config, system, index, seed, &first_seq)?;
+            let (index, found) = (index_pages.clone().near(home), image.map(|image| image.depths[number]));
+            let mut partition = Partition::new(number, config, tables, index, seed, &first_seq, found)?;
             partition.home = (config.numa.pages == PagePlacement::Home).then_some(home);
             Ok(partition)
         };
         Ok(Self {
             pages,
             readers,
-            index: IdIndex::new(hash, dense),
+            index,
             index_region,
             partitions: (0..config.partitions).map(partition).collect::<Result<_>>()?,
+            index_pages,
             seed,
             clock,
             left: CachePadded::default(),
@@ -464,6 +459,54 @@ impl Lanes {
     pub(crate) fn is_live(&self, id: u64, addr: Addr) -> bool {
         self.index.holds(id, addr)
     }
+}
+
+/// The index region, and where its tables lie if not in the system region: in files, where they outlive the process.
+///
+/// Slabs of the tables are taken in the same order by every opening of the same layout, so they are where they were.
+fn index_memory(
+    config: &Config,
+    machine: &Arc<Machine>,
+    shared: Option<&SharedDir>,
+) -> Result<(Region, Option<Region>)> {
+    let Some(dir) = shared else {
+        return Ok((Region::open(RegionKind::Index, config.index, machine)?, None));
+    };
+    let tables =
+        Region::open_shared(RegionKind::System, config.index_tables(), machine, dir.file("index tables")?)?;
+    let index = Region::open_shared(RegionKind::Index, config.index, machine, dir.file("index")?)?;
+    Ok((index, Some(tables)))
+}
+
+/// The id index: an empty one, or one that was written before.
+fn open_index(
+    config: &Config,
+    tables: &Region,
+    pages: &IndexPages,
+    seed: u64,
+    image: Option<&Image>,
+) -> Result<Ids> {
+    let slots = crate::config::directory_slots(&config.index) as usize;
+    let slots = tables.slab::<AtomicU32>(slots, "the id index")?;
+    let chunks = crate::config::chunk_table_words(&config.index) as usize;
+    let chunks = tables.slab::<AtomicU64>(chunks, "the table of chunks")?;
+    let chunk_len = config.index.page_size as usize / size_of::<u64>();
+    if let Some(image) = image {
+        let hash = HashIndex::found(slots, pages.clone(), image.shape, seed);
+        let dense = DenseIndex::found(chunks, pages.clone(), chunk_len, seed);
+        let index = hash.and_then(|hash| IdIndex::found(hash, dense, &image.counts));
+        return index.ok_or_else(|| Error::corrupt("the id index is not one of this size"));
+    }
+    // A tag has 19 bits, and each split uses one of them up. So that twelve are left when every page of the region is the
+    // index's, it begins with the pages that are more than seven splits.
+    let base = (config.index.max / config.index.page_size).ilog2().saturating_sub(7).min(12);
+    let hash = HashIndex::new(slots, pages.clone(), base, seed)
+        .ok_or_else(|| out_of_system_memory("the first pages of the id index"))?;
+    if tables.had(Frames { first: 0, count: 1 }) {
+        // What an index that is gone had there.
+        chunks.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+    Ok(IdIndex::new(hash, DenseIndex::new(chunks, pages.clone(), chunk_len, seed)))
 }
 
 /// What each class may take before it gets no new page: its quota, its open pages, and an eighth for what the mover is

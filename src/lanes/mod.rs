@@ -1,6 +1,7 @@
 //! Lanes: each partition's append-only logs, one for each class.
 
 pub(crate) mod append;
+pub(crate) mod attach;
 pub(crate) mod history;
 pub(crate) mod partition;
 mod replay;

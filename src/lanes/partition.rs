@@ -138,6 +138,15 @@ struct LaneWriter {
     max_time_so_far: i64,
 }
 
+/// How far a lane has come: see [`Partition::lane_state`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LaneState {
+    pub(crate) tail: LogicalPage,
+    pub(crate) head: LogicalPage,
+    pub(crate) tail_seq: u64,
+    pub(crate) next_seq: u64,
+}
+
 impl Writer {
     #[inline]
     pub(crate) fn open_page(&mut self, class: Class) -> Option<&mut OpenPage> {
@@ -175,14 +184,16 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// A partition whose lanes go on after the pages that `first_seq` counts.
+    /// A partition whose lanes go on after the pages that `first_seq` counts. `found`: the depth of the stream directory, if
+    /// it was written before.
     pub(crate) fn new(
         number: usize,
         config: &Config,
-        system: &Region,
+        tables: &Region,
         index: IndexPages,
         seed: u64,
         first_seq: impl Fn(LaneId) -> u64,
+        found: Option<u32>,
     ) -> Result<Self> {
         let ids: Vec<LaneId> =
             (0..config.classes.len()).map(|class| LaneId::new(number, Class::new(class))).collect();
@@ -192,7 +203,7 @@ impl Partition {
                 writer: Mutex::new(Writer { lanes: ids.iter().map(|id| new(*id)).collect() }),
                 counters: PartitionCounters::default(),
             }),
-            streams: StreamDirectory::new(config, system, index, seed)?,
+            streams: StreamDirectory::new(config, tables, index, seed, found)?,
             lanes: ids.iter().map(|lane| CachePadded::new(Lane::new(*lane, first_seq(*lane)))).collect(),
             home: None,
         })
@@ -289,6 +300,29 @@ impl Partition {
         lane.tail_seq.store(oldest, Ordering::Release);
         lane.tail.store(found.first().map_or(0, |page| page.0), Ordering::Release);
         lane.head.store(before.0, Ordering::Release);
+    }
+
+    /// How far a lane has come. Where each of its pages is, and what follows which, is in the page table.
+    pub(crate) fn lane_state(&self, writer: &Writer, class: Class) -> LaneState {
+        let lane = self.lane(class);
+        LaneState {
+            tail: lane.tail(),
+            head: lane.head(),
+            tail_seq: lane.tail_seq(),
+            next_seq: writer.lanes[class.index()].next_seq,
+        }
+    }
+
+    /// Has a lane go on where it was; the cold tier has confirmed its pages below `clean`. Nobody else uses the store yet.
+    pub(crate) fn take_over(&self, class: Class, state: LaneState, clean: u64) {
+        let (lane, mut writer) = (self.lane(class), self.lock());
+        writer.lanes[class.index()].next_seq = state.next_seq;
+        if state.tail != LogicalPage::NONE {
+            lane.clean_seq.store(clean, Ordering::Release);
+        }
+        lane.tail_seq.store(state.tail_seq, Ordering::Release);
+        lane.tail.store(state.tail.0, Ordering::Release);
+        lane.head.store(state.head.0, Ordering::Release);
     }
 
     /// Closes a lane's open page, so that it can be moved.

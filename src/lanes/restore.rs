@@ -53,6 +53,8 @@ pub(crate) struct Source<'s> {
     pub(crate) now_ms: i64,
     /// The page number below which the cold tier has confirmed everything of a lane.
     pub(crate) confirmed: &'s (dyn Fn(LaneId) -> u64 + Sync),
+    /// Whether the cold tier has a block of that page of a lane. It may have one, and none of a page before.
+    pub(crate) has_block: &'s (dyn Fn(LaneId, u64) -> bool + Sync),
     /// Told of each page that is done.
     pub(crate) progress: &'s (dyn Fn() + Sync),
 }
@@ -85,10 +87,22 @@ impl Lanes {
                 so_far = self.rebuild_page(partition, *page, next, so_far, source, walked, again)?;
                 (source.progress)();
             }
-            partition.adopt(&self.pages, lane.class(), &pages, next_seq, confirmed);
+            let clean = self.clean_up_to(lane, &pages, confirmed, source);
+            partition.adopt(&self.pages, lane.class(), &pages, next_seq, clean);
         }
         self.recovered.fetch_add(rebuilt.events, Ordering::Relaxed);
         Ok(rebuilt)
+    }
+
+    /// The number of the first page that the cold tier does not have. Where it was told of several blocks at once and did not
+    /// confirm them, it may have later ones and not this one.
+    fn clean_up_to(&self, lane: LaneId, pages: &[LogicalPage], confirmed: u64, source: &Source<'_>) -> u64 {
+        let metas = pages.iter().map(|page| self.pages.meta(*page));
+        metas
+            .filter(|meta| meta.count() > meta.dead() && meta.seq() < confirmed)
+            .map(|meta| meta.seq())
+            .find(|seq| !(source.has_block)(lane, *seq))
+            .unwrap_or(confirmed)
     }
 
     /// A lane's pages, oldest first and without gaps, and the number of the next one.

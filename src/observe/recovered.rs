@@ -9,6 +9,12 @@ use std::time::Duration;
 pub struct Recovered {
     /// Whether the store had been closed; if not, its process had ended in some other way.
     pub was_closed: bool,
+    /// Whether pages and indexes were taken over as they were, which needs no look at the events. If not, all were looked
+    /// at, and the indexes were built anew.
+    pub attached: bool,
+    /// Whether the pages were put back from the log of [`Durability::Disk`](crate::Durability::Disk), because the machine
+    /// had been restarted, or shared memory lost. What the cold tier has stays there then.
+    pub from_log: bool,
     /// Pages taken over.
     pub pages: u64,
     /// Events taken over: all that were acknowledged and not removed, and perhaps one batch for each writer that was
@@ -26,9 +32,12 @@ pub struct Recovered {
     pub mended_links: u64,
     /// Bytes of the log of names that held none: damaged, or the beginning of a name that was never acknowledged.
     pub damaged_name_bytes: u64,
+    /// Parts of the log that had been on the disk and are damaged: what of it is missing may be counted above, or may be the
+    /// removal of an event. Zero unless the files were damaged.
+    pub damaged_log_parts: u64,
     /// What was wrong with the first few pages.
     pub faults: Vec<String>,
-    /// How long it took to look at everything and to build the indexes anew.
+    /// How long it took to take everything over, or to look at everything and to build the indexes anew.
     pub took: Duration,
 }
 
@@ -39,6 +48,7 @@ impl Recovered {
             && self.lost_events == 0
             && self.mended_links == 0
             && self.damaged_name_bytes == 0
+            && self.damaged_log_parts == 0
     }
 }
 

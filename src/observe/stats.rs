@@ -40,6 +40,8 @@ pub struct Stats {
     pub listener_panics: u64,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
+    /// The log on the disk; all zero without [`Durability::Disk`](crate::Durability::Disk).
+    pub log: LogStats,
     /// Bytes of the regions that the system agreed to keep out of swap.
     pub locked_bytes: u64,
     /// What the system refused and the store does without, or what else an operator should know: each once.
@@ -182,6 +184,34 @@ pub struct ColdStats {
     pub load: LatencyStats,
     /// What a tier on a cluster says of itself: whether it is away, what waits in the overflow directory.
     pub tier: TierFigures,
+}
+
+/// The log of [`Durability::Disk`](crate::Durability::Disk).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
+    /// Files that it has.
+    pub segments: u64,
+    /// Bytes of records in memory that neither the cold tier has nor anybody but the log, when that was last counted.
+    pub live_bytes: u64,
+    /// Bytes written since the store opened.
+    pub written_bytes: u64,
+    /// Of those, bytes of records that were written again so that older files could be deleted.
+    pub rewritten_bytes: u64,
+    /// How often somebody looked for what is new.
+    pub turns: u64,
+    /// How often the disk was told to keep what was written.
+    pub syncs: u64,
+    /// What was acknowledged longer ago than this survives the loss of power.
+    pub since_sync: Duration,
+    /// How long it took to copy what was new, to write it, and to have the disk keep it.
+    pub sync: LatencyStats,
+    /// Why nothing comes to the disk, if nothing does.
+    pub last_error: Option<String>,
+    /// Whether it stays so until the store is opened again: appends fail.
+    pub broken: bool,
 }
 
 /// Percentiles of a latency.

@@ -1,11 +1,20 @@
 //! What is counted of pages: how many are in use, by whom, and when they were read.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use crate::ids::{Class, LogicalPage};
 use crate::pages::pool::Pages;
 use crate::pages::table::Tier;
+use crate::regions::arenas::Access;
 use crate::regions::region::Region;
+
+/// Of so many reads of a thread, one is looked at: asking on which processor it runs takes longer than a read.
+const READS_FOR_ONE: u32 = 16;
+
+thread_local! {
+    static READS: Cell<u32> = const { Cell::new(0) };
+}
 
 impl Pages {
     /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
@@ -45,6 +54,19 @@ impl Pages {
     #[inline]
     pub(crate) fn touch(&self, page: LogicalPage, second: u32) {
         self.stamps[page.0 as usize].touch(second);
+    }
+
+    /// Notes from which node a page is read: for one of [`READS_FOR_ONE`] reads of each thread.
+    pub(crate) fn note_reader(&self, page: LogicalPage) {
+        let turn = READS.get().wrapping_add(1);
+        READS.set(turn);
+        if !turn.is_multiple_of(READS_FOR_ONE) {
+            return;
+        }
+        let place = self.place(page);
+        if place.tier() != Tier::Free {
+            self.region(place.tier()).note_access(place.frame(), Access::Read, READS_FOR_ONE.into());
+        }
     }
 
     /// When a page was last read, and when before that.

@@ -16,6 +16,9 @@ mod counts;
 pub(crate) mod limbo;
 
 #[cfg(not(loom))]
+pub(crate) mod logged;
+
+#[cfg(not(loom))]
 pub(crate) mod removed;
 
 #[cfg(not(loom))]

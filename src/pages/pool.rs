@@ -24,6 +24,7 @@ use crate::pages::removed::Removed;
 use crate::pages::restore::Tables;
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
 use crate::pressure::PressureReason;
+use crate::regions::arenas::Access;
 use crate::regions::free_list::FreeList;
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::{Machine, Spot};
@@ -108,7 +109,7 @@ pub(crate) struct Pages {
     pub(crate) hot: Region,
     pub(crate) warm: Region,
     pub(super) places: Slab<Whereabouts>,
-    table: Slab<PageMeta>,
+    pub(super) table: Slab<PageMeta>,
     pub(super) stamps: Slab<Stamps>,
     pub(super) numbers: FreeList,
     /// Hot and warm frames of each class, less those that were let go.
@@ -121,7 +122,7 @@ pub(crate) struct Pages {
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
-    sensitive: u16,
+    pub(super) sensitive: u16,
 }
 
 impl Pages {
@@ -214,6 +215,7 @@ impl Pages {
             unsafe { self.hot.release(Frames { first, count }) };
             return Err(PressureReason::PageTableFull);
         };
+        self.hot.note_access(first, Access::Write, 1);
         let meta = &self.table[page as usize];
         let generation = self.place(LogicalPage(page)).generation();
         meta.begin(count, lane, seq, generation, prev, so_far);

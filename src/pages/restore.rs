@@ -20,6 +20,7 @@ use crate::regions::region::{Frames, Region};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Mapping, Slab, ZeroInit};
 use crate::sys::shared::SharedDir;
+use crate::sys::sum::Sum;
 
 /// A table in a file of its own.
 pub(crate) fn shared_slab<T: ZeroInit>(dir: &SharedDir, name: &str, len: usize) -> Result<Slab<T>> {
@@ -131,11 +132,38 @@ impl std::ops::Deref for SegmentBytes<'_> {
 }
 
 impl Pages {
-    /// Where pages outlive the process, notes for whoever finds them that the event there is being removed. `false`:
-    /// there is no room for one more note.
-    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> bool {
+    /// Where pages outlive the process, makes room for a note to whoever finds them that the event there is removed. Gives
+    /// what writes it, if that is so; `None`: there is no room for one more note.
+    pub(crate) fn note_removed(&self, addr: Addr, generation: u32) -> Option<impl FnOnce(bool) + '_> {
         let in_memory = |note| self.resolve(note).is_some();
-        self.removed.as_ref().is_none_or(|removed| removed.note(addr.with_high(generation), in_memory))
+        let reserved = match &self.removed {
+            Some(removed) => Some((removed, removed.reserve(in_memory)?)),
+            None => None,
+        };
+        Some(move |is_removed: bool| {
+            if let Some((removed, slot)) = reserved {
+                removed.settle(slot, is_removed.then(|| addr.with_high(generation)));
+            }
+        })
+    }
+
+    /// Notes an event that has expired, if there is room. Its id can come again, and the clock go back, so nobody must find it.
+    pub(crate) fn note_expired(&self, addr: Addr, generation: u32) -> bool {
+        let in_memory = |note| self.resolve(note).is_some();
+        let Some(removed) = &self.removed else { return true };
+        let noted = removed.note_expired(addr.with_high(generation), in_memory);
+        if noted {
+            // Nothing can stop it any more.
+            self.tell_removed(addr, generation);
+        }
+        noted
+    }
+
+    /// Tells the log, if there is one, of an event that was noted and whose removal nothing can stop any more.
+    pub(crate) fn tell_removed(&self, addr: Addr, generation: u32) {
+        if let Some(removed) = &self.removed {
+            removed.tell(addr.with_high(generation));
+        }
     }
 
     /// Takes stock of what the files hold: marks frames and page numbers in use, and gives the pages. Those that cannot be
@@ -206,6 +234,55 @@ impl Pages {
         }
         let count = len.div_ceil(self.region(tier).page_size()).max(1);
         Ok(Frames { first: place.frame(), count })
+    }
+
+    /// The number after the highest one that a page has.
+    pub(crate) fn numbers_end(&self) -> u32 {
+        let in_use = |page: &u32| !self.place(LogicalPage(*page)).is_plain_free();
+        (1..self.places.len() as u32).rev().find(in_use).map_or(1, |last| last + 1)
+    }
+
+    /// Whether the tables have entries for all numbers below that one.
+    pub(crate) fn has_numbers(&self, end: u32) -> bool {
+        end as usize <= self.places.len()
+    }
+
+    /// How many pages there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.places.iter().skip(1).filter(|word| !word.place().is_plain_free()).count() as u64
+    }
+
+    /// Takes over a page that is as it was left, without a look at what is on it. `false`: it cannot be that one.
+    pub(crate) fn take_over(&self, page: LogicalPage, lane: LaneId, seq: u64, now_ms: i64) -> bool {
+        let Some(word) = self.places.get(page.0 as usize) else { return false };
+        let (meta, place) = (self.meta(page), word.place());
+        let frames = Frames { first: place.frame(), count: meta.frames() };
+        let bytes = match place.tier() {
+            Tier::Free => return false,
+            Tier::Hot => meta.committed(),
+            Tier::Warm => meta.image_len(),
+        };
+        let region = self.region(place.tier());
+        let sound = meta.is_sound(place.generation())
+            && (meta.lane(), meta.seq()) == (lane, seq)
+            && !meta.is_leaving()
+            && u64::from(bytes) <= u64::from(frames.count) * u64::from(region.page_size())
+            && region.take(frames);
+        self.numbers.raise_limit(page.0 + 1);
+        if !sound || !self.numbers.take(page.0, 1) {
+            return false;
+        }
+        meta.take_over(now_ms);
+        self.hold(lane.class(), place.tier(), frames.count);
+        true
+    }
+
+    /// Sums up what is known of some pages.
+    pub(crate) fn sum_up(&self, pages: std::ops::Range<usize>, sum: &mut Sum) {
+        for (meta, word) in self.table[pages.clone()].iter().zip(&self.places[pages]) {
+            sum.add(&meta.words());
+            sum.add(&[word.place().as_u64()]);
+        }
     }
 
     /// Lets a page go that does not hold together, and whose frames nobody has taken.

@@ -74,6 +74,10 @@ impl Place {
         self == Self::new(Tier::Free, self.generation(), 0)
     }
 
+    pub(crate) fn as_u64(self) -> u64 {
+        self.0
+    }
+
     /// Whether a record of the page was removed.
     #[inline]
     pub(crate) fn has_dead(self) -> bool {
@@ -353,7 +357,8 @@ impl PageMeta {
     #[inline]
     pub(crate) fn commit(&self, end: u32) {
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.committed.store(end, Ordering::Release);
+        let order = if cfg!(canary = "unordered-commit") { Ordering::Relaxed } else { Ordering::Release };
+        self.committed.store(end, order);
     }
 
     /// Bytes that readers may look at.
@@ -464,6 +469,40 @@ impl PageMeta {
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed) == LEAVING
+    }
+
+    /// As [`Self::restore`], of a page that is as it was: nobody has looked at its records.
+    pub(crate) fn take_over(&self, now_ms: i64) {
+        if self.last_arrival() > now_ms {
+            // The clock went back: the page must not stay for ever.
+            self.last_arrival.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything that is known of the page, for checks.
+    pub(crate) fn words(&self) -> [u64; 15] {
+        let two = |low: &AtomicU32, high: &AtomicU32| {
+            u64::from(low.load(Ordering::Relaxed)) | u64::from(high.load(Ordering::Relaxed)) << 32
+        };
+        let time = |time: &AtomicI64| time.load(Ordering::Relaxed) as u64;
+        let [k0, k1, k2, k3] = self.kinds();
+        [
+            self.seq(),
+            two(&self.committed, &self.count),
+            two(&self.dead, &self.dead_bytes),
+            two(&self.lane, &self.next),
+            two(&self.prev, &self.image_len),
+            two(&self.frames, &self.expiring),
+            two(&self.packed_dead, &self.leaving),
+            time(&self.min_time),
+            time(&self.max_time),
+            time(&self.max_time_so_far),
+            time(&self.last_arrival),
+            k0,
+            k1,
+            k2,
+            k3,
+        ]
     }
 
     /// Whether lane and number are those that the page was begun with, at that generation.

@@ -22,17 +22,20 @@ pub enum PressureReason {
     BuffersFull,
     /// A [`HandOver`](crate::HandOver) holds as many events as it may.
     QueueFull,
+    /// The log of [`Durability::Disk`](crate::Durability::Disk) has no room on the disk, or the disk does not keep up.
+    LogBehind,
 }
 
 impl PressureReason {
     /// All of them, in the order of [`ByReason`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HotFull,
         Self::PageTableFull,
         Self::IndexFull,
         Self::ClassQuota,
         Self::BuffersFull,
         Self::QueueFull,
+        Self::LogBehind,
     ];
 
     /// The region that it is about, if it is about one.
@@ -41,7 +44,7 @@ impl PressureReason {
             Self::HotFull | Self::ClassQuota => Some(RegionKind::Hot),
             Self::PageTableFull => Some(RegionKind::System),
             Self::IndexFull => Some(RegionKind::Index),
-            Self::BuffersFull | Self::QueueFull => None,
+            Self::BuffersFull | Self::QueueFull | Self::LogBehind => None,
         }
     }
 
@@ -59,6 +62,7 @@ impl PressureReason {
             Self::ClassQuota => "the quota of the event's class",
             Self::BuffersFull => "the buffers",
             Self::QueueFull => "the hand-over queue",
+            Self::LogBehind => "the log on the disk",
         }
     }
 }
@@ -97,6 +101,13 @@ pub enum Stall {
     /// Everything in memory is of classes that are spilled, and the store has no cold tier. It stays full until
     /// retention ends for something.
     NoColdTier,
+    /// The log of [`Durability::Disk`](crate::Durability::Disk) does not come to the disk.
+    Log {
+        /// For how long.
+        since: Duration,
+        /// What the system said; `None` when the disk is only slow.
+        last_error: Option<String>,
+    },
     /// The regions are so small that the lanes' open pages take most of the hot one.
     TooSmall {
         /// Pages that lanes are writing.
@@ -128,6 +139,10 @@ impl fmt::Display for Stall {
                     "thread {name} ({:?}) has held a guard for {held} ms; refresh or drop it",
                     guard.thread
                 )
+            }
+            Self::Log { since, last_error } => {
+                let why = last_error.as_deref().unwrap_or("the disk does not keep up");
+                write!(f, "nothing has come to the disk for {} ms: {why}", since.as_millis())
             }
             Self::NoColdTier => f.write_str(
                 "nothing may leave memory: there is no cold tier, and no class says OnLeave::Drop",
@@ -182,6 +197,9 @@ impl fmt::Display for BackPressure {
         match self.reason {
             PressureReason::BuffersFull => {
                 f.write_str("; give the store more `buffers`, or number the streams instead of naming them")
+            }
+            PressureReason::LogBehind => {
+                write!(f, "; try again in {wait} ms, and make room on the disk of the data directory")
             }
             PressureReason::QueueFull => write!(f, "; try again in {wait} ms, or pause the source"),
             _ => write!(f, "; try again in {wait} ms, slow the source down, or give the store more memory"),

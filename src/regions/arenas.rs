@@ -35,8 +35,31 @@ pub(crate) struct Arenas {
     /// The arena of each stripe.
     of_stripe: Box<[u16]>,
     each: Box<[CachePadded<Arena>]>,
-    local: CachePadded<AtomicU64>,
-    remote: CachePadded<AtomicU64>,
+    claims: NearAndFar,
+    /// Pages that were begun by who writes them.
+    writes: NearAndFar,
+    reads: NearAndFar,
+}
+
+/// How often something was done from a frame's own node, and from another.
+#[derive(Default)]
+struct NearAndFar([CachePadded<AtomicU64>; 2]);
+
+impl NearAndFar {
+    fn add(&self, is_near: bool, count: u64) {
+        self.0[usize::from(!is_near)].fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> [u64; 2] {
+        self.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// What a thread does with a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Write,
+    Read,
 }
 
 struct Arena {
@@ -71,8 +94,9 @@ impl Arenas {
             each: (0..weights.len()).map(arena).collect(),
             of_stripe,
             machine,
-            local: CachePadded::default(),
-            remote: CachePadded::default(),
+            claims: NearAndFar::default(),
+            writes: NearAndFar::default(),
+            reads: NearAndFar::default(),
         }
     }
 
@@ -160,8 +184,13 @@ impl Arenas {
     }
 
     fn count(&self, spot: Spot, arena: u16) {
-        let counter = if self.machine.is_local(spot, arena) { &self.local } else { &self.remote };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.claims.add(self.machine.is_local(spot, arena), 1);
+    }
+
+    /// Notes what the calling thread does with a frame, so many times.
+    pub(crate) fn note(&self, frame: u32, access: Access, times: u64) {
+        let is_near = self.machine.is_local(self.here(), self.of(frame));
+        if access == Access::Write { &self.writes } else { &self.reads }.add(is_near, times);
     }
 
     /// How many there are.
@@ -169,9 +198,9 @@ impl Arenas {
         self.each.len()
     }
 
-    /// Claims that were served by the claimer's own node, and by others.
-    pub(crate) fn claims(&self) -> [u64; 2] {
-        [self.local.load(Ordering::Relaxed), self.remote.load(Ordering::Relaxed)]
+    /// Claims, writes and reads: those from the frames' own nodes, and those from others.
+    pub(crate) fn counts(&self) -> [[u64; 2]; 3] {
+        [&self.claims, &self.writes, &self.reads].map(NearAndFar::get)
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::config::RegionConfig;
 use crate::error::Result;
 use crate::pressure::RegionKind;
-use crate::regions::arenas::Arenas;
+use crate::regions::arenas::{Access, Arenas};
 use crate::regions::backing::{Backing, PageKind};
 use crate::regions::free_list::FreeList;
 use crate::regions::placement::{ArenaPlacement, RegionPlacement};
@@ -128,6 +128,15 @@ pub struct RegionStats {
     pub local_allocations: u64,
     /// Allocations that another node had to serve.
     pub remote_allocations: u64,
+    /// Pages that were begun by a writer on their own node. Zero where the region has no arenas.
+    pub local_writes: u64,
+    /// Pages that were begun by a writer on another node.
+    pub remote_writes: u64,
+    /// Reads of events on their own node, by a sample. Zero unless
+    /// [`NumaConfig::count_reads`](crate::NumaConfig::count_reads) is set and the region has arenas.
+    pub local_reads: u64,
+    /// Reads of events from another node, by a sample.
+    pub remote_reads: u64,
 }
 
 impl Withdrawn {
@@ -194,7 +203,7 @@ impl Region {
             committed: AtomicU32::new(0),
             returned: AtomicU64::new(0),
             counts: CachePadded::default(),
-            touched: AtomicU32::new(0),
+            touched: AtomicU32::new(found.min(ceiling)),
             found: found.min(ceiling),
             pages,
             arenas,
@@ -470,6 +479,13 @@ impl Region {
         self.arenas.as_ref()?.spot_of(frame)
     }
 
+    /// Notes that the calling thread writes or reads what lies on a frame, so many times.
+    pub(crate) fn note_access(&self, frame: u32, access: Access, times: u64) {
+        if let Some(arenas) = &self.arenas {
+            arenas.note(frame, access, times);
+        }
+    }
+
     /// Whether a frame that the caller has just claimed is as the system gave it, which is zero. To be asked each time
     /// that a frame is claimed, if it is asked at all.
     pub(crate) fn is_fresh(&self, frame: u32) -> bool {
@@ -505,8 +521,7 @@ impl Region {
         let committed = u64::from(self.committed.load(Ordering::Relaxed));
         let used = u64::from(self.used_pages());
         let page_size = self.config.page_size;
-        let [local_allocations, remote_allocations] =
-            self.arenas.as_ref().map(Arenas::claims).unwrap_or_default();
+        let [allocations, writes, reads] = self.arenas.as_ref().map(Arenas::counts).unwrap_or_default();
         RegionStats {
             page_size,
             reserved_bytes: self.config.ceiling,
@@ -522,8 +537,12 @@ impl Region {
             returned_bytes: self.returned.load(Ordering::Relaxed),
             huge_pages: self.pages != PageKind::Small,
             arenas: self.arenas.as_ref().map_or(0, Arenas::len) as u32,
-            local_allocations,
-            remote_allocations,
+            local_allocations: allocations[0],
+            remote_allocations: allocations[1],
+            local_writes: writes[0],
+            remote_writes: writes[1],
+            local_reads: reads[0],
+            remote_reads: reads[1],
         }
     }
 

@@ -211,7 +211,9 @@ impl Core {
         self.lanes.prefetch(checked);
         let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
-        self.check_open()?;
+        if !self.life.takes_appends() {
+            return self.shut().map(Err);
+        }
         Ok(self.lanes.append(&pin, &cache, &mut writer, checked, self.lanes.clock.coarse_ms()))
     }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
 use crate::ids::Stream;
 use crate::lanes::append::{Appended, Checked};
+use crate::log::logger::Log;
 use crate::pressure::{Pressure, PressureReason};
 use crate::store::Store;
 use crate::store::admission::Decision;
@@ -24,7 +25,7 @@ const LEVEL_TURN: Duration = Duration::from_millis(100);
 /// A [`Store`] whose waits are awaited. Made of a store, which stays usable beside it; clones are cheap.
 ///
 /// Whatever is in memory is given without a wait. Cold reads run on Tokio's threads for blocking work, so many at once
-/// as was asked for.
+/// as was asked for; so does making room, in a store without threads of its own.
 ///
 /// ```
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -69,7 +70,21 @@ impl AsyncStore {
         }
         core.check_open()?;
         match core.screen(event)? {
-            Screened::Passed(event) => self.append_unscreened(&event).await,
+            Screened::Passed(event) => {
+                let done = self.append_unscreened(&event).await?;
+                if core.log.as_ref().is_some_and(Log::waits) {
+                    let store = self.store.clone();
+                    let wait = move || store.core.acknowledge(done);
+                    return tokio::task::spawn_blocking(wait).await.map_err(|source| {
+                        Error::with_source(
+                            ErrorKind::NotDurable,
+                            "waiting for the disk did not finish",
+                            source,
+                        )
+                    })?;
+                }
+                Ok(done)
+            }
             Screened::DeadLettered => Ok(Appended::DeadLettered),
         }
     }
@@ -117,9 +132,13 @@ impl AsyncStore {
                     if !std::mem::replace(&mut waited, true) {
                         core.admission.count_wait(checked.class, reason);
                     }
-                    core.mover_bell.ring();
-                    // Readers that go make room without ringing.
-                    let _ = tokio::time::timeout(deadline.left(ROOM_TURN), rung).await;
+                    if core.config.background {
+                        core.mover_bell.ring();
+                        // Readers that go make room without ringing.
+                        let _ = tokio::time::timeout(deadline.left(ROOM_TURN), rung).await;
+                    } else {
+                        self.make_room().await?;
+                    }
                 }
                 done => return Ok(done),
             }
@@ -142,8 +161,21 @@ impl AsyncStore {
             if core.pressure() <= level || core.is_closed() {
                 return;
             }
+            if !core.config.background && self.make_room().await.is_err() {
+                return;
+            }
             let _ = tokio::time::timeout(LEVEL_TURN, rung).await;
         }
+    }
+
+    /// Does what the threads would do, where the store has none: on a thread for blocking work, since it may write to the
+    /// cold tier.
+    async fn make_room(&self) -> Result<()> {
+        let store = self.store.clone();
+        let task = tokio::task::spawn_blocking(move || store.core.make_room(Deadline::after(Duration::ZERO)));
+        task.await.map_err(|source| {
+            Error::with_source(ErrorKind::Cold, "making room for an event did not finish", source)
+        })?
     }
 
     /// The event of that id, from memory or from the cold tier.

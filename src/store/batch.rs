@@ -160,23 +160,33 @@ impl Core {
     pub(crate) fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.check_open()?;
         let mut batch = Batch::default();
-        for (number, events) in events.chunks(PART).enumerate() {
+        for (number, part) in events.chunks(PART).enumerate() {
             let from = number * PART;
-            if self.screen.is_active() {
-                let (events, numbers) = self.screen_part(from, events, &mut batch);
-                self.append_part(&events, |at| numbers[at], &mut batch)?;
+            let outcome = if self.screen.is_active() {
+                let (events, numbers) = self.screen_part(from, part, &mut batch);
+                self.append_part(&events, |at| numbers[at], &mut batch)
             } else {
-                self.append_part(events, |at| from + at, &mut batch)?;
+                self.append_part(part, |at| from + at, &mut batch)
+            };
+            if let Err(error) = outcome {
+                // Events have their outcome already, and that must be told.
+                let rest = from + part.len()..events.len();
+                batch.refused.extend(rest.map(|at| (at, error.again())));
+                break;
             }
         }
         batch.refused.sort_by_key(|(at, _)| *at);
         batch.duplicate_at.sort_unstable();
         batch.set_aside.sort_unstable_by_key(|(at, _)| *at);
         batch.duplicates = batch.duplicate_at.len();
+        if batch.stored + batch.duplicates > 0 {
+            self.wait_for_log()?;
+        }
         Ok(batch)
     }
 
-    /// Appends a part. `number` says which of the batch each of its events is.
+    /// Appends a part. `number` says which of the batch each of its events is. After an error, which means that the store
+    /// was closed, each has its outcome, too.
     fn append_part(
         &self,
         events: &[Event<'_>],
@@ -197,10 +207,18 @@ impl Core {
             }
         }
         let mut groups = Groups::new(&checked, self.lanes.partitions.len());
-        match self.append_groups(&checked, &mut groups, batch, false)? {
-            (_, None) => Ok(()),
-            (_, Some(short)) => self.append_when_short(&checked, &mut groups, batch, short),
-        }
+        let outcome = match self.append_groups(&checked, &mut groups, batch, false) {
+            Ok((_, None)) => Ok(()),
+            Ok((_, Some(short))) => self.append_when_short(&checked, &mut groups, batch, short),
+            Err(error) => Err(error),
+        };
+        outcome.inspect_err(|error| {
+            groups.unpark(&checked);
+            groups.take(|at| {
+                batch.refused.push((checked[at as usize].at as usize, error.again()));
+                true
+            });
+        })
     }
 
     /// Waits for room for what is left of a part, and appends it turn by turn. The pin has ended: what waits for readers
@@ -353,7 +371,10 @@ impl Core {
         batch: &mut Batch,
     ) -> Result<Progress> {
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
-        self.check_open()?;
+        if !self.life.takes_appends() {
+            let full = Some(self.shut()?);
+            return Ok(Progress { done: 0, full });
+        }
         let before = batch.duplicate_at.len();
         let duplicate_at = &mut batch.duplicate_at;
         let duplicate = |event: &Checked<'_, '_>| duplicate_at.push(event.at as usize);

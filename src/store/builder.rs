@@ -1,6 +1,7 @@
 //! Opening: checks what the cold tier holds against the configuration, and puts the parts together.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigFault, OnFull};
@@ -11,6 +12,10 @@ use crate::ids::LaneId;
 use crate::index::classes::ClassResolver;
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
+use crate::lanes::attach::{Files, Image};
+use crate::log::logger::Log;
+use crate::log::replay::Replayed;
+use crate::log::segment::Identity;
 use crate::observe::recovered::{Recovered, RecoveryProgress};
 use crate::observe::stats::histogram;
 use crate::pressure::RegionKind;
@@ -18,8 +23,10 @@ use crate::regions::region::Region;
 use crate::store::Store;
 use crate::store::admission::{Admission, FullHandler};
 use crate::store::core::{Core, Kept};
+use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
-use crate::store::recover::{OnRecovery, recover};
+use crate::store::life::Life;
+use crate::store::recover::{OnRecovery, attach, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -42,6 +49,7 @@ pub struct StoreBuilder {
     on_prefault: Option<Box<Progress>>,
     handler: Option<Arc<dyn FullHandler>>,
     on_recovery: Option<OnRecovery>,
+    seed: Option<u64>,
 }
 
 /// How the configured buffers are divided.
@@ -75,6 +83,7 @@ impl StoreBuilder {
             on_prefault: None,
             handler: None,
             on_recovery: None,
+            seed: None,
         }
     }
 
@@ -131,31 +140,42 @@ impl StoreBuilder {
     }
 
     /// Says what is missing of what the classes ask for.
-    fn check_on_full(&self) -> Result<()> {
-        let asks = |what: OnFull| {
-            let config = &self.config;
-            config.classes.iter().any(|class| class.on_full.unwrap_or(config.on_full) == what)
-        };
-        let fault = |what: &str, missing: &str| ConfigFault {
-            field: "on_full".into(),
-            problem: format!(
-                "a class says {what}, but the store has no {missing}: give one to the StoreBuilder"
-            ),
+    fn check_parts(&self) -> Result<()> {
+        let (config, letters) = (&self.config, self.dead_letters.is_some());
+        let asks =
+            |what: OnFull| config.classes.iter().any(|class| class.on_full.unwrap_or(config.on_full) == what);
+        let fault = |field: String, asks: &str, missing: &str| ConfigFault {
+            field,
+            problem: format!("{asks}, but the store has no {missing}: give one to the StoreBuilder"),
         };
         let mut faults = Vec::new();
         if asks(OnFull::Ask) && self.handler.is_none() {
-            faults.push(fault("OnFull::Ask", "handler (StoreBuilder::on_full)"));
+            let missing = "handler (StoreBuilder::on_full)";
+            faults.push(fault("on_full".into(), "a class says OnFull::Ask", missing));
         }
-        if asks(OnFull::DeadLetter) && self.dead_letters.is_none() {
-            faults.push(fault("OnFull::DeadLetter", "dead letters (StoreBuilder::dead_letters)"));
+        let missing = "dead letters (StoreBuilder::dead_letters)";
+        if asks(OnFull::DeadLetter) && !letters {
+            faults.push(fault("on_full".into(), "a class says OnFull::DeadLetter", missing));
+        }
+        for class in config.classes.iter().filter(|class| class.skew.needs_letters() && !letters) {
+            let field = format!("class {:?}.skew.outside", class.name);
+            faults.push(fault(field, "says Outside::DeadLetter", missing));
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::config(faults)) }
     }
 
-    /// Is told how far the opening is that takes over the pages of an earlier run: it walks over every record in memory.
-    /// Called from several threads.
+    /// Is told how far the opening is that takes over the pages of an earlier run, where it walks over every record in
+    /// memory: it need not where that run was closed ([`Recovered::attached`]). Called from several threads.
     pub fn on_recovery(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
         self.on_recovery = Some(Box::new(tell));
+        self
+    }
+
+    /// The number by which a new store distributes streams: for tests whose runs must not differ. Otherwise nobody can
+    /// know it, so nobody can choose names that collide.
+    #[doc(hidden)]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 
@@ -165,7 +185,7 @@ impl StoreBuilder {
     /// As for [`Store::open`]; and [`InvalidConfig`](ErrorKind::InvalidConfig) when a class wants a handler or dead
     /// letters that were not given.
     pub fn open(self) -> Result<Store> {
-        self.check_on_full()?;
+        self.check_parts()?;
         let Self {
             mut config,
             clock,
@@ -176,6 +196,7 @@ impl StoreBuilder {
             on_prefault,
             handler,
             on_recovery,
+            seed,
         } = self;
         let shares = Shares::of(config.buffers);
         let taken = Taken::open(&config)?;
@@ -186,54 +207,95 @@ impl StoreBuilder {
         {
             config.adopt_partitions(earlier.partitions)?;
         }
-        let earlier_seed = earlier.map(|earlier| earlier.seed);
+        let found_log = FoundLog::take(&config, earlier.is_some())?;
+        let replayed = found_log.as_ref().and_then(FoundLog::replayed);
+        if let Some(identity) = replayed.filter(|_| !config.partitions_fixed) {
+            config.adopt_partitions(identity.partitions)?;
+        }
+        let earlier_seed = earlier.map(|earlier| earlier.seed).or(replayed.map(|identity| identity.seed));
         let tier = match (cold, &config.data_dir) {
             (Some(tier), _) => Some(tier),
             (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
             (None, None) => None,
         };
         let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        let wanted = earlier_seed.or(seed);
         let seed = match &tier {
-            Some(tier) => agree(&mut config, tier.as_ref(), earlier_seed)?,
-            None => earlier_seed.unwrap_or_else(fresh_seed),
+            Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
+            None => wanted.unwrap_or_else(fresh_seed),
         };
-        let (shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
+        if let Some(log) = &found_log {
+            log.check(seed, config.partitions)?;
+        }
+        // Pages that are put back have the numbers that they had.
+        let begun = replayed.map_or(begun, |identity| identity.first_seq);
+        let (mut shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
             Some((shared, earlier)) => (Some(shared), earlier),
             None => (None, None),
         };
         let first_seq = earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let names = Names::new(seed, shares.names);
-        let screen = Screen::new(&config, seed, resolver, dead_letters.clone())?;
+        let screen = Screen::new(&config, seed, resolver, dead_letters.clone());
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let machine = Arc::new(Machine::new(&config)?);
         let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let confirmed = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane)).max(first_seq);
         let end_seq = |lane| {
-            if first_seq > 0 && earlier.is_none() {
+            if first_seq > 0 && earlier.is_none() && replayed.is_none() {
                 return first_seq;
             }
             confirmed(lane).max(removed.get(&lane).map_or(0, |seq| seq.saturating_add(1)))
         };
-        let dir = shared.as_ref().map(|shared| &shared.dir);
-        let lanes = Lanes::new(&config, &system, &machine, dir, seed, clock, end_seq)?;
+        let image = shared.as_mut().and_then(|shared| shared.image.take());
+        let open = |image: Option<&Image>| {
+            let files = shared.as_ref().map(|shared| Files { dir: &shared.dir, image });
+            Lanes::new(&config, &system, &machine, files, seed, clock.clone(), end_seq)
+        };
+        let image = image.and_then(|words| Image::parse(&words, &config));
+        let attached = image.and_then(|image| {
+            let lanes = open(Some(&image)).ok()?;
+            let known = |lane| [end_seq(lane), confirmed(lane)];
+            let recovered = attach(&lanes, &image, cold.as_ref(), &known)?;
+            Some((lanes, recovered))
+        });
+        let (lanes, attached) = match attached {
+            Some((lanes, recovered)) => (lanes, Some(recovered)),
+            None => (open(None)?, None),
+        };
         worker::prefault(
             &machine,
             &[&system, &lanes.pages.hot, &lanes.pages.warm, &lanes.index_region],
             on_prefault.as_deref(),
         )?;
         machine.is_open();
+        let parts = Parts { config: &config, lanes: &lanes, names: &names, cold: cold.as_ref() };
         let kept = shared.map(|shared| {
-            keep(shared, earlier, &config, &lanes, &names, cold.as_ref(), &confirmed, on_recovery.as_ref())
+            keep(
+                shared,
+                earlier,
+                attached,
+                found_log,
+                parts,
+                seed,
+                first_seq,
+                &confirmed,
+                on_recovery.as_ref(),
+            )
         });
-        let kept = kept.transpose()?;
+        let (kept, log) = kept.transpose()?.unzip();
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
         let spiller = Spiller::new(&lanes, histogram()?, spillers);
+        if let Some(cold) = &cold {
+            spiller.expect(&lanes, cold);
+        }
         let admission = Admission::new(&config, handler, dead_letters);
-        Store::start(Core::new(
+        let core = Core::new(
+            Life::begin()?,
             kept,
+            log.flatten(),
             config,
             machine,
             system,
@@ -245,7 +307,9 @@ impl StoreBuilder {
             EvictionShared::new(count),
             spiller,
             admission,
-        ))
+        );
+        core.fit_found();
+        Store::start(core)
     }
 }
 
@@ -263,32 +327,61 @@ fn open_cold(
     Ok(cold)
 }
 
+/// Parts of a store that is being opened.
+#[derive(Clone, Copy)]
+struct Parts<'p> {
+    config: &'p Config,
+    lanes: &'p Lanes,
+    names: &'p Names,
+    cold: Option<&'p ColdReader>,
+}
+
 #[expect(clippy::too_many_arguments, reason = "the parts that something was kept of")]
 /// Takes over what the files of an earlier run hold, and begins to keep there what this one does.
 fn keep(
     shared: Shared,
     earlier: Option<Earlier>,
-    config: &Config,
-    lanes: &Lanes,
-    names: &Names,
-    cold: Option<&ColdReader>,
+    attached: Option<Recovered>,
+    found_log: Option<FoundLog>,
+    parts: Parts<'_>,
+    seed: u64,
+    first_seq: u64,
     confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
     tell: Option<&OnRecovery>,
-) -> Result<Kept> {
-    let (log, entries) = shared.names()?;
+) -> Result<(Kept, Option<Log>)> {
+    let Parts { config, lanes, names, cold } = parts;
+    let (log, entries) = match &found_log {
+        Some(log) => log.names(&shared.dir)?,
+        None => shared.names()?,
+    };
     let found = names.restore_log(log, &entries.entries);
     let last_id = shared.last_id()?;
-    let recovered = match &earlier {
-        None => None,
-        Some(earlier) => Some(Recovered {
-            was_closed: earlier.was_closed(),
-            names: found,
-            damaged_name_bytes: entries.damaged,
-            ..recover(config, lanes, cold, confirmed, tell)?
-        }),
+    let marks = found_log.as_ref().map(|log| log.marks(&shared.dir, config)).transpose()?;
+    let recovered = match (&earlier, &found_log, &marks) {
+        (Some(earlier), ..) => {
+            let recovered = attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?;
+            Some(Recovered { was_closed: earlier.was_closed(), ..recovered })
+        }
+        (None, Some(log), Some(marks)) if log.must_replay => {
+            let begin = clock::now();
+            let replayed = log.replay(config, lanes, marks, confirmed)?;
+            let Replayed { found, lost, damaged, last_id: last } = replayed;
+            last_id[0].fetch_max(last, Ordering::Relaxed);
+            let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
+            let took = begin.elapsed();
+            Some(Recovered { from_log: true, damaged_log_parts: damaged, took, ..recovered })
+        }
+        _ => None,
+    };
+    let names_found =
+        |recovered| Recovered { names: found, damaged_name_bytes: entries.damaged, ..recovered };
+    let identity = Identity { seed, partitions: config.partitions, first_seq };
+    let log = match (found_log, marks) {
+        (Some(log), Some(marks)) => Some(log.begin(config, lanes, marks, identity)?),
+        _ => None,
     };
     shared.opened()?;
-    Ok(Kept { recovered, last_id, shared })
+    Ok((Kept { recovered: recovered.map(names_found), last_id, shared }, log))
 }
 
 /// A number that differs from store to store, so that nobody can choose names or ids that collide.

@@ -16,7 +16,8 @@ use crate::eviction::millis;
 use crate::ids::{Class, LaneId, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
-use crate::lanes::partition::Lane;
+use crate::lanes::partition::{Lane, Partition};
+use crate::log::logger::Log;
 use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
 use crate::pages::removed::Removed;
@@ -26,7 +27,9 @@ use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::admission::Admission;
 use crate::store::guard::Guard;
+use crate::store::life::Life;
 use crate::store::listeners::Listeners;
+use crate::store::recover::run_all;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
 use crate::store::shared::Shared;
@@ -47,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) sizes: Sizes,
     /// Whether the policy wants to know when pages are read.
     notes_reads: bool,
+    /// Whether it is counted from which node events are read.
+    counts_reads: bool,
     pub(crate) config: Config,
     pub(crate) machine: Arc<Machine>,
     pub(crate) system: Region,
@@ -58,7 +63,11 @@ pub(crate) struct Core {
     pub(crate) shared: EvictionShared,
     pub(crate) tidy: Mutex<Tidy>,
     pub(crate) spiller: Spiller,
-    closed: AtomicBool,
+    pub(crate) life: Life,
+    /// What makes what was appended survive the loss of power, if anything does.
+    pub(crate) log: Option<Log>,
+    /// Rung when the log's thread is to look up.
+    pub(crate) log_bell: Bell,
     last_id: CachePadded<AtomicU64>,
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
@@ -127,7 +136,9 @@ impl Bell {
 impl Core {
     #[expect(clippy::too_many_arguments, reason = "the parts of a store")]
     pub(crate) fn new(
+        life: Life,
         kept: Option<Kept>,
+        log: Option<Log>,
         config: Config,
         machine: Arc<Machine>,
         system: Region,
@@ -141,7 +152,8 @@ impl Core {
         admission: Admission,
     ) -> Self {
         let notes_reads = engine.wants_reads();
-        if notes_reads {
+        let counts_reads = config.numa.count_reads && lanes.pages.hot.spot_of(0).is_some();
+        if notes_reads || counts_reads {
             lanes.note_reads();
         }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
@@ -149,6 +161,7 @@ impl Core {
         Self {
             sizes,
             notes_reads,
+            counts_reads,
             config,
             machine,
             system,
@@ -160,7 +173,9 @@ impl Core {
             shared,
             tidy: Mutex::new(Tidy::new()),
             spiller,
-            closed: AtomicBool::new(false),
+            life,
+            log,
+            log_bell: Bell::default(),
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
@@ -180,12 +195,12 @@ impl Core {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        !self.life.is_open()
     }
 
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
+        self.life.check()
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -231,6 +246,9 @@ impl Core {
         if self.notes_reads {
             self.lanes.pages.touch(page, Stamps::second(now_ms));
         }
+        if self.counts_reads {
+            self.lanes.pages.note_reader(page);
+        }
     }
 
     /// Whether retention still keeps events of that class and time.
@@ -266,6 +284,7 @@ impl Core {
         // Neither appends nor reads wait for this.
         let _turn = self.removing[id as usize % REMOVERS].lock();
         if self.remove_from_memory(id)? {
+            self.wait_for_log()?;
             return Ok(true);
         }
         let Some(cold) = &self.cold else { return Ok(false) };
@@ -293,11 +312,21 @@ impl Core {
         let generation = place.generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
         let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
-        // What the cold tier may have is noted there first: if that fails, nothing has changed.
-        let noted = spilled().map(|cold| cold.remove(id, lane, seq)).transpose()?;
-        if !self.lanes.pages.note_removed(addr, generation) {
+        // What can fail comes first, and if any of it does, nothing has changed. The tier is told before it is noted: a
+        // process that ends in between leaves an event that the next one finds removed, in memory as in the tier.
+        let Some(note) = self.lanes.pages.note_removed(addr, generation) else {
             return Err(self.no_room_for_removals());
-        }
+        };
+        let noted = match spilled().map(|cold| cold.remove(id, lane, seq)).transpose() {
+            Ok(noted) => noted,
+            Err(error) => {
+                note(false);
+                return Err(error);
+            }
+        };
+        // From now on it is removed, whatever happens.
+        note(true);
+        self.lanes.pages.tell_removed(addr, generation);
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
             self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
@@ -337,6 +366,7 @@ impl Core {
             self.expire_cold()?;
             self.keep_cold()?;
             self.look_round();
+            self.turn_log();
             if progress.pages == 0 && !progress.more && spilled == 0 {
                 self.tidy();
                 self.ring_room();
@@ -468,7 +498,7 @@ impl Core {
 
     /// Refuses appends from now on. `false`: somebody else has closed the store.
     pub(crate) fn begin_close(&self) -> bool {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if !self.life.close() {
             return false;
         }
         // Appends look at the flag under their partition's lock: after this, none is under way.
@@ -491,13 +521,30 @@ impl Core {
             }
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
+        let _ = self.sync_log(deadline);
         self.let_cold_go();
         let report = self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before);
         if let Some(kept) = &self.kept {
+            let image = if kept.shared.can_be_attached() { self.image(deadline) } else { None };
             // If this cannot be noted, the next opening takes it that the process ended some other way, which is as well.
-            let _ = kept.shared.closed(self.cold.is_some() && report.left == 0);
+            let settled = self.cold.is_some() && report.left == 0;
+            let _ = kept.shared.closed(settled, image.as_deref());
+            self.close_log(settled);
         }
         report
+    }
+
+    /// What the next opening needs beside the files so as to go on with them as they are. `None`: somebody is removing an
+    /// event, and waits for the cold tier.
+    fn image(&self, deadline: Deadline) -> Option<Vec<u64>> {
+        // Whoever was let in before the store was closed has done what he does. If he comes only now, he changes the files,
+        // and they do not sum up to what they did.
+        let wait = || deadline.left(Duration::from_secs(1)).max(Duration::from_millis(1));
+        let removing: Option<Vec<_>> = self.removing.iter().map(|turn| turn.try_lock_for(wait())).collect();
+        let _removing = removing?;
+        let _engine = self.engine.lock();
+        let writers: Vec<_> = self.lanes.partitions.iter().map(Partition::lock).collect();
+        Some(self.lanes.image(&self.config, &writers, &run_all).words())
     }
 
     /// What is where at the end, after a close that wrote so many events.

@@ -264,7 +264,7 @@ impl Iterator for FetchHistory<'_> {
             Some(walks) => walks,
             None if self.core.is_closed() => {
                 self.walks = Some(Vec::new());
-                return Some(Err(Error::closed()));
+                return Some(Err(self.core.life.error()));
             }
             None => {
                 self.deadline = Deadline::after(self.timeout);

@@ -78,7 +78,8 @@ impl<'s> FetchScan<'s> {
         self
     }
 
-    /// Only events whose header the predicate takes.
+    /// Only events whose header the predicate takes. It is shown those that match all else and exist; the same event may be
+    /// shown twice, when its page leaves memory while it is read.
     pub fn filter_header(mut self, predicate: impl FnMut(&EventHeader) -> bool + Send + 's) -> Self {
         self.filter.set_predicate(predicate);
         self
@@ -190,7 +191,8 @@ impl<'s> FetchScan<'s> {
             let mut gone = false;
             let outcome = lanes.pages.walk(&pin, place, meta.committed(), |offset, event| {
                 let live = || meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(page, offset, 0));
-                if filter.matches(&event) && core.is_kept(&event, state.now_ms) && live() {
+                let exists = filter.matches(&event) && core.is_kept(&event, state.now_ms) && live();
+                if exists && filter.takes(&event) {
                     found.push(event.into_owned());
                 }
                 true
@@ -219,8 +221,8 @@ impl<'s> FetchScan<'s> {
         let Some(block) = cold.load(id, state.deadline)? else { return Ok(()) };
         for row in block.rows().iter().filter(|row| choose(row)) {
             let event = block.event(row);
-            let kept = self.core.is_kept(&event, state.now_ms);
-            if self.filter.matches(&event) && kept && !cold.is_removed(id.lane(), row) {
+            let exists = || self.core.is_kept(&event, state.now_ms) && !cold.is_removed(id.lane(), row);
+            if self.filter.matches(&event) && exists() && self.filter.takes(&event) {
                 found.push(event);
             }
         }
@@ -234,7 +236,7 @@ impl Iterator for FetchScan<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.core.is_closed() && self.state.is_none() {
             self.state = Some(State { sources: Vec::new(), ..self.begin() });
-            return Some(Err(Error::closed()));
+            return Some(Err(self.core.life.error()));
         }
         let mut state = match self.state.take() {
             Some(state) => state,

@@ -60,6 +60,7 @@ impl Core {
             pinned_bytes: self.lanes.readers.limbo().pinned_bytes(),
             listener_panics: self.listeners.panics.load(Ordering::Relaxed),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
+            log: self.log_stats(),
             locked_bytes: self.machine.locked.load(Ordering::Relaxed),
             warnings: self.machine.warnings(),
         }

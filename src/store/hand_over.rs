@@ -72,12 +72,19 @@ pub struct Drained {
     pub set_aside: usize,
     /// Events that the store will never take: their number in the order of pushing, and why. They have left the queue.
     pub refused: Vec<(u64, Error)>,
-    /// Events that found no room, and stay in the queue for the next drain.
+    /// Events that found no room, or a store that was closed meanwhile, and stay in the queue for the next drain.
     pub left: usize,
-    /// Why they found none.
+    /// Why they stay.
     pub pressure: Option<Error>,
     /// Whether the queue is closed and empty.
     pub ended: bool,
+}
+
+impl Drained {
+    /// Whether no event got an outcome.
+    fn is_empty(&self) -> bool {
+        self.stored + self.duplicates + self.set_aside + self.refused.len() == 0
+    }
 }
 
 struct Coming {
@@ -231,7 +238,8 @@ impl HandOver {
     /// Appends what is in the queue, as far as there is room in the store, waiting up to `wait` for a first event.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed) when the store is closed; what has no outcome then stays in the queue.
+    /// [`Closed`](ErrorKind::Closed) when the store is closed; what is in the queue stays there. If it is closed while this
+    /// runs, what has an outcome is told first ([`Drained::pressure`] says why the rest has none), and the next call fails.
     pub fn drain(&self, wait: Duration) -> Result<Drained> {
         let mut going = self.going.lock();
         let mut drained = Drained::default();
@@ -241,8 +249,12 @@ impl HandOver {
         let mut begin = 0;
         while begin < going.left.len() {
             let end = going.left.len().min(begin + DRAIN);
-            let kept = self.append(&mut going, begin..end, &mut drained)?;
-            begin += kept;
+            match self.append(&mut going, begin..end, &mut drained) {
+                Ok(kept) => begin += kept,
+                Err(error) if drained.is_empty() => return Err(error),
+                // Those before have their outcome, and it is told; the next call meets the error again.
+                Err(error) => drained.pressure = Some(error),
+            }
             if drained.pressure.is_some() {
                 break;
             }

@@ -7,6 +7,7 @@ mod batch;
 mod builder;
 pub(crate) mod contract;
 mod core;
+mod durable;
 mod fetch_history;
 mod fetch_scan;
 mod figures;
@@ -14,6 +15,7 @@ mod guard;
 mod hand_over;
 mod history;
 mod letters;
+mod life;
 mod listeners;
 mod placement;
 mod recover;
@@ -124,11 +126,12 @@ impl Store {
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name of 0 or more than 1024 bytes;
-    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when the memory for names is used up.
+    /// [`MemoryPressure`](ErrorKind::MemoryPressure) when the memory for names is used up; [`Closed`](ErrorKind::Closed)
+    /// for a new one when the store is closed.
     pub fn stream(&self, name: &str) -> Result<Stream> {
         match self.core.names.find(name) {
             Some(stream) => Ok(stream),
-            None => self.core.names.intern(name),
+            None => self.core.life.check().and_then(|()| self.core.names.intern(name)),
         }
     }
 
@@ -223,13 +226,16 @@ impl Store {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a class that the store does not have,
     /// [`OutsideWindow`](ErrorKind::OutsideWindow) for a timestamp that the class does not take, what the dead letters or
     /// the [`ClassResolver`](crate::ClassResolver) say, [`Closed`](ErrorKind::Closed). Nothing is stored then.
+    /// [`NotDurable`](ErrorKind::NotDurable) when the log of [`Durability::Disk`](crate::Durability::Disk) fails: with
+    /// [`DiskSync::EveryBatch`](crate::DiskSync::EveryBatch) the event may be stored all the same.
     pub fn append(&self, event: &Event<'_>) -> Result<Appended> {
         self.core.append(event, self.core.config.append_timeout)
     }
 
     /// Appends an event that has been screened before.
     fn append_unscreened(&self, event: &Event<'_>) -> Result<Appended> {
-        self.core.append_unscreened(event, self.core.config.append_timeout)
+        let done = self.core.append_unscreened(event, self.core.config.append_timeout)?;
+        self.core.acknowledge(done)
     }
 
     /// Appends an event if there is room for it now.
@@ -254,10 +260,38 @@ impl Store {
     /// finds no room in [`Config::append_timeout`], the events not yet tried are refused with it.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed); if the store is closed in the middle of the batch, some of it may have been
-    /// stored. Everything else is in the [`Batch`].
+    /// [`Closed`](ErrorKind::Closed). Everything else is in the [`Batch`]: if the store is closed in the middle, or its log
+    /// breaks, the events that it does not have are refused with that error.
+    /// [`NotDurable`](ErrorKind::NotDurable), with [`DiskSync::EveryBatch`](crate::DiskSync::EveryBatch), when the disk does
+    /// not keep what was stored, which is in memory then all the same.
     pub fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.core.append_batch(events)
+    }
+
+    /// Waits until what was appended and removed before survives what the store's mode promises. With
+    /// [`Durability::Disk`](crate::Durability::Disk) that is the loss of power, and many who wait share one turn of the
+    /// disk; the other modes keep their promises by themselves, so it returns at once.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join("esker-doc-sync");
+    /// # let config = esker::Config::builder().memory("16MiB").data_dir(&dir);
+    /// use std::time::Duration;
+    ///
+    /// use esker::{DiskSync, Durability, Event, Store};
+    ///
+    /// let mode = Durability::Disk(DiskSync::Interval(Duration::from_millis(100)));
+    /// let store = Store::open(config.durability(mode).build()?)?;
+    /// store.append(&Event::new(store.stream("a")?, store.next_id(), 0, 0))?;
+    /// store.sync()?;
+    /// # store.close(Duration::from_secs(10))?;
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotDurable`](ErrorKind::NotDurable) when the disk fails, or has not answered in ten seconds (or
+    /// [`Config::append_timeout`], if that is longer); [`Closed`](ErrorKind::Closed).
+    pub fn sync(&self) -> Result<()> {
+        self.core.sync()
     }
 
     /// A guard for reading from memory. What it reads stays where it is until the guard is dropped, so pages that
@@ -300,7 +334,9 @@ impl Store {
     /// tier an event that exists is removed before such a one.
     ///
     /// # Errors
-    /// What the cold tier says; [`Closed`](ErrorKind::Closed).
+    /// What the cold tier says; [`MemoryPressure`](ErrorKind::MemoryPressure) when no more removals can be noted
+    /// ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
+    /// that one which was just being written to a tier that fails may have left memory already: call again.
     pub fn remove(&self, id: u64) -> Result<bool> {
         self.core.remove(id)
     }
@@ -377,8 +413,9 @@ impl Store {
     /// when there is nothing left to do for now.
     ///
     /// # Errors
-    /// What the cold tier says.
+    /// What the cold tier says; [`Closed`](ErrorKind::Closed).
     pub fn maintain(&self) -> Result<()> {
+        self.core.life.check()?;
         self.core.maintain()?;
         self.core.defrag_all();
         Ok(())
@@ -434,15 +471,14 @@ impl Store {
     /// [`CloseReport::left`].
     pub fn close(&self, deadline: Duration) -> Result<CloseReport> {
         if !self.core.begin_close() {
-            return Err(Error::closed());
+            return Err(self.core.life.error());
         }
         Ok(self.workers.close(Deadline::after(deadline)))
     }
 
     /// Stops without writing anything: what only memory has is lost, as in a crash. For tests of what survives one.
     pub fn abandon(self) {
-        self.core.begin_close();
-        if self.workers.stop(Deadline::after(ABANDON_LIMIT)) {
+        if self.core.begin_close() && self.workers.stop(Deadline::after(ABANDON_LIMIT)) {
             self.core.let_cold_go();
         }
     }

@@ -2,7 +2,7 @@
 //! at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -11,19 +11,40 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LaneId;
 use crate::lanes::append::Lanes;
+use crate::lanes::attach::{Attached, Image};
 use crate::lanes::restore::{Rebuilt, Source};
 use crate::observe::recovered::{Recovered, RecoveryProgress};
-
 use crate::pages::restore::{FoundPage, Quarantine};
 use crate::tiers::reader::ColdReader;
 
 /// Told how far a recovery is.
 pub(crate) type OnRecovery = Box<dyn Fn(RecoveryProgress) + Send + Sync>;
 
+/// Jobs that are worth a thread.
+const JOBS_EACH: usize = 4;
 /// Pages after which somebody is told again.
 const TELL_EVERY: u64 = 256;
 
-/// Takes over what the files hold.
+/// Takes over what the files hold, as a store that was closed has left it. `None`: something is not as it was left, and the
+/// lanes cannot be used. `known` tells below which page number the cold tier knows of events of a lane, and below which it
+/// has all of them.
+pub(crate) fn attach(
+    lanes: &Lanes,
+    image: &Image,
+    cold: Option<&ColdReader>,
+    known: &dyn Fn(LaneId) -> [u64; 2],
+) -> Option<Recovered> {
+    let begin = clock::now();
+    if !lanes.is_as(image, &run_all) {
+        return None;
+    }
+    let tombstones = cold.map(ColdReader::removed).unwrap_or_default();
+    let Attached { pages, events, removed } = lanes.attach(image, known, &tombstones)?;
+    let took = begin.elapsed();
+    Some(Recovered { attached: true, pages, events, removed, took, ..Recovered::default() })
+}
+
+/// Takes over what the files hold, whatever that is: looks at all of it.
 ///
 /// # Errors
 /// [`ErrorKind::Incompatible`] when the cold tier is of another history, [`ErrorKind::MemoryPressure`] when the index is
@@ -42,13 +63,31 @@ pub(crate) fn recover(
     let is_lane = |lane: LaneId| lane.partition() < config.partitions && lane.class().index() < classes;
     let mut lost = Quarantine::default();
     let found = lanes.pages.take_stock(is_lane, &mut lost);
+    if lost.pages == 0 {
+        check_history(&found, confirmed)?;
+    }
+    let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
+    Ok(Recovered { took: begin.elapsed(), ..recovered })
+}
+
+/// Builds the indexes of pages that are there, of which none is in use yet.
+///
+/// # Errors
+/// As for [`recover`].
+pub(crate) fn take_over(
+    config: &Config,
+    lanes: &Lanes,
+    cold: Option<&ColdReader>,
+    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    tell: Option<&OnRecovery>,
+    found: Vec<FoundPage>,
+    lost: Quarantine,
+) -> Result<Recovered> {
+    let begin = clock::now();
     let (of, done) = (found.len() as u64, AtomicU64::new(0));
     let mut partitions: Vec<Vec<FoundPage>> = vec![Vec::new(); config.partitions];
     for page in found {
         partitions[page.lane.partition()].push(page);
-    }
-    if lost.pages == 0 {
-        partitions.iter().try_for_each(|pages| check_history(pages, confirmed))?;
     }
     let progress = || {
         let pages = done.fetch_add(1, Ordering::Relaxed) + 1;
@@ -63,6 +102,7 @@ pub(crate) fn recover(
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
         confirmed,
+        has_block: &|lane, seq| cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some()),
         progress: &progress,
     };
     let mut rebuilt = rebuild(lanes, partitions, &source)?;
@@ -102,6 +142,27 @@ fn check_history(found: &[FoundPage], confirmed: &dyn Fn(LaneId) -> u64) -> Resu
         }
     }
     Ok(())
+}
+
+/// Runs jobs on as many threads as there are processors, and gives what came of them in their order.
+pub(crate) fn run_all(jobs: usize, job: &(dyn Fn(usize) -> u32 + Sync)) -> Vec<u32> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.div_ceil(JOBS_EACH));
+    let done: Vec<AtomicU32> = (0..jobs).map(|_| AtomicU32::new(0)).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(done) = done.get(number) else { return };
+                done.store(job(number), Ordering::Relaxed);
+            }
+        };
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_iter().map(AtomicU32::into_inner).collect()
 }
 
 /// Builds the indexes of all partitions anew, on as many threads as there are processors.

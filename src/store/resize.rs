@@ -125,6 +125,54 @@ impl Core {
         Ok(report)
     }
 
+    /// Says so when pages were found above the size that is configured for a region, since it had been made larger, and
+    /// makes the others as much smaller as their contents let them be, so that all stay within the bound.
+    pub(crate) fn fit_found(&self) {
+        let configured = [(RegionKind::Hot, self.config.hot.max), (RegionKind::Warm, self.config.warm.max)];
+        let size = |kind| {
+            let region = self.region(kind);
+            u64::from(region.pages_max()) * u64::from(region.page_size())
+        };
+        let raised = |(kind, max): &(RegionKind, u64)| size(*kind) > *max;
+        let raised: Vec<(RegionKind, u64)> = configured.into_iter().filter(raised).collect();
+        if raised.is_empty() {
+            return;
+        }
+        let parts = || self.bytes_with(RegionKind::Hot, size(RegionKind::Hot));
+        let numbers = self.config.logical_pages(parts()[0], parts()[1]).max(self.lanes.pages.numbers_limit());
+        let system = self.config.system_bytes(numbers, parts()[2]);
+        self.lanes.pages.raise_numbers(numbers);
+        self.sizes.system_bytes.fetch_max(system, Ordering::Relaxed);
+        let total = || self.sizes.system_bytes() + self.config.buffers + parts().iter().sum::<u64>();
+        let mut told: Vec<String> = Vec::new();
+        for (kind, max) in &raised {
+            let (now, max) = (ByteSize::new(size(*kind)), ByteSize::new(*max));
+            told.push(format!("{now} instead of {max} for the {kind} region"));
+        }
+        let others = [RegionKind::Warm, RegionKind::Hot, RegionKind::Index];
+        for kind in others.into_iter().filter(|kind| raised.iter().all(|(other, _)| other != kind)) {
+            let (before, over) = (size(kind), total().saturating_sub(self.config.memory));
+            let least = self.least_pages(kind) * u64::from(self.region(kind).page_size());
+            if over == 0 || before <= least {
+                continue;
+            }
+            let page = u64::from(self.region(kind).page_size());
+            let wanted = before.saturating_sub(over.next_multiple_of(page)).max(least);
+            // What it holds stays; it is as large as that then.
+            if self.resize(kind, wanted, Deadline::after(Duration::ZERO)).is_ok() && size(kind) < before {
+                let (now, before) = (ByteSize::new(size(kind)), ByteSize::new(before));
+                told.push(format!("{now} instead of {before} for the {kind} region"));
+            }
+        }
+        let over = total().saturating_sub(self.config.memory);
+        let beyond = format!("; this is {} more than `memory`", ByteSize::new(over));
+        self.machine.warn(format!(
+            "opened with {}: pages were found there, since regions had been resized{}. Resize them as you want them to be, or              configure the sizes that they have",
+            told.join(", "),
+            if over > 0 { &beyond } else { "" }
+        ));
+    }
+
     fn set_max(&self, kind: RegionKind, pages: u32) {
         self.region(kind).set_max(pages);
         if kind == RegionKind::Hot {

@@ -65,12 +65,18 @@ impl<'a> Filter<'a> {
         self.kind.is_none() && self.flags == 0 && self.predicate.is_none()
     }
 
+    /// Whether an event is one that was asked for, as far as the caller's own predicate does not decide.
     #[inline]
-    pub(crate) fn matches(&mut self, event: &EventRef<'_>) -> bool {
+    pub(crate) fn matches(&self, event: &EventRef<'_>) -> bool {
         self.range.is_some_and(|(first, last)| (first..=last).contains(&event.timestamp()))
             && self.kind.is_none_or(|kind| event.kind() == kind)
             && event.flags() & self.flags == self.flags
-            && self.predicate.as_mut().is_none_or(|predicate| predicate(&event.header()))
+    }
+
+    /// Whether the caller's predicate takes an event. To be asked last: it is shown only what matches and exists.
+    #[inline]
+    pub(crate) fn takes(&mut self, event: &EventRef<'_>) -> bool {
+        self.predicate.as_mut().is_none_or(|predicate| predicate(&event.header()))
     }
 }
 
@@ -203,7 +209,8 @@ impl<'g> Scan<'g> {
         self
     }
 
-    /// Only events whose header the predicate takes. It is asked before the event's bytes are looked at.
+    /// Only events whose header the predicate takes. It is shown those that match all else and exist, before their
+    /// payload is looked at.
     pub fn filter_header(mut self, predicate: impl FnMut(&EventHeader) -> bool + Send + 'g) -> Self {
         self.reader.filter.set_predicate(predicate);
         self
@@ -260,7 +267,7 @@ impl<'g> Reader<'g> {
             let (offset, event) = hot.records.next()?;
             let wanted = hot.all || self.filter.matches(&event) && guard.keeps(&event);
             let live = || guard.core.lanes.is_live(event.id(), Addr::new(hot.page, offset, 0));
-            if wanted && (hot.meta.dead() == 0 || live()) {
+            if wanted && (hot.meta.dead() == 0 || live()) && (hot.all || self.filter.takes(&event)) {
                 return Some(event);
             }
         }
@@ -279,7 +286,7 @@ impl<'g> Reader<'g> {
             let live = |event: &EventRef<'_>| {
                 source.meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(source.page, offset, 0))
             };
-            if filter.matches(&event) && guard.keeps(&event) && live(&event) {
+            if filter.matches(&event) && guard.keeps(&event) && live(&event) && filter.takes(&event) {
                 found.push(event);
             }
             true

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Config, ConfigFault, Outside, Skew};
+use crate::config::{Config, DiskSync, Outside, Skew};
 use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::event::Event;
 use crate::eviction::millis;
@@ -64,33 +64,23 @@ pub(crate) enum Screened<'a> {
 }
 
 impl Screen {
-    /// # Errors
-    /// [`ErrorKind::InvalidConfig`] when events are to go to dead letters, and there are none.
     pub(crate) fn new(
         config: &Config,
         seed: u64,
         resolver: Option<Arc<dyn ClassResolver>>,
         dead_letters: Option<Arc<dyn DeadLetterSink>>,
-    ) -> Result<Self> {
-        let needs = |skew: &Skew| skew.outside == Outside::DeadLetter && !skew.takes_all();
-        let lost = config.classes.iter().filter(|class| dead_letters.is_none() && needs(&class.skew));
-        let fault = |class: &crate::config::ClassConfig| ConfigFault {
-            field: format!("class {:?}.skew.outside", class.name),
-            problem: "asks for dead letters, but the store has none: see StoreBuilder::dead_letters".into(),
-        };
-        let faults: Vec<ConfigFault> = lost.map(fault).collect();
-        if !faults.is_empty() {
-            return Err(Error::config(faults));
-        }
+    ) -> Self {
         let skews: Vec<Skew> = config.classes.iter().map(|class| class.skew).collect();
-        let asks = resolver.is_some() || skews.iter().any(|skew| !skew.takes_all());
-        Ok(Self {
+        // Who waits for the disk after each append goes the long way, so that all others need not ask.
+        let waits = config.durability.disk() == Some(DiskSync::EveryBatch);
+        let asks = waits || resolver.is_some() || skews.iter().any(|skew| !skew.takes_all());
+        Self {
             active: AtomicBool::new(asks),
             classes: Classes::new(seed, skews.len(), resolver),
             skews,
             dead_letters,
             counts: Default::default(),
-        })
+        }
     }
 
     /// Whether anything is asked of events.
@@ -118,7 +108,7 @@ impl Screen {
     fn dead_letter(&self, event: &Event<'_>, why: &Error) -> Result<()> {
         match &self.dead_letters {
             Some(sink) => call_user("the dead-letter sink", || sink.take(event, why))?,
-            // Opening has seen to it that there is one.
+            // The builder has seen to it that there is one.
             None => Err(Error::new(why.kind(), why.to_string())),
         }
     }
@@ -182,7 +172,10 @@ impl Core {
     pub(crate) fn append_screened(&self, event: &Event<'_>, timeout: Duration) -> Result<Appended> {
         self.check_open()?;
         match self.screen(event)? {
-            Screened::Passed(event) => self.append_unscreened(&event, timeout),
+            Screened::Passed(event) => {
+                let done = self.append_unscreened(&event, timeout)?;
+                self.acknowledge(done)
+            }
             Screened::DeadLettered => Ok(Appended::DeadLettered),
         }
     }

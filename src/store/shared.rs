@@ -6,11 +6,13 @@
 //! hot, warm  page frames
 //! table      page table: what is known of each page      places   where each page is
 //! removed    notes of removed events                     ids      the last id that the store gave
-//! names      log of stream names
+//! names      log of stream names                         logged   what the log on the disk has of each page
+//! index, index tables  the indexes             image  what of them was on the heap when the store was closed
 //! ```
 
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::restore::shared_slab;
@@ -23,7 +25,11 @@ const VERSION: u32 = 1;
 const RECORD: &str = "record";
 /// The files whose length follows from the layout: if one is shorter, something of it is missing.
 const TABLES: [&str; 3] = ["table", "places", "removed"];
-const FILES: [&str; 7] = ["table", "places", "removed", "hot", "warm", "ids", "names"];
+const FILES: [&str; 11] =
+    ["table", "places", "removed", "hot", "warm", "ids", "names", "logged", "index", "index tables", IMAGE];
+/// The files that are mapped.
+const MAPPED: [&str; 7] = ["table", "places", "removed", "hot", "warm", "index", "index tables"];
+const IMAGE: &str = "image";
 
 /// How a run of the store left the files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +69,11 @@ impl Earlier {
         matches!(self.state, State::Closed | State::Settled)
     }
 
+    /// Which start of the system it was that the files were used in, if a log was written beside them.
+    fn boot(&self) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == "boot").map(|(_, value)| &**value)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<(String, String)> = text
             .lines()
@@ -86,6 +97,8 @@ pub(crate) struct Shared {
     record: Mutex<Record>,
     /// Everything that the record says beside the state.
     layout: Mutex<Vec<(String, String)>>,
+    /// What a store that was closed has left of its heap. Any later write of the record makes it worthless.
+    pub(crate) image: Option<Vec<u64>>,
 }
 
 /// A directory that was taken, and what an earlier run left there.
@@ -139,9 +152,13 @@ impl Taken {
         }
         let earlier = Earlier::parse(&found.text)
             .ok_or_else(|| Error::corrupt(format!("{} makes no sense", here.display())))?;
+        let is_new = earlier.state == State::New;
+        // Files of pages that lie on a disk are of different moments after a crash of the system: the log is right.
+        let is_of_other_boot =
+            config.durability.disk().is_some() && earlier.boot().is_some_and(|then| then != boot());
         let mut taken = Self { dir, record, earlier: Some(earlier) };
-        if taken.earlier.as_ref().is_some_and(|earlier| earlier.state == State::New) {
-            // Nothing was ever acknowledged.
+        if is_new || is_of_other_boot {
+            // Nothing was ever acknowledged, or it is in the log.
             taken.begin_anew()?;
         }
         Ok(Some(taken))
@@ -183,7 +200,9 @@ impl Taken {
             check_lengths(&self.dir, config)?;
         }
         let Self { dir, record, earlier } = self;
-        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout) };
+        let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
+        let image = if closed { read_image(&dir, record.turn()) } else { None };
+        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), image };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
         Ok((shared, earlier))
     }
@@ -203,12 +222,25 @@ impl Shared {
     /// not be what is left if the newer one is damaged.
     pub(crate) fn opened(&self) -> Result<()> {
         self.write(State::Open)?;
-        self.write(State::Open)
+        self.write(State::Open)?;
+        self.dir.delete(IMAGE)
     }
 
-    /// Notes that the store was closed. `settled`: the cold tier has everything.
-    pub(crate) fn closed(&self, settled: bool) -> Result<()> {
+    /// Notes that the store was closed. `settled`: the cold tier has everything. `image` is what the next one needs so as
+    /// not to build anew what the files hold.
+    pub(crate) fn closed(&self, settled: bool, image: Option<&[u64]>) -> Result<()> {
+        if let Some(image) = image {
+            // It is of the record that is written next. Without it there is more to do, and nothing is lost.
+            let number = self.record.lock().turn() + 1;
+            let _ = self.dir.write_words(IMAGE, number, &[&lengths(&self.dir), image].concat());
+        }
         self.write(if settled { State::Settled } else { State::Closed })
+    }
+
+    /// Whether the next opening can take over what the files hold as it is. Files on a disk may be of different moments
+    /// when the machine has ended, or be damaged unnoticed, and every record is looked at there.
+    pub(crate) fn can_be_attached(&self) -> bool {
+        self.dir.lies_in_memory()
     }
 
     pub(crate) fn names(&self) -> Result<(Log, LogEntries)> {
@@ -221,9 +253,21 @@ impl Shared {
     }
 }
 
+/// What a store that was closed has left of its heap, if the files are still as long as it left them: to be asked before
+/// any is mapped, which makes it longer.
+fn read_image(dir: &SharedDir, number: u64) -> Option<Vec<u64>> {
+    let mut words = dir.words(IMAGE, number)?;
+    let image = words.split_off(MAPPED.len().min(words.len()));
+    (words == lengths(dir)).then_some(image)
+}
+
+fn lengths(dir: &SharedDir) -> [u64; MAPPED.len()] {
+    MAPPED.map(|name| std::fs::metadata(dir.path().join(name)).map_or(0, |found| found.len()))
+}
+
 /// Where the files are or would be. The data directory, after which they are named, is made for it.
 fn place(config: &Config) -> Result<Option<std::path::PathBuf>> {
-    if config.durability == Durability::Process
+    if config.durability.keeps_pages()
         && config.shared_dir.is_none()
         && let Some(data) = &config.data_dir
     {
@@ -246,7 +290,7 @@ fn check_unused(path: &std::path::Path) -> Result<()> {
     Err(Error::new(
         ErrorKind::Incompatible,
         format!(
-            "{} holds events that a store with Durability::Process left there; open it with that once and close it, or \
+            "{} holds events that a store with Durability::Process or Durability::Disk left there; open it with that once and close it, or \
              delete the directory if they may be lost",
             path.display()
         ),
@@ -268,11 +312,21 @@ fn layout(config: &Config, seed: u64, first_seq: u64) -> Vec<(String, String)> {
     fields.push(("table.entry".to_string(), PAGE_TABLE_ENTRY.to_string()));
     fields.push(("table.entries".to_string(), entries.to_string()));
     fields.push(("removed.entries".to_string(), config.removal_notes().to_string()));
+    if config.durability.disk().is_some() {
+        fields.push(("boot".to_string(), boot()));
+    }
     for (number, class) in config.classes.iter().enumerate() {
         let name: String = class.name.bytes().map(|byte| format!("{byte:02x}")).collect();
         fields.push((format!("class.{number}"), name));
     }
     fields
+}
+
+/// Which start of the system this is.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // Where the system does not say, no file of pages is ever trusted.
+    if id.is_empty() { format!("{:?}", clock::now()) } else { id.trim().to_string() }
 }
 
 fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)]) -> Result<()> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::{Clock, Deadline};
-use crate::config::{ClassConfig, Config, OnLeave};
+use crate::config::{ClassConfig, Config, DiskSync, Durability, OnLeave};
+use crate::error::{ErrorKind, Result};
 use crate::event::Event;
 use crate::ids::Stream;
 use crate::store::Store;
@@ -178,4 +179,65 @@ fn a_page_that_is_leaving_does_not_keep_a_flush_from_what_is_behind_it() {
     lanes.pages.retire(&pin, tail);
     store.flush(Duration::from_secs(60)).unwrap();
     assert_eq!(store.stats().cold.events, 60 - gone);
+}
+
+/// A store with a log that is kept for every batch, in that directory.
+fn with_log(dir: &std::path::Path, mode: DiskSync, background: bool) -> Result<Store> {
+    let config = Config::builder()
+        .memory("16MiB")
+        .data_dir(dir.join("data"))
+        .shared_dir(dir.join("shared"))
+        .durability(Durability::Disk(mode))
+        .background(background);
+    Store::open(config.build()?)
+}
+
+#[test]
+fn a_disk_that_fails_stops_appends_and_nothing_else() {
+    for (mode, background) in
+        [(DiskSync::EveryBatch, false), (DiskSync::Interval(Duration::from_millis(2)), true)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_log(dir.path(), mode, background).unwrap();
+        let event = |id| Event::new(Stream::from(1u32), id, 0, 0).payload(&[7; 100]);
+        for id in 0..50 {
+            store.append(&event(id)).unwrap();
+        }
+        store.sync().unwrap();
+        let log = store.core.log.as_ref().unwrap();
+        log.fail_syncs(true);
+        // The one that meets it is stored, and told that it may not last.
+        let mut id = 50;
+        let error = loop {
+            match store.append(&event(id)) {
+                Ok(_) => id += 1,
+                Err(error) => break error,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert!(error.kind() == ErrorKind::NotDurable && !error.is_retryable(), "{error}");
+        // It is not tried again as if nothing had happened: a second sync would succeed, and mean nothing.
+        log.fail_syncs(false);
+        let mut batch = store.append_batch(&[event(1001)]).unwrap();
+        let refused = batch.refused.remove(0).1;
+        for error in [store.append(&event(1000)).unwrap_err(), refused, store.sync().unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::NotDurable, "{error}");
+        }
+        assert!(store.pin().get(1000).is_none() && store.pin().get(1001).is_none());
+        assert!((0..id).all(|id| store.pin().get(id).is_some()) && store.fetch(3).unwrap().is_some());
+        let stats = store.stats().log;
+        assert!(stats.broken && stats.last_error.unwrap().contains("fails for a test"));
+        store.abandon();
+        // Opening it again, with a disk that is well, goes on with everything that is in memory.
+        let store = with_log(dir.path(), mode, background).unwrap();
+        assert!((0..id).all(|id| store.pin().get(id).is_some()));
+        store.append(&event(1000)).unwrap();
+        store.sync().unwrap();
+        assert!(!store.stats().log.broken);
+        store.abandon();
+        std::fs::remove_dir_all(dir.path().join("shared")).unwrap();
+        let store = with_log(dir.path(), mode, background).unwrap();
+        assert!(store.recovered().unwrap().is_whole() && store.recovered().unwrap().from_log);
+        assert!((0..id).chain([1000]).all(|id| store.pin().get(id).is_some()));
+    }
 }

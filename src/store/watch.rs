@@ -101,6 +101,9 @@ impl Core {
         // Frees may come in one by one, or none for long: the longer none came, the longer the next one is away.
         let by_rate = if rate > 0.0 { f64::from(wanted) / rate } else { 0.0 };
         let wait = by_rate.max(silence.as_secs_f64() / 2.0).min(RETRY[1].as_secs_f64());
+        let log = self.log_pressure().filter(|_| reason == PressureReason::LogBehind);
+        let (used_bytes, limit_bytes) =
+            log.as_ref().map_or((used_bytes, limit_bytes), |(bytes, _)| (*bytes, *bytes));
         BackPressure {
             reason,
             region: reason.region(),
@@ -109,7 +112,7 @@ impl Core {
             used_bytes,
             limit_bytes,
             retry_after: Duration::from_secs_f64(wait).max(RETRY[0]),
-            stall: self.stall_after(silence),
+            stall: log.map(|(_, stall)| stall).or_else(|| self.stall_after(silence)),
         }
     }
 

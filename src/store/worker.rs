@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::config::Affinity;
 use crate::error::{Error, Result};
 use crate::pressure::Hysteresis;
 use crate::regions::region::Region;
 use crate::store::CloseReport;
 use crate::store::core::{Bell, Core, Turn};
+use crate::store::life::leave_alone;
 use crate::store::listeners::{Listening, PressureListener, listen};
 use crate::sys::affinity;
 use crate::sys::machine::{Machine, Spot};
@@ -26,6 +27,8 @@ const MOVER_TICK_PRESSED: Duration = Duration::from_millis(1);
 const SPILLER_TICK: Duration = Duration::from_millis(50);
 /// A pause that is longer than this can be cut short by what is put into the cold tier.
 const KEEPER_TICK: Duration = Duration::from_millis(250);
+/// How long a log that has no room, or failed, is left alone.
+const LOG_RETRY: Duration = Duration::from_millis(100);
 /// How long the thread that keeps the cold tier sleeps when the tier has nothing for it to do.
 const KEEPER_LONGEST: Duration = Duration::from_secs(60);
 /// Waits after failures of the cold tier: doubled from the first to the last.
@@ -56,6 +59,9 @@ impl Workers {
         if core.config.background {
             core.lanes.clock.tick(true);
             workers.spawn("esker-mover", 0, mover)?;
+            if core.log.is_some() {
+                workers.spawn("esker-log", 0, logger)?;
+            }
             if core.cold.is_some() {
                 let spillers = core.spiller.count();
                 for number in 0..spillers {
@@ -125,6 +131,7 @@ impl Workers {
             self.core.mover_bell.ring();
             self.core.ring_spillers();
             self.core.keeper_bell.ring();
+            self.core.log_bell.ring();
             std::thread::sleep(STOP_TURN);
         }
         let mut all = true;
@@ -149,7 +156,12 @@ impl Workers {
 impl Drop for Workers {
     /// The last handle is gone: as closing, for ten seconds at most.
     fn drop(&mut self) {
-        if self.core.begin_close() {
+        if self.core.life.is_forked() {
+            leave_alone(&self.core);
+            for thread in self.threads.get_mut().drain(..).chain(self.listeners.get_mut().drain(..)) {
+                std::mem::forget(thread);
+            }
+        } else if self.core.begin_close() {
             self.close(Deadline::after(DROP_LIMIT));
         }
     }
@@ -165,6 +177,7 @@ fn mover(core: &Core, stop: &AtomicBool) {
         core.lanes.clock.tick(true);
         let turn = core.move_once();
         core.tidy();
+        core.look_at_log();
         match turn {
             Turn::Again => {}
             Turn::Soon => core.mover_bell.wait(MOVER_TICK_PRESSED),
@@ -195,6 +208,17 @@ fn spiller(core: &Core, stop: &AtomicBool, number: usize) {
                 pause = (pause * 2).min(BACKOFF[1]);
             }
         }
+    }
+}
+
+/// Has the disk keep what came, at intervals.
+fn logger(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let Some(log) = &core.log else { return };
+        let begin = clock::now();
+        core.turn_log();
+        let rest = if log.trouble().is_some() { LOG_RETRY } else { log.mode.rest() };
+        core.log_bell.wait(rest.saturating_sub(begin.elapsed()));
     }
 }
 

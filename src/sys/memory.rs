@@ -4,17 +4,17 @@
 //! so a region can reserve its maximum, grow without moving, and give memory back.
 
 use std::fs::File;
-use std::marker::PhantomData;
-use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::config::{ByteSize, NumaPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::smaps::Given;
+
+mod slab;
+pub(crate) use slab::{Slab, ZeroInit, private_word};
 
 /// Where mappings begin and stripes of them end, so that transparent huge pages fit in.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
@@ -26,6 +26,7 @@ pub(crate) struct Mapping {
     skip: usize,
     len: usize,
     /// Bytes of a page of the system behind it.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux is told about pages"))]
     page: usize,
     /// The file behind it. What is not allocated there must not be touched.
     file: Option<File>,
@@ -88,6 +89,12 @@ impl Mapping {
             let size = ByteSize::new(len as u64);
             Error::io(format!("the system would not map {size} of the file of the {what} region"), source)
         })?;
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range is ours. A process that is forked from this one does not get it: it would see pages change
+        // that its readers hold, and could change ours.
+        unsafe {
+            libc::madvise(raw.as_mut_ptr().cast(), raw.len(), libc::MADV_DONTFORK);
+        }
         Ok(Self { raw, skip: 0, len, page: page_size(), file: Some(file) })
     }
 
@@ -109,6 +116,9 @@ impl Mapping {
     /// [`ErrorKind::Io`] when the file system has no room.
     pub(crate) fn allocate(&self, from: usize, len: usize) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
+        if is_whole(file, (from + len) as u64) {
+            return Ok(());
+        }
         allocate(file, from as u64, len as u64).map_err(|source| {
             let size = ByteSize::new(len as u64);
             Error::io(format!("the file system has no room for {size} more of shared memory"), source)
@@ -422,8 +432,45 @@ impl Mapping {
     }
 }
 
+/// Whether a file is one of memory: it ends with the machine, and what is read of it is what was written.
+pub(crate) fn lies_in_memory(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+        // SAFETY: the descriptor is that of an open file, and the structure is ours, for the call to fill; zero is a value
+        // of each of its fields.
+        let found = unsafe {
+            let done = libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) == 0;
+            done.then(|| found.assume_init())
+        };
+        found.is_some_and(|found| found.f_type == libc::TMPFS_MAGIC)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
+    }
+}
+
+/// Whether a file is so long and has no holes, where that can be told without looking at all of it.
+fn is_whole(file: &File, len: u64) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // Elsewhere blocks can be of other things than the file's bytes.
+        let whole = |found: std::fs::Metadata| found.len() >= len && found.blocks() * 512 >= found.len();
+        lies_in_memory(file) && file.metadata().is_ok_and(whole)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, len);
+        false
+    }
+}
+
 /// Has the file system set room aside.
-fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
+pub(crate) fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
@@ -441,64 +488,6 @@ fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
     {
         let end = from + len;
         if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
-    }
-}
-
-/// Types for which all bits zero is a value, and which are changed through shared references only.
-///
-/// # Safety
-/// The implementor must be valid whatever its bytes are (zero, or what a file holds), and must not need dropping.
-pub(crate) unsafe trait ZeroInit: Sync {}
-
-// SAFETY: an atomic integer of zero bytes is the atomic zero.
-unsafe impl ZeroInit for AtomicU64 {}
-// SAFETY: as above.
-unsafe impl ZeroInit for AtomicU32 {}
-// SAFETY: as above.
-unsafe impl ZeroInit for AtomicI64 {}
-
-/// A slice of values in a mapping, which it keeps alive: zeros at first, or what a file holds.
-pub(crate) struct Slab<T> {
-    ptr: NonNull<T>,
-    len: usize,
-    _mapping: Arc<Mapping>,
-    _type: PhantomData<T>,
-}
-
-// SAFETY: a slab is a shared slice of `T: Sync` values that are never dropped; the mapping it keeps is only an
-// owner of memory.
-unsafe impl<T: ZeroInit> Send for Slab<T> {}
-// SAFETY: as above.
-unsafe impl<T: ZeroInit> Sync for Slab<T> {}
-
-impl<T: ZeroInit> Slab<T> {
-    /// `len` values at byte `from` of the mapping.
-    ///
-    /// # Safety
-    /// The range must be allocated, used by nothing else for as long as the mapping lives, and never released.
-    pub(crate) unsafe fn new(mapping: Arc<Mapping>, from: usize, len: usize) -> Self {
-        let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(from));
-        assert!(bytes.is_some_and(|end| end <= mapping.len()), "a slab must lie within its mapping");
-        assert!(from.is_multiple_of(align_of::<T>()), "a slab must be aligned");
-        // SAFETY: `from` is within the mapping by the assertion above.
-        let ptr = unsafe { mapping.base().add(from) }.cast::<T>();
-        Self { ptr, len, _mapping: mapping, _type: PhantomData }
-    }
-}
-
-impl<T> Deref for Slab<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        // SAFETY: `new` was promised that the range is ours alone and mapped for as long as the mapping lives, which we
-        // hold; any bytes are a valid `T`.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
-    }
-}
-
-impl<T> std::fmt::Debug for Slab<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Slab({})", self.len)
     }
 }
 
@@ -566,6 +555,7 @@ pub(crate) fn out_of_system_memory(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering;
 
     #[test]

@@ -14,4 +14,6 @@ pub(crate) mod shared;
 #[cfg(not(loom))]
 pub(crate) mod smaps;
 #[cfg(not(loom))]
+pub(crate) mod sum;
+#[cfg(not(loom))]
 pub(crate) mod topology;

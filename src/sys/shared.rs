@@ -6,6 +6,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::memory::lies_in_memory;
+use crate::sys::sum::Sum;
 
 /// The most that a copy of the record takes.
 const COPY: usize = 16 << 10;
@@ -16,7 +18,7 @@ const MAGIC: &str = "esker-shared";
 pub(crate) struct SharedDir {
     path: PathBuf,
     /// Locked for as long as it is open: the system lets the lock go when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl SharedDir {
@@ -41,7 +43,7 @@ impl SharedDir {
             }
         }
         check_owner(path, &lock)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,6 +62,34 @@ impl SharedDir {
         self.path.join(name).exists()
     }
 
+    /// Whether the files are in memory, and so end with the machine.
+    pub(crate) fn lies_in_memory(&self) -> bool {
+        lies_in_memory(&self.lock)
+    }
+
+    /// Writes a file of words, which [`Self::words`] reads where it is whole and bears the same number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn write_words(&self, name: &str, number: u64, words: &[u64]) -> Result<()> {
+        let head = [WORDS_MAGIC, number, words.len() as u64, words_sum(number, words)];
+        let bytes: Vec<u8> = head.iter().chain(words).flat_map(|word| word.to_le_bytes()).collect();
+        let mut file = self.file(name)?;
+        let done = file.set_len(0).and_then(|()| file.write_all(&bytes));
+        done.map_err(|error| Error::io(format!("cannot write {}", self.path.join(name).display()), error))
+    }
+
+    /// What [`Self::write_words`] has written. `None`: not that.
+    pub(crate) fn words(&self, name: &str, number: u64) -> Option<Vec<u64>> {
+        let bytes = std::fs::read(self.path.join(name)).ok()?;
+        let (words, rest) = bytes.as_chunks::<8>();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let (head, words) = words.split_first_chunk::<4>()?;
+        let whole =
+            rest.is_empty() && *head == [WORDS_MAGIC, number, words.len() as u64, words_sum(number, words)];
+        whole.then(|| words.to_vec())
+    }
+
     /// Deletes a file, if it is there.
     ///
     /// # Errors
@@ -73,6 +103,16 @@ impl SharedDir {
             _ => Ok(()),
         }
     }
+}
+
+/// What a file of words begins with. Another version of what the words mean has another one.
+const WORDS_MAGIC: u64 = u64::from_le_bytes(*b"esker i1");
+
+fn words_sum(number: u64, words: &[u64]) -> u64 {
+    let mut sum = Sum::default();
+    sum.add(&[number]);
+    sum.add(words);
+    u64::from(sum.finish())
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -156,6 +196,11 @@ impl Record {
             ))
         })?;
         Ok((Self { file, turn: found.turn }, found))
+    }
+
+    /// How often it was written. Who finds another number later finds that it was written since.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// Writes the record anew, over the older copy.
@@ -341,6 +386,30 @@ mod tests {
         std::fs::write(&path, vec![0; 2 * COPY]).unwrap();
         let error = Record::read(shared.file("record").unwrap(), &path).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn words_are_whole_and_of_their_number_or_not_there() {
+        let (_dir, shared) = dir();
+        assert_eq!(shared.words("words", 5), None);
+        for words in [&[1, u64::MAX, 3][..], &[]] {
+            shared.write_words("words", 5, words).unwrap();
+            assert_eq!(shared.words("words", 5).as_deref(), Some(words));
+            assert_eq!(shared.words("words", 6), None);
+        }
+        shared.write_words("words", 5, &[7, 8]).unwrap();
+        let path = shared.path().join("words");
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            assert_eq!(shared.words("words", 5), None, "bit {bit}");
+        }
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            assert_eq!(shared.words("words", 5), None, "{len} bytes");
+        }
     }
 
     #[test]

@@ -3,17 +3,25 @@
 //! redb gives atomic, durable commits, a file lock, and checks of its own. Its values lie in runs of pages whose
 //! length is a power of two, so a block is cut into pieces of such lengths: without that a block of 130 KiB would take
 //! 256 KiB.
+//!
+//! After an error of the disk redb does nothing more until the file is opened again; the next call here opens it. Not
+//! after a failed sync, though: the system may then hold for written what never was, and what is built on that is lost
+//! with the machine.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
+use crate::tiers::watched::{Health, Watched};
 
 /// Partition, class, first page: the order of keys is the order of events in a lane. Then the piece.
 type PieceKey = (u32, u8, u64, u32);
@@ -38,9 +46,22 @@ const PIECE_PAGES_MAX: usize = 128;
 /// The embedded cold tier: what a store with a data directory uses by itself. Here for whoever wants to put another
 /// tier in front of it.
 pub struct DiskTier {
-    /// `None` once the store is closed.
-    database: RwLock<Option<Database>>,
+    database: RwLock<State>,
+    /// Whether redb has given up on the file as it has it open.
+    is_broken: AtomicBool,
+    health: Arc<Health>,
+    /// Opens the file, which is there.
+    reopen: Box<Reopen>,
     path: PathBuf,
+}
+
+type Reopen = dyn Fn(&Arc<Health>) -> Result<Database, DatabaseError> + Send + Sync;
+
+enum State {
+    Open(Database),
+    /// It could not be opened again after an error.
+    Failed,
+    Closed,
 }
 
 impl DiskTier {
@@ -58,28 +79,53 @@ impl DiskTier {
             )
         })?;
         let path = dir.join("cold.redb");
-        let open = || {
-            let mut builder = Database::builder();
-            builder.set_cache_size(cache_bytes);
+        unwound(&path, || {
             // Opening for writing changes a file, so one that is foreign must be found out before. What cannot be
             // read so, may still be mended.
-            if let Ok(database) = builder.open_read_only(&path)
+            if let Ok(database) = builder(cache_bytes).open_read_only(&path)
                 && let Ok(found) =
                     database.begin_read().map_err(redb::Error::from).and_then(|read| look(&read))
             {
                 found.check(&path)?;
             }
             if !path.exists() {
-                make_file(&builder, dir, &path)?;
+                make_file(&builder(cache_bytes), dir, &path)?;
             }
-            let database = builder.create(&path).map_err(|error| open_error(&path, error))?;
-            let tier = Self { database: RwLock::new(Some(database)), path: path.clone() };
-            if tier.read(look)?.check(&path)? {
-                tier.make_tables()?;
-            }
-            Ok(tier)
+            let file = path.clone();
+            let reopen = move |health: &Arc<Health>| {
+                let file = std::fs::OpenOptions::new().read(true).write(true).open(&file)?;
+                let file = Watched::new(FileBackend::new(file)?, health.clone());
+                builder(cache_bytes).create_with_backend(file)
+            };
+            Self::begin(path.clone(), Box::new(reopen))
+        })
+    }
+
+    /// A tier whose file is what `file` gives: for tests that bring one which fails and forgets on purpose.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    #[doc(hidden)]
+    pub fn on<B: StorageBackend>(
+        file: impl Fn() -> B + Send + Sync + 'static,
+        cache_bytes: usize,
+    ) -> Result<Self> {
+        let path = PathBuf::from("a file of the caller's");
+        let reopen = move |health: &Arc<Health>| {
+            builder(cache_bytes).create_with_backend(Watched::new(file(), health.clone()))
         };
-        unwound(&path, open)
+        unwound(&path, || Self::begin(path.clone(), Box::new(reopen)))
+    }
+
+    fn begin(path: PathBuf, reopen: Box<Reopen>) -> Result<Self> {
+        let health = Arc::default();
+        let database = reopen(&health).map_err(|error| open_error(&path, error))?;
+        let database = RwLock::new(State::Open(database));
+        let tier = Self { database, is_broken: AtomicBool::new(false), health, reopen, path };
+        if tier.read(look)?.check(&tier.path)? {
+            tier.make_tables()?;
+        }
+        Ok(tier)
     }
 
     fn make_tables(&self) -> Result<()> {
@@ -98,6 +144,10 @@ impl DiskTier {
         let error = error.into();
         let kind = match &error {
             redb::Error::Corrupted(_) => ErrorKind::Corrupt,
+            redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
+                self.is_broken.store(true, Ordering::Release);
+                ErrorKind::Cold
+            }
             _ => ErrorKind::Cold,
         };
         Error::with_source(
@@ -123,10 +173,56 @@ impl DiskTier {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
-        let database = self.database.read();
-        let database = database.as_ref().ok_or_else(Error::closed)?;
-        unwound(&self.path, || work(database))
+        if self.is_broken.load(Ordering::Acquire) {
+            unwound(&self.path, || self.open_again())?;
+        }
+        match &*self.database.read() {
+            State::Open(database) => unwound(&self.path, || work(database)),
+            State::Failed => {
+                let text = format!("{} cannot be opened again after an error", self.path.display());
+                Err(Error::new(ErrorKind::Cold, text))
+            }
+            State::Closed => Err(Error::closed()),
+        }
     }
+
+    /// Opens the file again after an error of the disk.
+    fn open_again(&self) -> Result<()> {
+        if self.health.sync_has_failed() && !cfg!(canary = "retry-after-failed-sync") {
+            return Err(Error::new(
+                ErrorKind::Cold,
+                format!(
+                    "the disk could not sync {}: what it says it holds may be lost when the machine stops, so nothing more \
+                     is done with it; see to the disk, then open the store again",
+                    self.path.display()
+                ),
+            ));
+        }
+        let mut database = self.database.write();
+        if matches!(*database, State::Closed) || !self.is_broken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // The file's lock must be free first.
+        *database = State::Failed;
+        let fresh = (self.reopen)(&self.health).map_err(|error| match error {
+            DatabaseError::Storage(error) => self.failed("open again", error),
+            other => open_error(&self.path, other),
+        })?;
+        let found = fresh.begin_read().map_err(redb::Error::from).and_then(|read| look(&read));
+        let found = found.map_err(|error| self.failed("read", error))?;
+        if found.check(&self.path)? {
+            return Err(damaged(&self.path, std::io::Error::other("it has lost everything")));
+        }
+        *database = State::Open(fresh);
+        self.is_broken.store(false, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn builder(cache_bytes: usize) -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    builder
 }
 
 /// What a file says that it is.
@@ -190,7 +286,10 @@ fn make_file(builder: &redb::Builder, dir: &Path, path: &Path) -> Result<()> {
             source,
         )
     };
-    if builder.create(&new).is_err() {
+    if let Err(error) = builder.create(&new) {
+        if !new.exists() {
+            return Err(open_error(&new, error));
+        }
         // What is left of an attempt that ended in the middle; nobody has stored anything there.
         std::fs::remove_file(&new).map_err(failed)?;
         drop(builder.create(&new).map_err(|error| open_error(&new, error))?);
@@ -203,7 +302,10 @@ fn make_file(builder: &redb::Builder, dir: &Path, path: &Path) -> Result<()> {
         }
         _ => {}
     }
-    std::fs::remove_file(&new).map_err(failed)
+    std::fs::remove_file(&new).map_err(failed)?;
+    // The name must be there, too, when the machine begins anew. Not every file system can be asked for that.
+    let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    Ok(())
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> Error {
@@ -428,7 +530,7 @@ impl ColdTier for DiskTier {
     }
 
     fn close(&self) {
-        let database = self.database.write().take();
+        let database = std::mem::replace(&mut *self.database.write(), State::Closed);
         // Nothing is left to be done about a file that cannot be closed well.
         let _ = unwound(&self.path, || {
             drop(database);

@@ -62,6 +62,13 @@ struct Kept {
     coming: (usize, u64),
 }
 
+impl Kept {
+    fn keep(&mut self, letter: DeadLetter) {
+        self.bytes += letter.bytes;
+        self.letters.insert(letter.name.clone(), letter);
+    }
+}
+
 impl Letters {
     /// Opens a directory, or makes it. `about` says what the bytes of a letter are.
     ///
@@ -77,16 +84,10 @@ impl Letters {
             if name.ends_with(".letter") {
                 let (reason, content, bytes) = letters.load(&name)?;
                 let About { block, event } = about(&content);
-                letters.keep(DeadLetter { name, block, event, reason, bytes });
+                letters.kept.lock().keep(DeadLetter { name, block, event, reason, bytes });
             }
         }
         Ok(letters)
-    }
-
-    fn keep(&self, letter: DeadLetter) {
-        let mut kept = self.kept.lock();
-        kept.bytes += letter.bytes;
-        kept.letters.insert(letter.name.clone(), letter);
     }
 
     /// Reason, content and length of a letter's file.
@@ -116,12 +117,12 @@ impl Letters {
         self.claim(bytes)?;
         let name = self.fresh_name(stem);
         let outcome = self.write(&name, &reason, content);
+        let About { block, event } = about;
+        // Under one hold of the lock it stops to be on its way and is here, so that nobody takes its room.
         let mut kept = self.kept.lock();
         kept.coming = (kept.coming.0 - 1, kept.coming.1 - bytes);
-        drop(kept);
         outcome?;
-        let About { block, event } = about;
-        self.keep(DeadLetter { name, block, event, reason, bytes });
+        kept.keep(DeadLetter { name, block, event, reason, bytes });
         Ok(())
     }
 
@@ -222,4 +223,26 @@ impl Letters {
 fn unknown(name: &str) -> Error {
     let text = format!("there is no dead letter {name:?}; `list` tells which there are");
     Error::new(ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_at_once_keep_no_more_than_there_is_room_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = dir.path().join(format!("{round}"));
+            let letters = Letters::open(&path, (u64::MAX, 5), |_| About::default()).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| while letters.put("bytes", "full", b"x", About::default()).is_ok() {});
+                }
+            });
+            assert_eq!(letters.len(), 5);
+            let kept = letters.kept.lock();
+            assert_eq!((kept.coming, kept.bytes), ((0, 0), 5 * 6));
+        }
+    }
 }

@@ -13,3 +13,4 @@ pub(crate) mod scylla;
 #[cfg_attr(fuzzing, allow(dead_code, unreachable_pub, reason = "the fuzzers use its decoders only"))]
 pub(crate) mod shield;
 pub(crate) mod spiller;
+pub(crate) mod watched;

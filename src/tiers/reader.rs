@@ -66,7 +66,7 @@ impl Flight {
 fn shared(outcome: &Loaded) -> Loaded {
     match outcome {
         Ok(block) => Ok(block.clone()),
-        Err(error) => Err(Error::new(error.kind(), error.to_string())),
+        Err(error) => Err(error.again()),
     }
 }
 
@@ -442,7 +442,7 @@ impl ColdReader {
     /// Deletes blocks whose events have all expired, and what was noted of events removed from them.
     ///
     /// # Errors
-    /// What the tier says; the blocks are noted again then, for the next try, as such that may be gone.
+    /// What the tier says; the blocks stay noted then, for the next try, as such that may be gone.
     pub(crate) fn expire(&self, lane: LaneId, over: impl Fn(&BlockInfo) -> bool) -> Result<u64> {
         // One at a time: a second one that fails would note blocks again that the first has deleted.
         let _turn = self.expiring.lock();
@@ -454,6 +454,10 @@ impl ColdReader {
         for info in &infos {
             ids.extend(self.unfold(info, Deadline::never(), |_| true)?.iter().map(|entry| entry.id));
         }
+        // They stay noted until the tier has deleted them: who looks for an event meanwhile must not be told that there is
+        // none. A read that finds one gone takes it for expired.
+        infos.iter().for_each(|info| self.directory.insert(info.maybe_gone()));
+        self.tier.delete(&ids)?;
         self.directory.remove(&infos.iter().map(|info| info.id).collect::<Vec<BlockId>>());
         let first = self.directory.first_seq(lane);
         // A page that is not in a block yet may still bring an event that was removed from it.
@@ -465,10 +469,6 @@ impl ColdReader {
             .filter(|((_, of), seq)| stale(*of, **seq))
             .map(|((id, of), seq)| tombstone(*id, *of, *seq))
             .collect();
-        if let Err(error) = self.tier.delete(&ids) {
-            infos.iter().for_each(|info| self.directory.insert(info.maybe_gone()));
-            return Err(error);
-        }
         // A read that began before may still ask for them: it must not find an event whose note goes now.
         self.forget(&ids);
         // The blocks are gone even if this fails; the notes take room then until the lane's next blocks expire.

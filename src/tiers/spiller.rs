@@ -72,6 +72,10 @@ struct Turn {
     next: usize,
     /// For each lane, a page that was the last to be spilled: where to look on.
     last: Vec<(LogicalPage, u64)>,
+    /// For each lane, which pages were in blocks that the tier may have although it has not confirmed them: first number,
+    /// and one after the last. The same pages are put together again, as blocks that were cut otherwise would be beside
+    /// these and hold the same events.
+    tried: Vec<Vec<(u64, u64)>>,
     /// For each class, whether the tier did not take its blocks when it was last asked.
     refused: Vec<Option<Refused>>,
 }
@@ -125,6 +129,7 @@ struct Job {
     lane: LaneId,
     number: usize,
     last: LogicalPage,
+    first_seq: u64,
     end_seq: u64,
     /// Whether it would be the same if it were made again.
     is_full: bool,
@@ -166,8 +171,12 @@ impl Spiller {
     pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>, spillers: usize) -> Self {
         let count = lanes.lanes().count();
         let classes = count / lanes.partitions.len().max(1);
-        let turn =
-            || Turn { next: 0, last: vec![(LogicalPage::NONE, 0); count], refused: vec![None; classes] };
+        let turn = || Turn {
+            next: 0,
+            last: vec![(LogicalPage::NONE, 0); count],
+            tried: vec![Vec::new(); count],
+            refused: vec![None; classes],
+        };
         let turns = (0..spillers.max(1)).map(|_| Mutex::new(turn())).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
@@ -209,6 +218,20 @@ impl Spiller {
         since.map(|since| clock::now().saturating_duration_since(since))
     }
 
+    /// Learns which blocks the tier has of pages that are not clean, from an earlier run that did not hear of it.
+    pub(crate) fn expect(&self, lanes: &Lanes, cold: &ColdReader) {
+        for (number, lane) in lanes.lanes().enumerate() {
+            let clean = lane.clean_seq();
+            let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded();
+            let blocks = cold.directory.blocks(lane.id, u64::MAX, unsure);
+            if let Some(last) = blocks.last() {
+                self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
+                let mut turn = self.turns[number % self.count()].lock();
+                turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
+            }
+        }
+    }
+
     /// How many spillers can work beside each other.
     pub(crate) fn count(&self) -> usize {
         self.turns.len()
@@ -248,6 +271,12 @@ impl Spiller {
                 pages += self.settle(&mut turn, group.jobs, lanes, shared, cold);
                 continue;
             };
+            for job in &group.jobs {
+                let tried = &mut turn.tried[job.number];
+                tried.retain(|(first, _)| *first != job.first_seq);
+                tried.push((job.first_seq, job.end_seq));
+                tried.sort_unstable();
+            }
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             *self.counters.last_error.lock() = Some(error.to_string());
             if group.classes().count_ones() > 1 {
@@ -301,7 +330,8 @@ impl Spiller {
                 self.counters.events.fetch_add(info.events, Ordering::Relaxed);
                 cold.directory.insert(info);
             }
-            lane.set_clean(job.end_seq);
+            lane.set_clean(job.end_seq + u64::from(cfg!(canary = "one-page-too-many")));
+            turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
             turn.last[job.number] = (job.last, job.end_seq - 1);
             shared.set_wanted(job.number, false);
             turn.note(job.lane.class(), true);
@@ -335,7 +365,8 @@ impl Spiller {
             let urgent = drain || shared.is_wanted(number);
             let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
             while !is_full(&jobs)
-                && let Some(job) = self.collect(config, lanes, shared, number, last, from, urgent)
+                && let Some(job) =
+                    self.collect(config, lanes, shared, number, (last, from), &turn.tried[number], urgent)
             {
                 (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
                 // One that is not full may be longer when it is tried again: nothing must follow it until it is
@@ -360,7 +391,10 @@ impl Spiller {
             return Ok(());
         }
         let begin = clock::now();
-        cold.tier.put(blocks)?;
+        let outcome = cold.tier.put(blocks);
+        if !cfg!(canary = "confirmed-before-written") {
+            outcome?;
+        }
         self.latency.lock().saturating_record(begin.elapsed().as_micros() as u64);
         Ok(())
     }
@@ -373,8 +407,8 @@ impl Spiller {
         lanes: &Lanes,
         shared: &EvictionShared,
         number: usize,
-        last: (LogicalPage, u64),
-        from: u64,
+        (last, from): ((LogicalPage, u64), u64),
+        tried: &[(u64, u64)],
         urgent: bool,
     ) -> Option<Job> {
         let lane =
@@ -392,8 +426,23 @@ impl Spiller {
         // A store without threads squeezes them first; see `View::goes_unpacked`.
         let aged = |meta: &PageMeta| config.background && meta.newest() <= leaves;
         let (mut raw, mut pages) = (0u64, Vec::new());
+        // A block that was tried: it is of the same pages again, less those that have left.
+        let (mut again, mut next_tried) = (None, u64::MAX);
         for (page, meta) in lane.pages_from(&lanes.pages, &pin, last.0, last.1) {
             if meta.seq() < from {
+                continue;
+            }
+            if pages.is_empty()
+                && let Some(&(first, end)) = tried.iter().find(|(_, end)| meta.seq() < *end)
+            {
+                (again, next_tried) = ((meta.seq() >= first).then_some((first, end)), first);
+            }
+            if let Some((_, end)) = again {
+                if meta.seq() == end {
+                    break;
+                }
+                raw += u64::from(meta.committed());
+                pages.push((page, meta));
                 continue;
             }
             // Hot pages are written when they must leave, or leave as they are; until then more may come to be removed or
@@ -405,7 +454,8 @@ impl Spiller {
             }
             let hot = || urgent || !class.compress || aged(meta) || meta.seq() < passed;
             let ready = tier == Tier::Warm || tier == Tier::Hot && hot();
-            if !ready || self.is_open(partition, lane, page) || raw >= config.block_bytes {
+            let is_full = raw >= config.block_bytes || meta.seq() == next_tried;
+            if !ready || self.is_open(partition, lane, page) || is_full {
                 break;
             }
             raw += u64::from(meta.committed());
@@ -413,12 +463,16 @@ impl Spiller {
         }
         let (last, end_seq) = pages.last().map(|(page, meta)| (*page, meta.seq() + 1))?;
         // Pages before the first one found may have left without being spilled: they had expired.
-        let first = pages.first()?.1.seq();
-        let is_full = raw >= config.block_bytes;
+        let first = again.map_or(pages.first()?.1.seq(), |(first, _)| first);
+        let is_full = raw >= config.block_bytes || again.is_some() || end_seq == next_tried;
         if !urgent && !is_full {
             return None;
         }
-        self.reached[number].store(end_seq, Ordering::Relaxed);
+        // A try that goes less far than the last one leaves what that one may have stored.
+        if cfg!(canary = "forgotten-try") {
+            self.reached[number].store(end_seq, Ordering::Relaxed);
+        }
+        self.reached[number].fetch_max(end_seq, Ordering::Relaxed);
         // Pairs with the fence in `may_have_read`.
         fence(Ordering::SeqCst);
         let writer = self.encode(config, lanes, lane, first, &pages, &pin);
@@ -437,6 +491,7 @@ impl Spiller {
             lane: lane.id,
             number,
             last,
+            first_seq: first,
             end_seq,
             is_full,
             bytes: held,
@@ -459,13 +514,16 @@ impl Spiller {
         pin: &Pin,
     ) -> BlockWriter {
         let retention = config.classes[lane.id.class().index()].retention;
-        let now_ms = lanes.clock.now_ms();
+        let clock = if cfg!(canary = "wall-clock") { &clock::Clock::system() } else { &lanes.clock };
+        let now_ms = clock.now_ms();
         let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
         let mut writer = BlockWriter::new(lane.id, first);
         let sum = |of: fn(&PageMeta) -> u32| pages.iter().map(|(_, meta)| of(meta) as usize).sum();
         writer.reserve(sum(PageMeta::count), sum(PageMeta::committed));
         for (page, meta) in pages {
-            writer.begin_page();
+            while first + writer.pages() <= meta.seq() {
+                writer.begin_page();
+            }
             let mut seen = 0;
             let outcome =
                 lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {

@@ -302,7 +302,7 @@ impl Run<'_> {
                 let stream = self.store.stream(&name).unwrap();
                 assert_eq!(self.store.stream_name(stream).unwrap(), name);
             }
-            self.store.flush(Duration::from_secs(20)).unwrap();
+            self.store.flush(Duration::from_secs(120)).unwrap();
             turn += 1;
             std::thread::sleep(Duration::from_millis(100));
         }

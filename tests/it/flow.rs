@@ -294,6 +294,64 @@ fn events_cross_the_queue_in_order_and_unchanged() {
     }
 }
 
+/// A store that is closed by its own sink of dead letters, when that is given an event.
+fn closed_by_a_letter() -> Store {
+    let own: Arc<Mutex<Option<Store>>> = Arc::default();
+    let window = esker::Skew::new().ahead(Duration::from_secs(3600)).outside(esker::Outside::DeadLetter);
+    let config =
+        small().class(esker::ClassConfig::new("calls").skew(window)).background(false).build().unwrap();
+    let inner = own.clone();
+    let sink = move |_: &Event<'_>, _: &esker::Error| {
+        let store = inner.lock().unwrap().take().unwrap();
+        store.close(Duration::from_secs(1)).map(drop)
+    };
+    let clock = esker::Clock::manual(1_000_000);
+    let store = Store::builder(config).clock(clock).dead_letters(sink).open().unwrap();
+    *own.lock().unwrap() = Some(store.clone());
+    store
+}
+
+/// Events of which number `at` is outside of its class's window.
+fn events_with_a_letter(count: u64, at: u64) -> Vec<Event<'static>> {
+    let time = |id| if id == at { i64::MAX } else { 1_000_000 };
+    (0..count).map(|id| Event::new(Stream::from((id % 37) as u32), id, time(id), 0)).collect()
+}
+
+#[test]
+fn a_batch_tells_what_became_of_each_event_when_the_store_is_closed_meanwhile() {
+    let store = closed_by_a_letter();
+    let guard = store.pin();
+    let batch = store.append_batch(&events_with_a_letter(1_000, 600)).unwrap();
+    assert_eq!((batch.stored, batch.set_aside.len(), batch.refused.len()), (512, 1, 487), "{batch:?}");
+    for id in 0..1_000u64 {
+        let there = guard.get(id).is_some();
+        match batch.outcome(id as usize) {
+            Ok(Appended::Stored) => assert!(there, "event {id}"),
+            Ok(other) => assert_eq!((other, id), (Appended::DeadLettered, 600)),
+            Err(error) => assert!(!there && error.kind() == ErrorKind::Closed, "event {id}: {error}"),
+        }
+    }
+    assert_eq!(store.append_batch(&events_with_a_letter(10, 600)).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_drain_tells_what_became_of_each_event_when_the_store_is_closed_meanwhile() {
+    // The letter is in the first call for the store, and in one of the later ones.
+    for (at, stored) in [(600, 512), (1_500, 1_280)] {
+        let store = closed_by_a_letter();
+        let queue = store.hand_over(10_000, 1 << 20).unwrap();
+        for event in events_with_a_letter(3_000, at) {
+            queue.push(&event).unwrap();
+        }
+        let drained = queue.drain(Duration::ZERO).unwrap();
+        assert_eq!((drained.stored, drained.set_aside, drained.refused.len()), (stored, 1, 0), "{drained:?}");
+        assert_eq!(drained.left, 3_000 - stored - 1);
+        assert_eq!(drained.pressure.map(|error| error.kind()), Some(ErrorKind::Closed));
+        assert_eq!(queue.settled(), stored as u64);
+        assert_eq!(queue.drain(Duration::ZERO).unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
+
 #[cfg(feature = "async")]
 mod waits {
     use super::*;
@@ -367,7 +425,27 @@ mod waits {
         for id in 0..end / 2 {
             store.remove(id).unwrap();
         }
-        assert!(store.append(&event(end)).is_err(), "removing alone frees no page");
+        // Pages of which everything was removed leave.
+        assert_eq!(store.append_timeout(&event(end), SLACK).unwrap(), Appended::Stored);
         store.validate().unwrap();
+    }
+
+    /// A store without threads makes room when somebody needs it.
+    #[test]
+    fn async_appends_make_room_in_a_store_without_threads() {
+        let config = small().background(false).append_timeout(SLACK).build().unwrap();
+        let store = Store::builder(config).cold(MapTier::new()).open().unwrap();
+        let end = until_refused(&store, 0);
+        let asynchronous = AsyncStore::new(store.clone(), 1);
+        runtime().block_on(async {
+            let waits = asynchronous.wait_for(Pressure::Critical);
+            tokio::time::timeout(SLACK, waits).await.unwrap();
+            for id in end..3 * end {
+                let event = event(id);
+                let payload = proof(event.stream, id, event.timestamp, LEN);
+                assert_eq!(asynchronous.append(&event.payload(&payload)).await.unwrap(), Appended::Stored);
+            }
+        });
+        assert_eq!(all_ids(&store), (0..3 * end).collect::<Vec<_>>());
     }
 }

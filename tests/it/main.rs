@@ -4,6 +4,8 @@
 
 mod apart;
 mod append;
+#[cfg(target_os = "linux")]
+mod attach;
 mod backpressure;
 mod bad_files;
 mod bad_input;
@@ -13,6 +15,7 @@ mod concurrency;
 mod contract;
 mod corrupt_cold;
 mod defrag;
+mod disk;
 mod flow;
 mod going_on;
 mod guards;

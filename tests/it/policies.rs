@@ -517,6 +517,55 @@ fn the_clock_may_jump_forwards_and_backwards() {
 }
 
 /// Whoever makes a policy can try it as ours are tried.
+/// Squeezing a page that is old enough to leave memory would be work for nothing.
+#[test]
+fn pages_that_are_to_leave_anyway_are_not_squeezed_before() {
+    fn squeezed(policy: impl Policy + 'static) -> (u64, u64) {
+        let clock = Clock::manual(1_700_000_000_000);
+        let hour = Duration::from_secs(3600);
+        let class = ClassConfig::new("a").hot_for(hour).warm_for(2 * hour);
+        let config = esker::Config::builder()
+            .memory("16MiB")
+            .hot(|hot| hot.max("1MiB").page_size("8KiB"))
+            .warm(|warm| warm.max("4MiB"))
+            .partitions(2)
+            .class(class)
+            .defrag_below(0.0)
+            .append_timeout(Duration::from_secs(120))
+            .build()
+            .unwrap();
+        let tier = MapTier::new();
+        let store = Store::builder(config).clock(clock.clone()).cold(tier).policy(policy).open().unwrap();
+        let append = |ids: std::ops::Range<u64>| {
+            for id in ids {
+                let event = Event::new(Stream::from((id % 17) as u32), id, clock.now_ms(), 1);
+                store.append(&event.payload(&[7; 900])).unwrap();
+            }
+        };
+        // Less than what the policy moves anything for.
+        append(0..700);
+        store.flush(Duration::from_secs(120)).unwrap();
+        clock.set_ms(clock.now_ms() + 3 * 3_600_000);
+        // More than there is room for, but no more than the old pages make.
+        append(700..1_000);
+        wait_until("room", Duration::from_secs(120), || {
+            let stats = store.stats();
+            let hot = stats.region(RegionKind::Hot);
+            hot.used_bytes * 10 <= hot.max_bytes * 8
+        });
+        let stats = store.stats();
+        store.validate().unwrap();
+        (stats.events.demoted, stats.events.released)
+    }
+    for (name, (demoted, released)) in [
+        ("Random2Lru", squeezed(Random2Lru::new())),
+        ("Sieve", squeezed(Sieve::new())),
+        ("SizeThreshold", squeezed(SizeThreshold::new())),
+    ] {
+        assert!(demoted == 0 && released > 0, "{name}: {demoted} were squeezed, {released} left");
+    }
+}
+
 #[test]
 fn our_policies_fulfil_the_contract() {
     policy_contract(PriorityTime::new);

@@ -291,6 +291,78 @@ fn removals_that_cannot_be_noted_are_refused() {
     assert_eq!((store.recovered().unwrap().removed, store.pin().scan(..).count()), (1088, 5_000 - 1088));
 }
 
+/// Of the two notes that a removal takes, here and in the cold tier, none stands when the other fails.
+#[test]
+fn a_removal_that_fails_has_removed_nothing() {
+    let (dirs, tier) = (Dirs::new(), crate::tier::MapTier::new());
+    let config = || dirs.alone().hot(|hot| hot.max("1MiB").page_size("8KiB")).warm(|warm| warm.max("64KiB"));
+    let open = || Store::builder(config().build().unwrap()).cold(tier.clone()).open().unwrap();
+    let store = open();
+    for id in 0..1_100 {
+        store.append(&Event::new(Stream::from(1u32), id, 0, 0)).unwrap();
+    }
+    // From now on the tier must be told of what is removed.
+    store.flush(CLOSE).unwrap();
+    let _healed = crate::tier::Healed(&tier);
+    tier.set(crate::tier::Fault::Fail);
+    assert_eq!(store.remove(1_099).unwrap_err().kind(), ErrorKind::Cold);
+    tier.set(crate::tier::Fault::None);
+    for id in 0..1_088 {
+        assert!(store.remove(id).unwrap(), "event {id}");
+    }
+    assert_eq!(store.remove(1_088).unwrap_err().kind(), ErrorKind::MemoryPressure);
+    store.abandon();
+    let store = open();
+    let mut found: Vec<u64> = store.pin().scan(..).map(|event| event.id()).collect();
+    found.sort_unstable();
+    assert_eq!(found, (1_088..1_100).collect::<Vec<_>>());
+}
+
+#[test]
+fn regions_that_had_been_made_larger_are_opened_within_the_bound() {
+    let dirs = Dirs::new();
+    let mib = 1u64 << 20;
+    let config = || {
+        let hot = |hot: esker::RegionBuilder| hot.max("2MiB").ceiling("12MiB").page_size("8KiB");
+        dirs.alone()
+            .memory("16MiB")
+            .buffers("1MiB")
+            .index(|index| index.max("1MiB"))
+            .hot(hot)
+            .warm(|warm| warm.max("8MiB").ceiling("8MiB"))
+    };
+    let store = open(config()).unwrap();
+    let resize = |kind, bytes: u64| store.resize_region(kind, bytes, CLOSE).unwrap();
+    resize(esker::RegionKind::Warm, mib);
+    resize(esker::RegionKind::Hot, 9 * mib);
+    append_some(&store, 0..32_000);
+    let used = store.stats().region(esker::RegionKind::Hot).used_bytes;
+    assert!(used > 4 * mib, "{used}");
+    assert_eq!(store.stats().warnings, [""; 0]);
+    store.abandon();
+    let store = open(config()).unwrap();
+    let stats = store.stats();
+    let max = |kind| stats.region(kind).max_bytes;
+    assert!(max(esker::RegionKind::Hot) >= used);
+    let kinds = [
+        esker::RegionKind::System,
+        esker::RegionKind::Hot,
+        esker::RegionKind::Warm,
+        esker::RegionKind::Index,
+    ];
+    let sum: u64 = kinds.into_iter().map(max).sum();
+    assert!(sum + mib <= 16 * mib, "{sum}: {stats:#?}");
+    assert!(
+        stats.warnings.iter().any(|line| line.contains("2MiB for the hot region")),
+        "{:?}",
+        stats.warnings
+    );
+    assert_eq!(store.pin().scan(..).count(), 32_000);
+    store.validate().unwrap();
+    let report = store.resize_region(esker::RegionKind::Warm, 8 * mib, CLOSE);
+    assert_eq!(report.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
 // ---- damaged files ----
 
 /// A store's files, with everything in them that can be damaged.

@@ -330,6 +330,15 @@ fn a_sink_may_fail_or_panic_and_dead_letters_need_one() {
     let error = Store::open(config()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.config_faults()[0].field.contains("skew.outside"), "{error}");
+    // All that is missing is told at once.
+    let both = small().class(skewed(Outside::DeadLetter)).on_full(esker::OnFull::Ask).background(false);
+    let fields: Vec<String> = Store::open(both.build().unwrap())
+        .unwrap_err()
+        .config_faults()
+        .iter()
+        .map(|fault| fault.field.clone())
+        .collect();
+    assert!(fields.len() == 2 && fields[0] == "on_full" && fields[1].contains("skew.outside"), "{fields:?}");
     let sink = |event: &Event<'_>, why: &Error| match event.id {
         1 => panic!("a broken sink"),
         2 => Err(Error::cold("the topic is away", "no broker")),

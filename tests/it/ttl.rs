@@ -310,3 +310,56 @@ fn a_block_that_was_deleted_without_an_answer_is_not_missing() {
     assert_eq!(store.fetch(5).unwrap().unwrap().payload(), b"new");
     assert_eq!(store.stats().cold.corrupt_blocks, 0);
 }
+
+#[test]
+fn a_filter_is_shown_no_event_that_has_expired_or_was_removed() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let store = old_and_new(&clock, crate::tier::MapTier::new(), None);
+    let at = clock.now_ms();
+    let fill = |from: u64, lives: i64| {
+        for id in from..from + 9 {
+            let event = Event::new(stream(), id, at, 1).payload(b"x");
+            let event = if id % 3 == 0 { event.expires_at(at + lives) } else { event };
+            store.append(&event).unwrap();
+        }
+    };
+    let check = |first: u64, what: &str| {
+        let wanted: Vec<u64> = (first..first + 9).filter(|id| id % 3 == 1).collect();
+        let mut shown = Vec::new();
+        let mut found: Vec<u64> = {
+            let guard = store.pin();
+            let filter = |header: &esker::EventHeader| header.id >= first && header.id < first + 9;
+            guard
+                .scan(..)
+                .filter_header(|header| {
+                    filter(header) && {
+                        shown.push(header.id);
+                        true
+                    }
+                })
+                .map(|event| event.id())
+                .collect()
+        };
+        let fetched = store.fetch_scan(..).filter_header(|header| {
+            (first..first + 9).contains(&header.id) && {
+                shown.push(header.id);
+                true
+            }
+        });
+        let fetched: Vec<u64> = fetched.map(|event| event.unwrap().id()).collect();
+        found.extend(&fetched);
+        shown.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(shown, found, "{what}");
+        assert_eq!(fetched.len(), wanted.len(), "{what}");
+    };
+    // In memory; then some expire or are removed in the cold tier.
+    fill(0, HOUR);
+    fill(9, 3 * HOUR);
+    (0..18).filter(|id| id % 3 == 2).for_each(|id| assert!(store.remove(id).unwrap()));
+    clock.set_ms(at + HOUR);
+    check(0, "hot");
+    leave(&store, &clock, 9);
+    clock.set_ms(at + 3 * HOUR);
+    check(9, "cold");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use esker::{EventRef, FetchHistory, FetchScan, Result};
 
+use crate::disk::Crash;
 use crate::reads::{ALL, Due, Query};
 use crate::reference::{Checked, Entry, ensure, same};
 use crate::world::{Tally, World};
@@ -34,7 +35,12 @@ impl World {
         let retention = |class: &esker::ClassConfig| class.retention.map(|age| age.as_millis() as i64);
         self.reference.retention = self.setup.classes.iter().map(retention).collect();
         self.tally = Tally::default();
+        if let Some(recovered) = store.recovered() {
+            ensure!(recovered.is_whole(), "not everything was taken over: {recovered:?}");
+            self.tally.taken_over = recovered.events;
+        }
         self.set.clear();
+        self.was_altered = false;
         self.store = Some(store);
         Ok(())
     }
@@ -44,10 +50,11 @@ impl World {
         self.tier_up();
         self.totals.reopened += 1;
         self.gather_totals();
+        let mut due = self.survivors(self.setup.keeps_pages());
         let store = self.store.take().ok_or("the store is open")?;
         let held = store.stats().events;
         let report = store.close(Duration::from_secs(3600)).map_err(|error| format!("close: {error:?}"))?;
-        ensure!(store.close(Duration::ZERO).is_err() && store.stream("late").is_ok(), "closed twice");
+        ensure!(store.close(Duration::ZERO).is_err() && store.stream("late").is_err(), "closed twice");
         ensure!(
             store.append(&esker::Event::new(self.stream(), 1, 0, 0)).is_err(),
             "appended to a closed store"
@@ -57,16 +64,19 @@ impl World {
             let may_be_left = self.reference.events.values().filter(|entry| self.setup.drops(entry.class));
             let may_be_left = may_be_left.count() as u64;
             ensure!(report.left <= may_be_left, "{may_be_left} events may be left: {report:?}");
-            for entry in self.reference.events.values_mut() {
+            for (id, entry) in &mut self.reference.events {
                 entry.confirmed = !self.setup.drops(entry.class);
+                due.extend(entry.confirmed.then_some(*id));
             }
         } else if self.is_alone() {
             ensure!(report.left == held.hot + held.warm, "{report:?} with {held:?}");
         }
-        self.take_over()?;
+        let may_change = !self.setup.keeps_pages() || self.setup.has_tier() && report.left == 0;
+        self.take_over(due, may_change)?;
         let found = self.reference.events.len() as u64;
-        // Blocks keep removed and expired events until they are deleted.
-        ensure!(report.cold >= self.due(&ALL).len() as u64, "{report:?}, but {found} were found");
+        // Blocks keep removed and expired events until they are deleted. Pages may be the only ones that have others.
+        let in_memory = self.tally.taken_over;
+        ensure!(report.cold + in_memory >= self.due(&ALL).len() as u64, "{report:?}, but {found} were found");
         Ok(())
     }
 
@@ -74,31 +84,46 @@ impl World {
         esker::Stream::from(0u32)
     }
 
-    /// A crash: only what the cold tier had confirmed is there afterwards.
+    /// The process ends between two calls.
     pub(crate) fn abandon(&mut self) -> Checked {
         self.totals.abandoned += 1;
-        self.gather_totals();
-        self.store.take().ok_or("the store is open")?.abandon();
-        self.tier_up();
-        self.take_over()
+        self.end(Crash::Kill)
     }
 
-    /// Opens again and makes what is found the reference, after checking that it can be what was left.
-    fn take_over(&mut self) -> Checked {
-        if self.setup.has_tier() && self.rng.chance(10) && self.setup.classes.len() < 4 {
+    /// What has to be there if the store ended now: what the cold tier has, or must have since it has left memory; and what
+    /// is in memory, if pages are kept.
+    pub(crate) fn survivors(&self, pages_are_kept: bool) -> Due {
+        let store = self.store();
+        let guard = store.pin();
+        let survives = |(id, entry): &(&u64, &Entry)| {
+            let in_memory = guard.get(**id).is_some();
+            let kept = in_memory && pages_are_kept;
+            let in_tier =
+                !self.setup.drops(entry.class) && self.setup.has_tier() && (entry.confirmed || !in_memory);
+            self.reference.must(entry) && (kept || in_tier)
+        };
+        self.reference.events.iter().filter(survives).map(|(id, _)| *id).collect()
+    }
+
+    /// Opens again and makes what is found the reference, after checking that it can be what was left: all that is due
+    /// and still must be there.
+    pub(crate) fn take_over(&mut self, mut due: Due, may_change: bool) -> Checked {
+        if !may_change {
+        } else if self.setup.has_tier() && self.rng.chance(10) && self.setup.classes.len() < 4 {
             self.setup.add_class(&mut self.rng);
         } else if self.rng.chance(40) {
             self.setup.resize(&mut self.rng);
         }
-        if !self.setup.has_tier() {
+        let pages_are_kept = self.setup.keeps_pages();
+        if !self.setup.has_tier() && !pages_are_kept {
             let all: Vec<u64> = self.reference.events.keys().copied().collect();
             all.into_iter().for_each(|id| self.reference.forget(id));
             self.names.clear();
         }
         self.recent.clear();
         self.open()?;
-        let due = |(_, entry): &(&u64, &Entry)| entry.confirmed && self.reference.must(entry);
-        let due: Due = self.reference.events.iter().filter(due).map(|(id, _)| *id).collect();
+        let reference = &self.reference;
+        due.retain(|id| reference.events.get(id).is_some_and(|entry| reference.must(entry)));
         let found = self.scanned_now(&due)?;
         let lost: Vec<u64> = self
             .reference
@@ -111,12 +136,19 @@ impl World {
         for id in &found {
             if let Some(entry) = self.reference.events.get_mut(id) {
                 let dropping = self.setup.drops(entry.class);
-                ensure!(!dropping, "event {id} is in the cold tier although its class drops events");
-                entry.confirmed = true;
+                ensure!(
+                    !dropping || pages_are_kept,
+                    "event {id} is in the cold tier although its class drops events"
+                );
+                entry.confirmed |= !pages_are_kept;
+                // What pages do not tell: an event from the future counts as if it had come now.
+                entry.arrival = entry.arrival.min(self.reference.now_ms);
             }
         }
         // Those that retention hides may be there or not, and stay hidden unless the clock goes back.
-        self.reference.events.values_mut().for_each(|entry| entry.unsure |= !entry.confirmed);
+        for (id, entry) in &mut self.reference.events {
+            entry.unsure = !found.contains(id) && !entry.confirmed;
+        }
         self.check_names()?;
         self.validate()
     }

@@ -42,7 +42,7 @@ pub(crate) struct Entry {
 }
 
 /// The clock's settings: for each moment, the latest time that was ever shown since.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Times {
     ticks: usize,
     /// Settings that no later one exceeds, falling.
@@ -68,7 +68,7 @@ impl Times {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Reference {
     pub(crate) events: BTreeMap<u64, Entry>,
     pub(crate) by_stream: BTreeMap<Stream, BTreeSet<u64>>,
@@ -78,7 +78,7 @@ pub(crate) struct Reference {
     pub(crate) now_ms: i64,
     /// Each class's retention in milliseconds.
     pub(crate) retention: Vec<Option<i64>>,
-    serial: u64,
+    pub(crate) serial: u64,
 }
 
 impl Reference {

@@ -1,15 +1,18 @@
 //! What kind of store a seed runs against, and how it is opened again.
 //!
-//! With the map as cold tier and without threads a seed gives the same run every time. Other stores make up the
-//! number by which streams and ids are distributed, so a seed's runs differ a little.
+//! Without threads a seed gives the same run every time.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use esker::{
-    Class, ClassConfig, Clock, Config, DeadLetterDir, OnLeave, Outside, Result, Skew, Store, Stream,
+    Class, ClassConfig, Clock, ColdTier, Config, DeadLetterDir, DiskTier, Durability, OnLeave, Outside,
+    Result, Skew, Store, Stream,
 };
 
+use crate::disk::{Disk, File};
+use crate::faults::{Call, Fate, Faults};
 use crate::policies::Which;
 use crate::rng::Rng;
 use crate::tier::MapTier;
@@ -22,13 +25,59 @@ pub(crate) enum Below {
     Map(Arc<MapTier>),
     /// The embedded tier in a directory.
     Disk(tempfile::TempDir),
+    /// The embedded tier on a disk of the tester's, which can fail and forget.
+    Sim(Arc<Disk>),
+}
+
+/// What is tested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// The store does what a step asks for, and nothing else.
+    Alone,
+    /// The store has its threads.
+    Threads,
+    /// As alone, and everything below it fails, forgets and ends at any moment.
+    Faults,
+}
+
+/// Where pages are that survive the process.
+pub(crate) struct Shared {
+    within: tempfile::TempDir,
+    number: u32,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self { within: dir.unwrap(), number: 0 }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.within.path().join(self.number.to_string())
+    }
+
+    /// Where a copy goes that is taken when the process ends in the middle of something.
+    pub(crate) fn next_path(&self) -> PathBuf {
+        self.within.path().join((self.number + 1).to_string())
+    }
+
+    /// Goes on with that copy, or with nothing if there is none.
+    pub(crate) fn go_on(&mut self) {
+        let _ = std::fs::remove_dir_all(self.path());
+        self.number += 1;
+    }
 }
 
 /// One seed's store.
 pub(crate) struct Setup {
     /// Whether the store runs its own threads.
     pub(crate) threads: bool,
+    pub(crate) kind: Kind,
     pub(crate) below: Below,
+    pub(crate) faults: Arc<Faults>,
+    /// Where pages are kept, if they survive the process.
+    pub(crate) shared: Option<Shared>,
     /// Where events go whose time is not right, and the directory that it is in.
     pub(crate) letters: (DeadLetterDir, tempfile::TempDir),
     /// Whether a resolver says of which class streams are: see [`resolved`].
@@ -37,6 +86,8 @@ pub(crate) struct Setup {
     pub(crate) policy: Which,
     /// Decides what a nonsense policy plans.
     policy_seed: u64,
+    /// Decides where streams and ids fall.
+    seed: u64,
     move_rate: Option<u64>,
     pub(crate) partitions: usize,
     pub(crate) page_size: u64,
@@ -58,23 +109,31 @@ pub(crate) struct Setup {
 const KIB: u64 = 1 << 10;
 
 impl Setup {
-    pub(crate) fn new(rng: &mut Rng, threads: bool) -> Self {
+    pub(crate) fn new(rng: &mut Rng, kind: Kind) -> Self {
+        let threads = kind == Kind::Threads;
+        let faults = Arc::new(Faults::new(rng.next()));
         let below = match rng.weighted(&[8, 60, 32]) {
             0 => Below::Nothing,
-            1 => Below::Map(Arc::default()),
+            1 => Below::Map(Arc::new(MapTier::new(faults.clone()))),
+            _ if kind == Kind::Faults => Below::Sim(Disk::new(faults.clone())),
             _ => Below::Disk(tempfile::tempdir().unwrap()),
         };
+        let is_kept = kind == Kind::Faults && rng.chance(50);
         let classes = (0..1 + rng.index(3)).map(|number| class(rng, number)).collect();
         let dir = tempfile::tempdir().unwrap();
         let letters = DeadLetterDir::open(dir.path(), "1MiB", 20).unwrap();
         let mut setup = Self {
             threads,
+            kind,
             below,
+            faults,
+            shared: is_kept.then(Shared::new),
             letters: (letters, dir),
             resolves: rng.chance(30),
             classes,
             policy: Which::pick(rng),
             policy_seed: rng.next(),
+            seed: rng.next(),
             // The rate goes by the machine's clock, so a run without threads would depend on the machine's speed.
             move_rate: if threads { rng.pick(&[None, None, Some(5000)]) } else { None },
             partitions: rng.pick(&[1, 2, 2, 4]),
@@ -96,10 +155,9 @@ impl Setup {
             buffers: rng.pick(&[1, 2, 4]) * 1024 * KIB,
         };
         setup.resize(rng);
-        if let Below::Map(tier) = &setup.below {
-            let store = setup.open(&Clock::manual(0)).unwrap();
-            store.abandon();
-            tier.set_seed(rng.next());
+        if let Below::Sim(_) = &setup.below {
+            // Makes the file: nobody is told that something is kept before it is there.
+            setup.cold().unwrap().unwrap().close();
         }
         setup
     }
@@ -125,6 +183,24 @@ impl Setup {
 
     pub(crate) fn has_tier(&self) -> bool {
         !matches!(self.below, Below::Nothing)
+    }
+
+    /// Whether the pages outlive the store.
+    pub(crate) fn keeps_pages(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// The cold tier of the tester's, opened.
+    fn cold(&self) -> Result<Option<Arc<dyn ColdTier>>> {
+        Ok(match &self.below {
+            Below::Map(tier) => Some(tier.clone()),
+            Below::Sim(disk) => {
+                let disk = disk.clone();
+                let cache_bytes = (self.buffers / 16) as usize;
+                Some(Arc::new(DiskTier::on(move || File(disk.clone()), cache_bytes)?))
+            }
+            Below::Nothing | Below::Disk(_) => None,
+        })
     }
 
     pub(crate) fn drops(&self, class: usize) -> bool {
@@ -158,6 +234,9 @@ impl Setup {
         if let Below::Disk(dir) = &self.below {
             config = config.data_dir(dir.path());
         }
+        if let Some(shared) = &self.shared {
+            config = config.durability(Durability::Process).shared_dir(shared.path());
+        }
         let config = config.build()?;
         let classes: Vec<Class> = self.classes.iter().filter_map(|class| config.class(&class.name)).collect();
         let mut builder = Store::builder(config).clock(clock.clone()).dead_letters(self.letters.0.clone());
@@ -167,10 +246,15 @@ impl Setup {
                 move |stream: Stream, _: Option<&str>| resolved(stream, classes.len()).map(|at| classes[at]);
             builder = builder.class_resolver(resolver);
         }
-        if let Below::Map(tier) = &self.below {
-            builder = builder.cold(tier.clone());
+        if let Some(tier) = self.cold()? {
+            builder = builder.cold(tier);
         }
-        builder.open()
+        let faults = self.faults.clone();
+        // A recovery can end at any moment, too.
+        builder = builder.on_recovery(move |_| {
+            let _: Fate = faults.call(Call::Read);
+        });
+        builder.seed(self.seed).open()
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -178,6 +262,7 @@ impl Setup {
             Below::Nothing => "no tier",
             Below::Map(_) => "a map",
             Below::Disk(_) => "disk",
+            Below::Sim(_) => "a disk of the tester's",
         };
         let classes: Vec<String> = self
             .classes
@@ -190,9 +275,10 @@ impl Setup {
             })
             .collect();
         format!(
-            "{below}, threads {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
+            "{below}, {:?}, pages kept: {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
              KiB, blocks {} KiB, slice {:?}, thresholds {:?}",
-            self.threads,
+            self.kind,
+            self.keeps_pages(),
             self.policy,
             self.move_rate,
             self.partitions,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use esker::{BlockId, ColdBlock, ColdTier, Error, Namespace, Result, Tombstone};
 
-use crate::rng::Rng;
+use crate::faults::{Call, Fate, Faults, failure};
 
 #[derive(Default)]
 struct State {
@@ -21,23 +21,13 @@ struct State {
 #[derive(Default)]
 pub(crate) struct MapTier {
     state: Mutex<State>,
-    /// Of a hundred calls, how many fail.
-    failing: AtomicU64,
-    calls: AtomicU64,
+    faults: Arc<Faults>,
     keeps_tombstones: AtomicBool,
 }
 
 impl MapTier {
-    /// Replaces the seed that the first opening has made up, before anything is stored by it: it decides which
-    /// stream and id falls where, and a run would differ from the next.
-    pub(crate) fn set_seed(&self, seed: u64) {
-        let mut state = self.state.lock().unwrap();
-        state.namespace.as_mut().unwrap().seed = seed;
-    }
-
-    /// From now on, that many of a hundred calls fail.
-    pub(crate) fn set_failing(&self, percent: u64) {
-        self.failing.store(percent, Ordering::SeqCst);
+    pub(crate) fn new(faults: Arc<Faults>) -> Self {
+        Self { faults, ..Self::default() }
     }
 
     /// Whether tombstones cannot be deleted from now on.
@@ -45,77 +35,91 @@ impl MapTier {
         self.keeps_tombstones.store(yes, Ordering::SeqCst);
     }
 
-    fn state(&self) -> Result<MutexGuard<'_, State>> {
-        let call = self.calls.fetch_add(1, Ordering::SeqCst);
-        if Rng::new(call).chance(self.failing.load(Ordering::SeqCst)) {
-            return Err(Error::cold("the map does not answer", io::Error::other("down")));
+    fn read(&self) -> Result<(Fate, MutexGuard<'_, State>)> {
+        match self.faults.call(Call::Read) {
+            Fate::Fails(_) => Err(down()),
+            fate => Ok((fate, self.state.lock().unwrap())),
         }
-        Ok(self.state.lock().unwrap())
     }
+
+    /// Makes these changes, or some of them when it fails.
+    fn write<T>(&self, changes: &[T], mut change: impl FnMut(&mut State, &T)) -> Result<()> {
+        let fate = self.faults.call(Call::Write);
+        let part = if let Fate::Fails(part) = fate { part } else { 100 };
+        let mut state = self.state.lock().unwrap();
+        let done = changes.iter().filter(|_| part == 100 || self.faults.below(100) < part);
+        done.for_each(|of| change(&mut state, of));
+        if matches!(fate, Fate::Fails(_)) { Err(down()) } else { Ok(()) }
+    }
+}
+
+fn down() -> Error {
+    Error::cold("the map does not answer", failure())
 }
 
 impl ColdTier for MapTier {
     fn namespace(&self) -> Result<Option<Namespace>> {
-        Ok(self.state()?.namespace.clone())
+        Ok(self.read()?.1.namespace.clone())
     }
 
     fn set_namespace(&self, namespace: &Namespace) -> Result<()> {
-        self.state()?.namespace = Some(namespace.clone());
-        Ok(())
+        self.write(&[()], |state, ()| state.namespace = Some(namespace.clone()))
     }
 
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
-        let mut state = self.state()?;
-        for block in blocks {
+        self.write(blocks, |state, block| {
             state.blocks.insert(block.id, block.clone());
-        }
-        Ok(())
+        })
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
-        Ok(self.state()?.blocks.get(&id).map(|block| block.bytes.clone()))
+        let (fate, state) = self.read()?;
+        let mut bytes = state.blocks.get(&id).map(|block| block.bytes.clone());
+        if fate == Fate::Altered
+            && let Some(bytes) = &mut bytes
+        {
+            let at = self.faults.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.faults.below(8);
+        }
+        Ok(bytes)
     }
 
     fn delete(&self, ids: &[BlockId]) -> Result<()> {
-        let mut state = self.state()?;
-        for id in ids {
+        self.write(ids, |state, id| {
             state.blocks.remove(id);
-        }
-        Ok(())
+        })
     }
 
     fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
-        self.state()?.blocks.values().try_for_each(|block| visit(block.id, &block.summary))
+        self.read()?.1.blocks.values().try_for_each(|block| visit(block.id, &block.summary))
     }
 
     fn put_names(&self, names: &[(String, u64)]) -> Result<()> {
-        self.state()?.names.extend_from_slice(names);
-        Ok(())
+        self.write(names, |state, name| state.names.push(name.clone()))
     }
 
     fn names(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()> {
-        self.state()?.names.iter().for_each(|(name, stream)| visit(name, *stream));
+        self.read()?.1.names.iter().for_each(|(name, stream)| visit(name, *stream));
         Ok(())
     }
 
     fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
-        self.state()?.tombstones.insert((tombstone.id, tombstone.partition, tombstone.class), tombstone);
-        Ok(())
+        self.write(&[tombstone], |state, stone| {
+            state.tombstones.insert((stone.id, stone.partition, stone.class), *stone);
+        })
     }
 
     fn delete_tombstones(&self, tombstones: &[Tombstone]) -> Result<()> {
-        let mut state = self.state()?;
         if self.keeps_tombstones.load(Ordering::SeqCst) && !tombstones.is_empty() {
             return Err(Error::cold("tombstones are kept", io::Error::other("kept")));
         }
-        tombstones.iter().for_each(|stone| {
+        self.write(tombstones, |state, stone| {
             state.tombstones.remove(&(stone.id, stone.partition, stone.class));
-        });
-        Ok(())
+        })
     }
 
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
-        self.state()?.tombstones.values().for_each(|stone| visit(*stone));
+        self.read()?.1.tombstones.values().for_each(|stone| visit(*stone));
         Ok(())
     }
 }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use esker::{Class, Clock, ErrorKind, RegionKind, Store, Stream};
 
+use crate::crash::FaultTotals;
+use crate::faults::Trouble;
 use crate::reference::{Checked, Reference, ensure};
 use crate::rng::Rng;
-use crate::setup::{Below, Setup};
+use crate::setup::{Below, Kind, Setup};
 
-/// Steps that a fault's report names.
+/// Steps that a fault's report names, unless `ESKER_NOTES` says how many.
 const NOTES: usize = 15;
 
 /// What was counted since the store was opened, to be compared with its own figures.
@@ -21,6 +23,8 @@ pub(crate) struct Tally {
     pub(crate) removed_from_memory: u64,
     /// Events outside of their class's window: refused, clamped, dead-lettered.
     pub(crate) outside: [u64; 3],
+    /// Events that were in the pages which the store took over.
+    pub(crate) taken_over: u64,
 }
 
 /// What a whole run did, so that a tester which tests nothing is noticed.
@@ -56,6 +60,7 @@ pub(crate) struct Totals {
     pub(crate) promoted: u64,
     pub(crate) refused_moves: u64,
     pub(crate) safety_plans: u64,
+    pub(crate) faults: FaultTotals,
 }
 
 impl Totals {
@@ -87,6 +92,7 @@ impl Totals {
         self.refused_moves += other.refused_moves;
         self.safety_plans += other.safety_plans;
         self.packed += other.packed;
+        self.faults.add(&other.faults);
     }
 
     /// Everything that many seeds together should meet has been met, not just once.
@@ -136,20 +142,24 @@ pub(crate) struct World {
     pub(crate) recent: VecDeque<u64>,
     pub(crate) next_id: u64,
     pub(crate) fresh_stream: u64,
-    /// Whether the cold tier does not answer now.
+    /// Whether the cold tier may fail now, and whether what it gives may be altered.
     pub(crate) down: bool,
+    pub(crate) altered: bool,
     /// Whether a reader is being held over other steps.
     pub(crate) nested: bool,
     pub(crate) pinned: bool,
+    /// How many steps the figures of blocks that failed their checksums are not looked at.
+    pub(crate) was_altered: bool,
     weights: [u64; OPERATIONS.len()],
     notes: VecDeque<String>,
+    most_notes: usize,
     steps: usize,
 }
 
 type Operation = fn(&mut World) -> Checked;
 
 /// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
-const OPERATIONS: [(&str, u64, bool, Operation); 27] = [
+const OPERATIONS: [(&str, u64, bool, Operation); 31] = [
     ("append", 160, true, World::append),
     ("append_batch", 60, true, World::append_batch),
     ("append a duplicate", 20, true, World::append_duplicate),
@@ -177,18 +187,34 @@ const OPERATIONS: [(&str, u64, bool, Operation); 27] = [
     ("close and reopen", 2, false, World::reopen),
     ("resize", 6, true, World::resize),
     ("abandon and reopen", 1, false, World::abandon),
+    // Those of `Kind::Faults` alone.
+    ("crash", 4, false, World::crash),
+    ("crash in the middle", 8, false, World::crash_in_the_middle),
+    ("a sync fails", 2, false, World::fail_syncs),
+    ("syncs lie", 1, false, World::lie_about_syncs),
 ];
+/// How many of the last ones are those.
+const FAULTS: usize = 4;
 
 impl World {
-    pub(crate) fn new(seed: u64, threads: bool) -> Self {
+    pub(crate) fn new(seed: u64, kind: Kind) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = Setup::new(&mut rng, threads);
+        let setup = Setup::new(&mut rng, kind);
         let start = rng.pick(&[1_700_000_000_000, 1_700_000_000_000, 1_000_000, 0, -5_000_000]);
         // Seeds differ in what they do most.
-        let weights = std::array::from_fn(|at| match rng.weighted(&[6, 2, 2]) {
+        let usual: [u64; OPERATIONS.len()] = std::array::from_fn(|at| match rng.weighted(&[6, 2, 2]) {
             0 => OPERATIONS[at].1 * 4,
             1 => OPERATIONS[at].1 * 2,
             _ => OPERATIONS[at].1 * 7,
+        });
+        let weights = std::array::from_fn(|at| {
+            let is_fault = at >= OPERATIONS.len() - FAULTS;
+            match (kind, OPERATIONS[at].0) {
+                (Kind::Faults, "tier down or up") => usual[at] * 6,
+                (Kind::Faults, _) if is_fault => usual[at] * 2,
+                _ if is_fault => 0,
+                _ => usual[at],
+            }
         });
         Self {
             rng,
@@ -205,10 +231,13 @@ impl World {
             next_id: 1,
             fresh_stream: 1 << 32,
             down: false,
+            altered: false,
+            was_altered: false,
             nested: false,
             pinned: false,
             weights,
             notes: VecDeque::new(),
+            most_notes: std::env::var("ESKER_NOTES").map_or(NOTES, |count| count.parse().unwrap()),
             steps: 0,
         }
     }
@@ -227,9 +256,12 @@ impl World {
         self.reopen()?;
         self.check_everything()?;
         self.gather_totals();
+        self.totals.faults.calls = self.setup.faults.counts();
         let Totals { fair_tries, fair_refusals, .. } = self.totals;
+        // Short runs say little of this.
+        let is_long = self.setup.kind != Kind::Faults;
         ensure!(
-            fair_refusals * 50 <= fair_tries || fair_refusals < 10,
+            !is_long || fair_refusals * 50 <= fair_tries || fair_refusals < 10,
             "{fair_refusals} of {fair_tries} appends of ordinary size were refused although room could be made"
         );
         Ok(())
@@ -245,7 +277,9 @@ impl World {
         let (name, _, _, operation) = OPERATIONS[self.rng.weighted(&weights)];
         self.steps += 1;
         self.note(name.to_string());
-        operation(self)
+        operation(self)?;
+        // Not in the middle of another step, whose call may have been cut off.
+        if self.setup.kind == Kind::Faults && !self.nested { self.validate() } else { Ok(()) }
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -258,7 +292,7 @@ impl World {
     }
 
     fn note(&mut self, text: String) {
-        if self.notes.len() == NOTES {
+        if self.notes.len() == self.most_notes {
             self.notes.pop_front();
         }
         self.notes.push_back(format!("{}: {text}", self.steps));
@@ -316,17 +350,25 @@ impl World {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(error) if self.down && error.kind() == ErrorKind::Cold => Ok(None),
+            // Where the version is altered, nothing else can be told.
+            Err(error)
+                if self.altered && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(format!("{what}: {error:?}")),
         }
     }
 
     pub(crate) fn maintain(&mut self) -> Checked {
-        let outcome = self.store().maintain();
+        let store = self.store();
+        let outcome = self.slowly(|| store.maintain());
         self.tier_said(outcome, "maintain").map(drop)
     }
 
     pub(crate) fn flush(&mut self) -> Checked {
-        let outcome = self.store().flush(std::time::Duration::from_secs(3600));
+        let store = self.store();
+        let outcome = self.slowly(|| store.flush(std::time::Duration::from_secs(3600)));
         if self.tier_said(outcome, "flush")?.is_some() && self.setup.has_tier() {
             let setup = &self.setup;
             for entry in self.reference.events.values_mut() {
@@ -372,22 +414,32 @@ impl World {
         }
     }
 
+    /// Lets calls of the tier fail from now on, or no more.
     pub(crate) fn toggle_tier(&mut self) -> Checked {
         if self.down {
             self.tier_up();
-        } else if let Below::Map(tier) = &self.setup.below {
-            let failing = self.rng.pick(&[100, 50, 20]);
-            tier.set_failing(failing);
-            self.down = true;
-            self.detail(|| format!("{failing} % of calls fail"));
+            return Ok(());
         }
+        let failing = Trouble::Failing(self.rng.pick(&[100, 50, 20]));
+        let trouble = match &self.setup.below {
+            Below::Map(_) if self.setup.kind == Kind::Faults && self.rng.chance(30) => Trouble::Altered(30),
+            Below::Map(_) => failing,
+            // A call there reads or writes many times.
+            Below::Sim(_) => Trouble::Failing(self.rng.pick(&[100, 10, 1])),
+            Below::Nothing | Below::Disk(_) => return Ok(()),
+        };
+        self.setup.faults.set(trouble);
+        self.down = true;
+        self.altered = matches!(trouble, Trouble::Altered(_));
+        self.was_altered |= self.altered;
+        self.detail(|| format!("{trouble:?}"));
         Ok(())
     }
 
+    /// Ends what is wrong with the tier, unless nothing can.
     pub(crate) fn tier_up(&mut self) {
-        if let Below::Map(tier) = &self.setup.below {
-            tier.set_failing(0);
-            self.down = false;
-        }
+        self.setup.faults.set(Trouble::None);
+        let refuses = matches!(&self.setup.below, Below::Sim(disk) if disk.sync_has_failed());
+        (self.down, self.altered) = (refuses || self.setup.faults.may_die(), false);
     }
 }

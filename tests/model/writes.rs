@@ -7,6 +7,7 @@ use esker::{Appended, ConfigBuilder, Error, ErrorKind, Event, PressureReason, Re
 
 use crate::reference::{Checked, Entry, ensure, same};
 use crate::screen::Fate;
+use crate::setup::Kind;
 use crate::world::World;
 
 type Pairs<'a> = Vec<(&'a [u8], &'a [u8])>;
@@ -314,14 +315,18 @@ impl World {
         let len = self.rng.pick(&[0, 1, 2, 5, 16, 40, 120]);
         let mut list: Vec<(u64, Entry, Expected)> = Vec::with_capacity(len);
         let mut fates = Vec::with_capacity(len);
+        // One that leaves memory while the batch waits is stored twice; should all end before both are removed, both would be
+        // found.
+        let all_may_end = self.setup.kind == Kind::Faults && self.nested;
+        let again = if all_may_end { 0 } else { 5 };
         while list.len() < len {
             let (mut id, mut entry) = self.new_event();
             let mut expected = Expected::Stored;
-            if self.rng.chance(5) && !list.is_empty() {
+            if self.rng.chance(again) && !list.is_empty() {
                 // Again what this batch has already, or is going to have been refused.
                 id = list[self.rng.index(list.len())].0;
                 expected = Expected::Duplicate;
-            } else if self.rng.chance(5)
+            } else if self.rng.chance(again)
                 && let Some(known) = self.id_in_memory()
             {
                 id = known;

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod cpuset;
 mod refused;
 
 use std::collections::BTreeMap;
@@ -303,6 +304,42 @@ fn streams_have_a_home_and_workers_are_sent_there() {
     assert_eq!(on.keys().collect::<Vec<_>>(), seen.keys().collect::<Vec<_>>());
     let hot = *store.stats().region(RegionKind::Hot);
     assert_eq!(hot.remote_allocations, 0, "each was served at home: {hot:?}");
+}
+
+#[test]
+fn writes_and_reads_from_other_nodes_are_counted() {
+    let nodes = with_memory();
+    for node in nodes.iter().filter(|node| !node.allowed_cpus.is_empty()) {
+        let config = small().numa(|numa| numa.nodes([node.id]).count_reads(true));
+        let store = open(config.hot(|hot| hot.page_size("64KiB")));
+        let write_and_read = |ids: std::ops::Range<u64>| {
+            for id in ids.clone() {
+                append(&store, id, stream(id % 50), 1000).unwrap();
+            }
+            for id in ids {
+                assert!(store.pin().get(id).is_some());
+            }
+            *store.stats().region(RegionKind::Hot)
+        };
+        let near = on(node.allowed_cpus[0], || write_and_read(0..2000));
+        assert_eq!((near.remote_writes, near.remote_reads), (0, 0), "{near:?}");
+        assert_eq!((near.local_writes, near.local_reads), (near.allocations, 2000), "{near:?}");
+        let Some(far) = nodes.iter().find(|far| far.id != node.id && !far.allowed_cpus.is_empty()) else {
+            continue;
+        };
+        let both = on(far.allowed_cpus[0], || write_and_read(2000..6000));
+        assert_eq!(both.local_writes, near.local_writes, "{both:?}");
+        assert_eq!(both.remote_writes, both.allocations - near.allocations, "{both:?}");
+        assert_eq!((both.local_reads, both.remote_reads), (2000, 4000), "{both:?}");
+    }
+    // Reads are counted where that is asked for.
+    let store = open(small().numa(|numa| numa.nodes(ids(&nodes))));
+    append(&store, 1, stream(1), 1000).unwrap();
+    for _ in 0..100 {
+        assert!(store.pin().get(1).is_some());
+    }
+    let hot = *store.stats().region(RegionKind::Hot);
+    assert_eq!((hot.local_reads, hot.remote_reads, hot.local_writes + hot.remote_writes), (0, 0, 1));
 }
 
 #[test]

@@ -1,0 +1,232 @@
+//! Putting the pages of a log back, after the memory that they were in has gone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::ops::Range;
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Addr, LaneId, LogicalPage};
+use crate::lanes::append::Lanes;
+use crate::log::marks::{Mark, Marks};
+use crate::log::scan::{PageLog, Piece, Scan};
+use crate::log::segment::{LogDir, read_at};
+use crate::pages::logged::LoggedPage;
+use crate::pages::restore::{FoundPage, Quarantine};
+use crate::pages::table::Tier;
+
+/// Of the hot region, how much is filled with pages before others are squeezed.
+const HOT_FILL: f64 = 0.7;
+
+/// What was put back.
+pub(crate) struct Replayed {
+    pub(crate) found: Vec<FoundPage>,
+    pub(crate) lost: Quarantine,
+    /// Parts of the log that were on the disk and are not whole.
+    pub(crate) damaged: u64,
+    /// The last id that the store gave.
+    pub(crate) last_id: u64,
+}
+
+type Key = (LogicalPage, u32);
+
+/// Puts those pages back that were in memory and that the cold tier does not have: `confirmed` says below which number
+/// it has those of a lane.
+///
+/// # Errors
+/// [`ErrorKind::MemoryPressure`] when the regions are too small, [`ErrorKind::Incompatible`] when lanes or page numbers are
+/// missing, [`ErrorKind::Io`]. The log is as it was.
+pub(crate) fn replay(
+    log: &LogDir,
+    scan: Scan,
+    config: &Config,
+    lanes: &Lanes,
+    marks: &Marks,
+    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+) -> Result<Replayed> {
+    let mut lost = Quarantine::default();
+    if scan.damaged > 0 {
+        lost.describe(|| format!("{} parts of the log are damaged", scan.damaged));
+    }
+    marks.clear();
+    let Scan { pages, removed, tails, generation, damaged, last_id, .. } = scan;
+    lanes.pages.begin_generation(generation + 1);
+    let chosen = choose(pages, &tails, config, confirmed, &mut lost)?;
+    let mut back = Back { log, config, lanes, files: HashMap::new(), bytes: Vec::new(), scratch: Vec::new() };
+    let (mut found, mut kept) = (Vec::with_capacity(chosen.len()), HashSet::new());
+    for (key, page) in chosen {
+        if let Some((put, end)) = back.put(key, &page, &mut lost)? {
+            found.push(put);
+            kept.insert(key);
+            let segment = page.pieces.iter().map(|piece| piece.segment).min().unwrap_or(1);
+            marks.set(&Mark { page: key.0, generation: key.1, len: end, segment, anew: true });
+        }
+    }
+    if lanes.pages.has_sensitive() {
+        crate::sys::memory::wipe_all(&mut back.bytes);
+        crate::sys::memory::wipe_all(&mut back.scratch);
+    }
+    let removed: HashSet<u64> = removed.into_iter().collect();
+    for addr in removed.into_iter().map(Addr).filter(|addr| kept.contains(&(addr.page(), addr.high()))) {
+        let note = lanes.pages.note_removed(addr, addr.high());
+        note.ok_or_else(|| too_small("notes of removed events"))?(true);
+    }
+    Ok(Replayed { found, lost, damaged, last_id })
+}
+
+/// The pages to put back, those first whose events came last.
+fn choose(
+    pages: HashMap<Key, PageLog>,
+    tails: &HashMap<LaneId, u64>,
+    config: &Config,
+    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    lost: &mut Quarantine,
+) -> Result<Vec<(Key, PageLog)>> {
+    let mut by_number: BTreeMap<LogicalPage, (u32, PageLog)> = BTreeMap::new();
+    let mut begins: HashMap<LaneId, u64> = HashMap::new();
+    for ((number, generation), page) in pages {
+        let lane = page.lane;
+        if lane.partition() >= config.partitions || lane.class().index() >= config.classes.len() {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "the log has events of partition {} and class {}, which this configuration does not have; open the \
+                     store as it was",
+                    lane.partition(),
+                    lane.class().index()
+                ),
+            ));
+        }
+        let tail = tails.get(&lane).copied().unwrap_or(0);
+        let begin = *begins.entry(lane).or_insert_with(|| confirmed(lane).max(tail));
+        if page.seq < begin {
+            continue;
+        }
+        // A number is used again when its page has left memory, which the log then says; unless that part of it is damaged.
+        let later = |other: &PageLog| place(&page) > place(other);
+        match by_number.get(&number) {
+            Some((_, other)) if !later(other) => lost.pages += 1,
+            other => {
+                lost.pages += u64::from(other.is_some());
+                by_number.insert(number, (generation, page));
+            }
+        }
+    }
+    let pages = by_number.into_iter().map(|(number, (generation, page))| ((number, generation), page));
+    let mut chosen: Vec<(Key, PageLog)> = pages.collect();
+    chosen.sort_by_key(|(key, page)| (std::cmp::Reverse(page.arrival), *key));
+    Ok(chosen)
+}
+
+/// Where in the log the last bytes of a page are.
+fn place(page: &PageLog) -> Option<(u64, u32)> {
+    page.pieces.last().map(|piece| (piece.segment, piece.at))
+}
+
+fn too_small(what: &str) -> Error {
+    Error::new(
+        ErrorKind::MemoryPressure,
+        format!(
+            "there is no room for all {what} of the log; nothing is lost: open the store with larger regions"
+        ),
+    )
+}
+
+struct Back<'b> {
+    log: &'b LogDir,
+    config: &'b Config,
+    lanes: &'b Lanes,
+    files: HashMap<u64, File>,
+    bytes: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl Back<'_> {
+    /// Puts a page back; gives where its bytes end, too. Nothing, if nothing of it can be read.
+    fn put(&mut self, key: Key, page: &PageLog, lost: &mut Quarantine) -> Result<Option<(FoundPage, u32)>> {
+        let parts = self.gather(page)?;
+        let end = parts.last().map_or(0, |part| part.end);
+        if !matches!(&parts[..], [part] if part.start == 0) {
+            lost.pages += 1;
+            lost.describe(|| format!("page {} of {:?}: a part is missing in the log", page.seq, page.lane));
+        }
+        let logged = LoggedPage {
+            page: key.0,
+            generation: key.1,
+            lane: page.lane,
+            seq: page.seq,
+            arrival: page.arrival,
+            bytes: &self.bytes,
+            parts: &parts,
+        };
+        let pages = &self.lanes.pages;
+        let fill = f64::from(pages.hot.used_pages()) / f64::from(pages.hot.pages_max());
+        let is_hot = fill < HOT_FILL || !self.config.classes[page.lane.class().index()].compress;
+        let tiers = if is_hot { [Tier::Hot, Tier::Warm] } else { [Tier::Warm, Tier::Hot] };
+        let now_ms = self.lanes.clock.now_ms();
+        for tier in tiers {
+            match pages.put_back(&logged, tier, now_ms, &mut self.scratch) {
+                Err(error) if error.kind() == ErrorKind::MemoryPressure => {}
+                other => return other.map(|found| found.map(|found| (found, end as u32))),
+            }
+        }
+        Err(too_small("pages"))
+    }
+
+    /// Reads a page's bytes, and tells which are there.
+    fn gather(&mut self, page: &PageLog) -> Result<Vec<Range<usize>>> {
+        let end =
+            page.pieces.iter().map(|piece| piece.offset as usize + piece.len as usize).max().unwrap_or(0);
+        self.bytes.clear();
+        // No page is longer than its largest event, of 16 MiB, and some.
+        self.bytes.resize(end.min(32 << 20), 0);
+        let mut read: Vec<Piece> = Vec::with_capacity(page.pieces.len());
+        for piece in &page.pieces {
+            let range = piece.offset as usize..piece.offset as usize + piece.len as usize;
+            let Some(out) = self.bytes.get_mut(range) else { continue };
+            let file = match self.files.entry(piece.segment) {
+                std::collections::hash_map::Entry::Occupied(file) => file.into_mut(),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(self.log.open_segment(piece.segment)?)
+                }
+            };
+            if read_at(file, out, u64::from(piece.at)).is_ok() {
+                read.push(*piece);
+            }
+        }
+        Ok(cover(read))
+    }
+}
+
+/// Which bytes the pieces cover: ranges that begin with a record.
+fn cover(mut pieces: Vec<Piece>) -> Vec<Range<usize>> {
+    pieces.sort_by_key(|piece| piece.offset);
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for piece in pieces {
+        let (from, to) = (piece.offset as usize, piece.offset as usize + piece.len as usize);
+        match ranges.last_mut() {
+            Some(last) if from <= last.end => last.end = last.end.max(to),
+            _ if piece.begins => ranges.push(from..to),
+            // The beginning of this record is missing.
+            _ => {}
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_what_they_cover() {
+        let piece = |offset, len, begins| Piece { segment: 1, at: 0, len, offset, begins };
+        let of = |pieces: &[Piece]| -> Vec<(usize, usize)> {
+            cover(pieces.to_vec()).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(of(&[piece(0, 10, true), piece(10, 5, false), piece(5, 10, true)]), [(0, 15)]);
+        assert_eq!(of(&[piece(20, 5, true), piece(0, 8, true)]), [(0, 8), (20, 25)]);
+        assert_eq!(of(&[piece(0, 8, true), piece(20, 5, false), piece(25, 5, true)]), [(0, 8), (25, 30)]);
+        assert_eq!(of(&[]), []);
+    }
+}

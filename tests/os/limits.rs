@@ -1,0 +1,132 @@
+//! A process that may have no more descriptors or memory, and stores that come and go.
+#![expect(unsafe_code, reason = "setrlimit")]
+
+use std::time::Duration;
+
+use esker::{Config, ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Has the process live with less for as long as the value is held.
+struct Less {
+    what: u32,
+    before: libc::rlimit,
+}
+
+impl Less {
+    fn new(what: u32, limit: u64) -> Self {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: reads the limit into what it is given, and lowers it, which an owner may.
+        unsafe {
+            assert_eq!(libc::getrlimit(what, &raw mut before), 0);
+            assert_eq!(libc::setrlimit(what, &libc::rlimit { rlim_cur: limit, ..before }), 0);
+        }
+        Self { what, before }
+    }
+}
+
+impl Drop for Less {
+    fn drop(&mut self) {
+        // SAFETY: as it was.
+        unsafe { libc::setrlimit(self.what, &self.before) };
+    }
+}
+
+/// Entries of a folder of this process: `fd` or `task`.
+fn count(folder: &str) -> usize {
+    std::fs::read_dir(format!("/proc/self/{folder}")).unwrap().count()
+}
+
+fn mapped_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').next().unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// An error and what is behind it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+fn config(dir: &tempfile::TempDir, durability: Durability) -> ConfigBuilder {
+    let config = Config::builder().memory("32MiB").data_dir(dir.path().join("data"));
+    config.durability(durability).shared_dir(dir.path().join("shared"))
+}
+
+fn append(store: &Store, from: u64, count: u64) {
+    for id in from..from + count {
+        store.append(&Event::new(Stream::from(id as u32 % 50), id, 0, 0).payload(&[7; 200])).unwrap();
+    }
+}
+
+#[test]
+fn stores_that_come_and_go_leave_nothing_behind() {
+    let _alone = super::alone();
+    for durability in [Durability::Memory, Durability::Process] {
+        let dir = tempfile::tempdir().unwrap();
+        let turn = |number: u64| {
+            let store = Store::open(config(&dir, durability).build().unwrap()).unwrap();
+            append(&store, number * 1000, 100);
+            assert!(store.pin().get(number * 1000).is_some());
+            // Closed, and dropped, by turns.
+            if number.is_multiple_of(2) {
+                store.close(MINUTE).unwrap();
+            }
+        };
+        (1..10).for_each(turn);
+        let before = (count("fd"), count("task"), mapped_bytes());
+        (10..110).for_each(turn);
+        let after = (count("fd"), count("task"), mapped_bytes());
+        assert_eq!((before.0, before.1), (after.0, after.1), "{durability:?}: descriptors and threads");
+        assert!(after.2 < before.2 + (96 << 20), "{durability:?}: {} mapped, then {}", before.2, after.2);
+    }
+}
+
+#[test]
+fn a_process_without_descriptors_is_told_so_and_an_open_store_goes_on() {
+    let _alone = super::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let store = Store::open(config(&dir, Durability::Process).build().unwrap()).unwrap();
+    append(&store, 0, 1000);
+    {
+        let open = count("fd") as u64;
+        // However many of its files an opening gets: what it has got so far is let go.
+        for more in 0..12 {
+            let _less = Less::new(libc::RLIMIT_NOFILE, open + more);
+            let Err(error) = Store::open(config(&other, Durability::Process).build().unwrap()) else {
+                continue;
+            };
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            assert!(causes(&error).contains("os error 24"), "{}", causes(&error));
+        }
+        let _less = Less::new(libc::RLIMIT_NOFILE, open);
+        append(&store, 1000, 40_000);
+        store.flush(MINUTE).unwrap();
+        assert!(store.fetch(500).unwrap().is_some());
+        store.validate().unwrap();
+    }
+    drop(Store::open(config(&other, Durability::Process).build().unwrap()).unwrap());
+    assert_eq!(store.close(MINUTE).unwrap().left, 0);
+}
+
+#[test]
+fn a_process_without_address_space_is_told_so() {
+    let _alone = super::alone();
+    for durability in [Durability::Memory, Durability::Process] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let _less = Less::new(libc::RLIMIT_AS, mapped_bytes() + (512 << 20));
+            let error = Store::open(config(&dir, durability).memory("4GiB").build().unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            assert!(error.to_string().contains("would not"), "{error}");
+        }
+        let store = Store::open(config(&dir, durability).build().unwrap()).unwrap();
+        append(&store, 0, 100);
+    }
+}

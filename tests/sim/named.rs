@@ -1,0 +1,261 @@
+//! What the simulation found, each as short as it can be.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker::{
+    Appended, ClassConfig, Clock, ColdTier, Config, DiskTier, Durability, ErrorKind, Event, Store, Stream,
+};
+
+use crate::disk::{Crash, Disk, File};
+use crate::faults::{Faults, Trouble};
+use crate::tier::MapTier;
+
+const SECOND: i64 = 1000;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn open(tier: Arc<dyn ColdTier>, clock: &Clock, shared: Option<&Path>) -> Store {
+    open_for(10, tier, clock, shared)
+}
+
+/// A store whose events leave memory after that many seconds.
+fn open_for(warm_for: u64, tier: Arc<dyn ColdTier>, clock: &Clock, shared: Option<&Path>) -> Store {
+    let class =
+        ClassConfig::new("only").hot_for(seconds(5)).warm_for(seconds(warm_for)).retention(seconds(90));
+    let mut config = Config::builder()
+        .memory("8MiB")
+        .hot(|hot| hot.max("1MiB").page_size("4KiB"))
+        .warm(|warm| warm.max("1MiB"))
+        .partitions(1)
+        .block_bytes("16KiB")
+        .class(class)
+        .background(false);
+    if let Some(dir) = shared {
+        config = config.durability(Durability::Process).shared_dir(dir);
+    }
+    Store::builder(config.build().unwrap()).clock(clock.clone()).cold(tier).open().unwrap()
+}
+
+/// Bytes that cannot be packed, so that pages and blocks are full early.
+fn noise(id: u64, len: usize) -> Vec<u8> {
+    let mut rng = crate::rng::Rng::new(id);
+    (0..len).map(|_| rng.next() as u8).collect()
+}
+
+fn append(store: &Store, ids: std::ops::Range<u64>, at: i64) {
+    for id in ids {
+        let outcome = store.append(&Event::new(Stream::from(3u32), id, at, 0).payload(&noise(id, 900)));
+        assert_eq!(outcome.unwrap(), Appended::Stored);
+    }
+}
+
+fn scanned(store: &Store) -> Vec<u64> {
+    let mut ids: Vec<u64> = store.fetch_scan(..).map(|event| event.unwrap().id()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn let_all_leave(store: &Store, clock: &Clock) {
+    store.flush(seconds(3600)).unwrap();
+    clock.set_ms(clock.now_ms() + 10 * SECOND);
+    store.maintain().unwrap();
+    let events = store.stats().events;
+    assert_eq!((events.hot, events.warm), (0, 0), "{events:?}");
+}
+
+/// Seed 268: the tier had stored blocks of which it said that it had not. Meanwhile the first page expired, so the next try
+/// cut its blocks elsewhere, beside the others; the next opening found events in both.
+#[test]
+fn blocks_that_are_tried_again_replace_those_that_the_tier_has_already() {
+    for seed in 0..20 {
+        let (faults, clock) = (Arc::new(Faults::new(seed)), Clock::manual(0));
+        let tier = Arc::new(MapTier::new(faults.clone()));
+        let store = open(tier.clone(), &clock, None);
+        append(&store, 0..9, 0);
+        clock.set_ms(50 * SECOND);
+        append(&store, 9..120, 50 * SECOND);
+        faults.set(Trouble::Failing(100));
+        store.flush(seconds(3600)).unwrap_err();
+        clock.set_ms(91 * SECOND);
+        store.maintain().unwrap_err();
+        faults.set(Trouble::None);
+        store.maintain().unwrap();
+        assert!(store.stats().events.expired >= 8, "two pages are full of expired events");
+        store.flush(seconds(3600)).unwrap();
+        store.abandon();
+        let store = open(tier, &clock, None);
+        assert_eq!(scanned(&store), (9..120).collect::<Vec<_>>(), "seed {seed}");
+        store.validate().unwrap();
+    }
+}
+
+/// Of several blocks at once a tier may have stored a later one and not the first when it fails. The next process took
+/// everything before the later one for confirmed.
+#[test]
+fn a_page_before_a_block_that_was_never_confirmed_is_spilled_by_the_next_process() {
+    for seed in 0..20 {
+        let (faults, clock) = (Arc::new(Faults::new(seed)), Clock::manual(0));
+        let (tier, dir) = (Arc::new(MapTier::new(faults.clone())), tempfile::tempdir().unwrap());
+        let store = open(tier.clone(), &clock, Some(dir.path()));
+        append(&store, 0..120, 0);
+        faults.set(Trouble::Failing(100));
+        store.flush(seconds(3600)).unwrap_err();
+        faults.set(Trouble::None);
+        assert!(store.remove(40).unwrap());
+        store.abandon();
+        let store = open(tier, &clock, Some(dir.path()));
+        let_all_leave(&store, &clock);
+        let ids: Vec<u64> = (0..120).filter(|id| *id != 40).collect();
+        assert_eq!(scanned(&store), ids, "seed {seed}");
+        store.validate().unwrap();
+    }
+}
+
+/// Seeds 329 and 436: an event that had expired was taken out of the index so that its page could be packed, which waited
+/// for a reader. Its id came again, the process was killed, and the next one took the old event for the one of that id.
+#[test]
+fn an_id_that_comes_again_after_it_expired_is_that_of_the_later_event() {
+    let (clock, dir) = (Clock::manual(0), tempfile::tempdir().unwrap());
+    let tier = Arc::new(MapTier::default());
+    let store = open_for(200, tier.clone(), &clock, Some(dir.path()));
+    append(&store, 0..3, 0);
+    clock.set_ms(60 * SECOND);
+    // The first page is full with the first of these.
+    append(&store, 3..8, 60 * SECOND);
+    clock.set_ms(70 * SECOND);
+    store.maintain().unwrap();
+    clock.set_ms(100 * SECOND);
+    let reader = store.pin();
+    store.maintain().unwrap();
+    append(&store, 1..2, 100 * SECOND);
+    drop(reader);
+    store.abandon();
+    let store = open_for(200, tier, &clock, Some(dir.path()));
+    assert!(store.recovered().unwrap().is_whole(), "{:?}", store.recovered());
+    assert_eq!(store.pin().get(1).unwrap().timestamp(), 100 * SECOND);
+    // Nor does the clock bring back what was let go.
+    clock.set_ms(70 * SECOND);
+    assert_eq!(scanned(&store), [1, 3, 4, 5, 6, 7]);
+    store.validate().unwrap();
+}
+
+fn on_disk() -> (Arc<Faults>, Arc<Disk>, impl Fn() -> Arc<dyn ColdTier>) {
+    let faults = Arc::new(Faults::new(1));
+    let disk = Disk::new(faults.clone());
+    let file = disk.clone();
+    let tier = move || -> Arc<dyn ColdTier> {
+        let file = file.clone();
+        Arc::new(DiskTier::on(move || File(file.clone()), 1 << 20).unwrap())
+    };
+    (faults, disk, tier)
+}
+
+/// redb does nothing more with a file of which one write has failed: a disk that had been full for a moment stopped
+/// spilling, and cold reads, until the store was opened again.
+#[test]
+fn a_disk_that_was_full_for_a_while_is_used_again() {
+    let (faults, disk, tier) = on_disk();
+    let clock = Clock::manual(0);
+    let store = open(tier(), &clock, None);
+    append(&store, 0..40, 0);
+    store.flush(seconds(3600)).unwrap();
+    append(&store, 40..80, 0);
+    faults.set(Trouble::Failing(100));
+    assert_eq!(store.flush(seconds(3600)).unwrap_err().kind(), ErrorKind::Cold);
+    faults.set(Trouble::None);
+    let_all_leave(&store, &clock);
+    assert_eq!(scanned(&store).len(), 80);
+    store.abandon();
+    disk.crash(Crash::PowerLoss);
+    let store = open(tier(), &clock, None);
+    assert_eq!(scanned(&store).len(), 80);
+}
+
+/// What the system held of the file when a sync failed, it will never write; what is built on it would be lost.
+#[test]
+fn a_disk_whose_sync_failed_is_not_used_again() {
+    let (faults, disk, tier) = on_disk();
+    let clock = Clock::manual(0);
+    let store = open(tier(), &clock, None);
+    append(&store, 0..40, 0);
+    store.flush(seconds(3600)).unwrap();
+    append(&store, 40..80, 0);
+    faults.set(Trouble::SyncFails(100));
+    store.flush(seconds(3600)).unwrap_err();
+    faults.set(Trouble::None);
+    let error = store.flush(seconds(3600)).unwrap_err();
+    assert!(error.kind() == ErrorKind::Cold && error.to_string().contains("sync"), "{error}");
+    assert_eq!(store.pin().get(50).unwrap().id(), 50, "memory goes on");
+    store.abandon();
+    disk.crash(Crash::PowerLoss);
+    let store = open(tier(), &clock, None);
+    let ids: BTreeSet<u64> = scanned(&store).into_iter().collect();
+    assert!((0..40).all(|id| ids.contains(&id)), "{ids:?}");
+}
+
+/// Seed 2074: a try that went less far in a lane than the one before forgot how far that one had come, so nobody told the
+/// tier of events removed from blocks that it had stored without confirming them.
+#[test]
+fn what_is_removed_between_two_tries_stays_removed() {
+    for seed in 0..20 {
+        let (faults, clock) = (Arc::new(Faults::new(seed)), Clock::manual(0));
+        let tier = Arc::new(MapTier::new(faults.clone()));
+        let open = || {
+            // Four blocks are written at a time.
+            let config = Config::builder().memory("8MiB").buffers("1MiB").partitions(1).block_bytes("16KiB");
+            let config = config.hot(|hot| hot.max("1MiB").page_size("4KiB")).warm(|warm| warm.max("1MiB"));
+            let config = config.class(ClassConfig::new("a")).class(ClassConfig::new("b")).background(false);
+            let builder = Store::builder(config.build().unwrap()).clock(clock.clone());
+            builder.cold(tier.clone()).open().unwrap()
+        };
+        let store = open();
+        append(&store, 0..120, 0);
+        faults.set(Trouble::Failing(100));
+        store.flush(seconds(3600)).unwrap_err();
+        let class = store.class("b").unwrap();
+        for id in 200..230 {
+            let event = Event::new(Stream::from(3u32), id, 0, 0).class(class);
+            store.append(&event.payload(&noise(id, 900))).unwrap();
+        }
+        // Begins with the other lane now.
+        store.flush(seconds(3600)).unwrap_err();
+        faults.set(Trouble::None);
+        for id in (0..120).step_by(5) {
+            assert!(store.remove(id).unwrap());
+        }
+        store.abandon();
+        let left: Vec<u64> =
+            scanned(&open()).into_iter().filter(|id| *id < 120 && id.is_multiple_of(5)).collect();
+        assert!(left.is_empty(), "seed {seed}: {left:?}");
+    }
+}
+
+/// Seed 32: a removal was noted in the pages, the tier could not be told, and the process ended before the note was taken
+/// back. The next one had the event removed from memory and not from the tier: it came back when its page had left.
+#[test]
+fn a_removal_that_ended_half_way_is_made_or_not_in_all_tiers() {
+    for seed in 0..20 {
+        let (faults, clock) = (Arc::new(Faults::new(seed)), Clock::manual(0));
+        let (tier, dir) = (Arc::new(MapTier::new(faults.clone())), tempfile::tempdir().unwrap());
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        let store = open(tier.clone(), &clock, Some(&first));
+        append(&store, 0..40, 0);
+        store.flush(seconds(3600)).unwrap();
+        let (from, to) = (first.clone(), second.clone());
+        faults.die_after(1, move || crate::crash::copy_dir(&from, &to).unwrap());
+        store.remove(3).unwrap_err();
+        assert!(faults.is_dead());
+        store.abandon();
+        faults.revive();
+        let store = open(tier, &clock, Some(&second));
+        let is_there = scanned(&store).contains(&3);
+        let_all_leave(&store, &clock);
+        assert_eq!(scanned(&store).contains(&3), is_there, "seed {seed}");
+        store.validate().unwrap();
+    }
+}
