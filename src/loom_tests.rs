@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod arrays_of_ids;
+mod held;
 
 use std::sync::Arc;
 

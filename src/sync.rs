@@ -4,11 +4,21 @@
 //! the rest of the crate is not built then.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 pub(crate) use crossbeam_utils::CachePadded;
+
+/// The cheap side of a fence whose other side is `sys::memory::fence_all_threads`: it keeps the compiler from moving
+/// what is behind it before what is before it; the processor is seen to by the other side.
+#[inline(always)]
+pub(crate) fn light_fence() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+    #[cfg(not(loom))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
 
 /// One turn of waiting for another thread that is about to finish: a few pauses of the processor, and after
 /// that the rest of the time slice, because the other thread may share our core.

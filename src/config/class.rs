@@ -104,6 +104,12 @@ pub enum OnFull {
     /// The call waits up to its time-out; then the store's handler decides
     /// ([`StoreBuilder::on_full`](crate::StoreBuilder::on_full)).
     Ask,
+    /// The call waits up to its time-out; then events of classes of lower [priority](ClassConfig::priority) are given up for
+    /// it, the lowest class and the oldest events first, even if the cold tier does not have them yet. They count as
+    /// [dropped](crate::EventStats::dropped). When there are none, the event is refused.
+    ///
+    /// Events of lower classes that may leave memory anyhow always go first, whatever a class says here.
+    EvictLower,
 }
 
 /// How long events of a class stay where, and what happens then.

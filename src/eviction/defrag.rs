@@ -17,7 +17,7 @@ use crate::eviction::millis;
 use crate::ids::{Addr, LogicalPage};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Partition;
-use crate::pages::pool::Pin;
+use crate::pages::pool::{Pin, all_gone};
 use crate::pages::repack::{Buffers, Repacked};
 use crate::pages::table::{PageMeta, Place, Tier};
 
@@ -94,7 +94,7 @@ impl Defrag {
         }
         self.look(mover, config, lanes, shared);
         if !self.noted.is_empty() {
-            self.ready = Some(lanes.pin().all_gone());
+            self.ready = Some(all_gone(lanes.readers.limbo()));
             return Turn::Waits;
         }
         if self.at == 0 { Turn::Done } else { Turn::More }

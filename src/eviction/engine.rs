@@ -5,7 +5,7 @@
 //! at a time, never while compressing.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -18,9 +18,14 @@ use crate::eviction::guarded::{Guarded, Who};
 use crate::eviction::moves::{Mover, Outcome};
 use crate::eviction::view::summary;
 use crate::eviction::{LaneView, Move, PageSummary, Plan, Policy, Refusal, RegionView, View};
-use crate::ids::LogicalPage;
+use crate::ids::{Class, LogicalPage};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::Lane;
+
+/// Pages that move between two looks whether readers of what has left are gone.
+const RECLAIM_EVERY: usize = 16;
+/// Pages that are given up at a time for the sake of a higher class.
+const GIVEN_UP: usize = 4;
 
 /// What the engine has done since the store opened.
 #[derive(Default)]
@@ -71,8 +76,8 @@ pub(crate) struct EvictionShared {
     wanted: Vec<AtomicBool>,
     /// For each lane, one more than the highest number of a page that was demoted.
     passed: Vec<AtomicU64>,
-    /// Whether the cold tier took the last batch.
-    spills: AtomicBool,
+    /// A bit for each class of which the cold tier took the last blocks.
+    spills: AtomicU32,
 }
 
 impl EvictionShared {
@@ -82,18 +87,28 @@ impl EvictionShared {
             defrag: DefragCounters::default(),
             wanted: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             passed: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
-            spills: AtomicBool::new(false),
+            spills: AtomicU32::new(0),
         }
     }
 
-    /// Whether there is a cold tier that takes blocks.
-    pub(crate) fn spills(&self) -> bool {
-        self.spills.load(Ordering::Relaxed)
+    /// Whether there is a cold tier that takes blocks of a class.
+    pub(crate) fn spills(&self, class: Class) -> bool {
+        self.spills.load(Ordering::Relaxed) >> class.index() & 1 == 1
     }
 
-    /// Notes whether the cold tier takes blocks.
-    pub(crate) fn set_spills(&self, spills: bool) {
-        self.spills.store(spills, Ordering::Relaxed);
+    /// Notes of which classes the cold tier takes blocks, a bit for each.
+    pub(crate) fn set_spills(&self, classes: u32) {
+        self.spills.store(classes, Ordering::Relaxed);
+    }
+
+    /// Notes whether the cold tier takes blocks of a class.
+    pub(crate) fn set_spills_of(&self, class: Class, spills: bool) {
+        let bit = 1 << class.index();
+        if spills {
+            self.spills.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.spills.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 
     /// Whether a lane is to be spilled although its pages do not fill a block.
@@ -303,6 +318,10 @@ impl Engine {
                         self.rate.take(events);
                     }
                     slice.events += events;
+                    // What has left is wanted again before a long slice ends.
+                    if round.moved % RECLAIM_EVERY == 0 {
+                        lanes.readers.reclaim();
+                    }
                 }
                 Outcome::WarmIsFull => round.warm_was_full = true,
                 Outcome::HotIsFull => {}
@@ -320,6 +339,32 @@ impl Engine {
             }
         }
         round
+    }
+
+    /// Lets pages of classes below a priority go although the cold tier does not have them, the lowest class and the oldest
+    /// page first: as many as one step squeezes. How many went.
+    pub(crate) fn give_up_below(
+        &mut self,
+        config: &Config,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        priority: u8,
+    ) -> usize {
+        self.refresh_all(config, lanes, shared);
+        let (mut gone, rank) =
+            (0, |page: &PageSummary| (config.classes[page.class.index()].priority, page.arrived_ms));
+        while gone < GIVEN_UP {
+            let oldest = self.views.iter().filter_map(|lane| lane.oldest);
+            let lower = oldest.filter(|page| rank(page).0 < priority);
+            let Some(page) = lower.min_by_key(rank) else { break };
+            let (cursors, scratch) = (&mut self.cursors, &mut self.scratch);
+            let (number, outcome) = Mover { config, lanes, shared, cursors, scratch }.give_up(page.id);
+            let (Some(number), Outcome::Moved(_)) = (number, outcome) else { break };
+            self.refresh(config, lanes, shared, number);
+            gone += 1;
+        }
+        lanes.readers.reclaim();
+        gone
     }
 
     /// What is in use of each region, of how much.
@@ -393,7 +438,7 @@ impl Engine {
 /// Whether there will be room in the warm region once its readers are gone.
 fn room_is_coming(config: &Config, lanes: &Lanes) -> bool {
     let (used, max) = lanes.pages.used_ahead()[1];
-    lanes.pages.is_leaving() && f64::from(used) <= f64::from(max) * config.thresholds.warning
+    lanes.pages.held_back()[1] > 0 && f64::from(used) <= f64::from(max) * config.thresholds.warning
 }
 
 /// How fast events may move that are in no hurry: a bucket that fills at that rate, up to a tenth of a second's worth.

@@ -59,7 +59,7 @@ impl<'a> Mover<'a> {
         let outcome = match what {
             Move::Demote(_) => self.demote(&found),
             Move::Promote(_) => self.promote(&found),
-            Move::Release(_) => self.release(&found),
+            Move::Release(_) => self.release(&found, false),
             Move::Spill(_) => {
                 self.ask_for_spill(&found);
                 Outcome::Waits
@@ -131,7 +131,14 @@ impl<'a> Mover<'a> {
         Outcome::Moved(events as usize)
     }
 
-    fn release(&mut self, found: &Found<'_>) -> Outcome {
+    /// Lets a lane's oldest page go, whether or not the cold tier has it. How many events left.
+    pub(super) fn give_up(&mut self, id: PageId) -> (Option<usize>, Outcome) {
+        let Some(found) = self.find(id) else { return (None, Outcome::Refused(Refusal::Gone)) };
+        (Some(found.number), self.release(&found, true))
+    }
+
+    /// `given_up`: although the cold tier does not have it.
+    fn release(&mut self, found: &Found<'_>, given_up: bool) -> Outcome {
         let Found { page, number, partition, lane, .. } = *found;
         if lane.tail() != page {
             return Outcome::Refused(Refusal::NotOldest);
@@ -143,7 +150,7 @@ impl<'a> Mover<'a> {
         let Some(summary) = summary(self.config, self.lanes, now_ms, page, lane, false) else {
             return Outcome::Refused(Refusal::Gone);
         };
-        if !summary.may_leave {
+        if !summary.may_leave && !given_up {
             self.ask_for_spill(found);
             return Outcome::Waits;
         }
@@ -217,18 +224,24 @@ fn purge(
         }
         lanes.index.finish(&mut remover);
         lanes.left.fetch_add(gone + u64::from(cfg!(canary = "double-count")), Ordering::Relaxed);
+        events += run.len();
+        // Most streams have newer events. Appends must not wait for this thread to find that out.
+        let at = |event: &Leaving| Addr::new(page, event.offset, place.generation());
+        let streams = &partition.streams;
+        run.retain(|event| streams.may_be_newest(event.head_hash, event.stream, class, at(event)));
+        if run.is_empty() {
+            return;
+        }
         let _writer = partition.lock();
         for event in run.drain(..) {
-            let addr = Addr::new(page, event.offset, place.generation());
-            partition.streams.remove_if_newest(event.head_hash, event.stream, class, addr);
-            events += 1;
+            streams.remove_if_newest(event.head_hash, event.stream, class, at(&event));
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
     let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
-        partition.streams.prefetch(head_hash);
+        partition.streams.prefetch_to_read(head_hash);
         let (id, stream, timestamp, expiry) = (event.id(), event.stream(), event.timestamp(), event.expiry());
         run.push(Leaving { id, stream, head_hash, timestamp, expiry, offset });
         if run.len() == PURGE_RUN {

@@ -246,7 +246,7 @@ impl<'a> View<'a> {
         let old = |page: &PageSummary| self.age_ms(page) >= millis(class.warm_for);
         let leaves = class.on_leave != OnLeave::Drop && old(page) && !page.open;
         self.config.background
-            && self.shared.spills()
+            && self.shared.spills(page.class)
             && leaves
             && self.oldest_before(page).is_none_or(|oldest| old(&oldest))
     }

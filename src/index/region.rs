@@ -86,12 +86,7 @@ impl IndexPages {
         let region = self.region.clone();
         // SAFETY: the closure owns its region. The page is in no directory any more, and is retired once.
         let free = move || unsafe { region.release(Frames { first: page, count: 1 }) };
-        let pin = self.readers.pin();
-        // SAFETY: the closure owns what it uses.
-        unsafe { pin.defer(free) };
-        // What a thread defers waits in a bag of its own until the bag is full; the few free pages of a full index
-        // cannot wait for that.
-        pin.flush();
+        self.readers.limbo().let_go(None, free);
     }
 }
 

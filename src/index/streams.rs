@@ -22,7 +22,7 @@ use crate::index::directory::PageDirectory;
 use crate::index::region::{IndexPages, RESERVE};
 use crate::regions::region::Region;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::memory::{Slab, prefetch_write};
+use crate::sys::memory::{Slab, prefetch, prefetch_write};
 
 /// How many chains a stream has.
 pub(crate) const STRIPES: usize = 6;
@@ -232,6 +232,15 @@ impl StreamDirectory {
         }
     }
 
+    /// Asks the processor to fetch a stream's line, to look at it.
+    pub(crate) fn prefetch_to_read(&self, hash: u64) {
+        let number = self.directory.page_for(hash);
+        if number != NO_PAGE {
+            let page = self.page(number);
+            prefetch(&page.heads[1 + page.first(hash)]);
+        }
+    }
+
     /// Asks the processor to fetch a stream's line, to change it.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
@@ -349,6 +358,12 @@ impl StreamDirectory {
             copy.word.store(word, Ordering::Relaxed);
         }
         Some(())
+    }
+
+    /// Whether a stream's newest event may be at `addr`, on a page that gets no more events. When it is not, it will never be. A
+    /// pin is held, but no lock.
+    pub(crate) fn may_be_newest(&self, hash: u64, stream: Stream, class: Class, addr: Addr) -> bool {
+        self.find(hash, stream, class).is_some_and(|head| head.newest_is(addr))
     }
 
     /// Removes the head of a stream whose newest event is at `addr`, which is about to leave memory. The

@@ -19,7 +19,7 @@ use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::attach::{Files, Image};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
-use crate::pages::readers::Readers;
+use crate::pages::readers::{Readers, Reading};
 use crate::pages::table::{PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::{Frames, Region};
@@ -99,10 +99,15 @@ impl Lanes {
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
         let (shared, image) = (files.map(|files| files.dir), files.and_then(|files| files.image));
-        let pages = Arc::new(Pages::open(config, system, machine, shared)?);
         let (index_region, tables) = index_memory(config, machine, shared)?;
         let (index_region, tables) = (Arc::new(index_region), tables.as_ref().unwrap_or(system));
         let readers = Arc::new(Readers::new());
+        if !readers.go_by_marks() {
+            machine.warn(
+                "guards hold all that leaves memory while they are held: the system has no membarrier".into(),
+            );
+        }
+        let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
         let index_pages = IndexPages::new(index_region.clone(), readers.clone());
         let index = open_index(config, tables, &index_pages, seed, image)?;
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
@@ -409,7 +414,7 @@ impl Lanes {
     #[inline]
     pub(crate) fn get<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         id: u64,
     ) -> Result<Option<(Addr, EventRef<'g>)>> {
@@ -420,7 +425,7 @@ impl Lanes {
     #[inline]
     pub(crate) fn get_at<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         id: u64,
         place: Place<'g>,
@@ -438,7 +443,7 @@ impl Lanes {
 
     /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
     #[inline]
-    pub(crate) fn get_hot<'g>(&'g self, pin: &'g Pin, place: Place<'g>) -> Option<EventRef<'g>> {
+    pub(crate) fn get_hot<'g>(&'g self, pin: &'g impl Reading, place: Place<'g>) -> Option<EventRef<'g>> {
         let addr = self.index.in_array(place)?;
         self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr.offset())
     }

@@ -10,7 +10,8 @@ use crate::ids::{Addr, Class, Stream};
 use crate::index::streams::{STRIPES, head_hash, stream_hash};
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::partition_of;
-use crate::pages::pool::{FrameCache, Pages, Pin};
+use crate::pages::pool::{FrameCache, Pages};
+use crate::pages::readers::Reading;
 use crate::pages::table::{PageMeta, Place};
 
 /// Where an event lies in its lane: events of a lane are ordered by it.
@@ -56,7 +57,7 @@ pub(crate) struct Chains<'g> {
 impl<'g> Chains<'g> {
     pub(crate) fn new(
         lanes: &'g Lanes,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         stream: Stream,
         class: Class,
@@ -86,7 +87,7 @@ impl<'g> Chains<'g> {
 
     /// Passes over events that came after the newest one was read: they are not of this walk, since another chain may
     /// lack one. They are where the oldest ones were, so the look goes from there up to the first that is older.
-    fn leave_out_newer(&mut self, pin: &'g Pin, cache: &FrameCache) {
+    fn leave_out_newer(&mut self, pin: &'g impl Reading, cache: &FrameCache) {
         let Some(newest) = self.position(self.turn.next[0]) else { return };
         for chain in (1..STRIPES).rev() {
             let addr = self.turn.next[chain];
@@ -127,7 +128,7 @@ impl<'g> Chains<'g> {
 
     /// The next event.
     #[inline]
-    pub(crate) fn next(&mut self, pin: &'g Pin, cache: &FrameCache) -> Option<Step<'g>> {
+    pub(crate) fn next(&mut self, pin: &'g impl Reading, cache: &FrameCache) -> Option<Step<'g>> {
         for _ in 0..STRIPES {
             let chain = self.turn.at;
             self.turn.at = if chain + 1 == STRIPES { 0 } else { chain + 1 };
@@ -140,7 +141,7 @@ impl<'g> Chains<'g> {
 
     /// Takes a chain's next event.
     #[inline]
-    fn take(&mut self, pin: &'g Pin, cache: &FrameCache, chain: usize) -> Option<Step<'g>> {
+    fn take(&mut self, pin: &'g impl Reading, cache: &FrameCache, chain: usize) -> Option<Step<'g>> {
         let addr = self.turn.next[chain];
         if addr.0 == 0 {
             return None;
@@ -162,7 +163,7 @@ impl<'g> Chains<'g> {
 
     /// The event that a link names; `None` when its page has left memory.
     #[inline]
-    fn read(&self, pin: &'g Pin, cache: &FrameCache, addr: Addr) -> Result<Option<Step<'g>>> {
+    fn read(&self, pin: &'g impl Reading, cache: &FrameCache, addr: Addr) -> Result<Option<Step<'g>>> {
         let pages = &self.lanes.pages;
         let Some(place) = pages.resolve(addr) else { return Ok(None) };
         let event = pages.read(pin, cache, place, addr.offset())?;

@@ -103,8 +103,8 @@ impl Lane {
     pub(crate) fn pages_back<'g>(
         &'g self,
         pages: &'g Pages,
-        _pin: &'g Pin,
-    ) -> impl Iterator<Item = (LogicalPage, &'g PageMeta)> {
+        _pin: &Pin,
+    ) -> impl Iterator<Item = (LogicalPage, &'g PageMeta)> + use<'g> {
         let head = self.head();
         let mut next = (head != LogicalPage::NONE).then(|| (head, pages.meta(head).seq()));
         std::iter::from_fn(move || {

@@ -32,8 +32,10 @@ pub struct Stats {
     pub admission: Vec<AdmissionStats>,
     /// Why a full store makes no room, if it makes none.
     pub stall: Option<Stall>,
-    /// The guard that readers have held longest, if any is held: what was let go since it was taken is not reused.
+    /// The guard that readers have held longest, if any is held: pages that it was given events of are not reused.
     pub oldest_guard: Option<HeldGuard>,
+    /// Bytes of the hot region that have left memory but for guards that were given events of them.
+    pub pinned_bytes: u64,
     /// Calls of listeners that panicked.
     pub listener_panics: u64,
     /// The cold tier; all zero without one.

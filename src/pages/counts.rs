@@ -18,9 +18,18 @@ thread_local! {
 
 impl Pages {
     /// How many pages of the hot and the warm region and how many page numbers will be in use once present readers are
-    /// gone, and of how many. Letting more go while a reader stays makes no room.
+    /// gone, and of how many. Letting more go while a reader stays makes no room. Pages of which guards have events in hand
+    /// count as used: they may stay for ever.
     pub(crate) fn used_ahead(&self) -> [(u32, u32); 3] {
-        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
+        self.used_without(self.held_back())
+    }
+
+    /// The same if all guards ended now.
+    pub(crate) fn used_without_guards(&self) -> [(u32, u32); 3] {
+        self.used_without(self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    fn used_without(&self, [hot, warm, numbers]: [u32; 3]) -> [(u32, u32); 3] {
         [
             (self.hot.used_pages().saturating_sub(hot), self.hot.pages_max()),
             (self.warm.used_pages().saturating_sub(warm), self.warm.pages_max()),
@@ -90,14 +99,17 @@ impl Pages {
         (1..=self.numbers_limit()).map(LogicalPage).filter(above)
     }
 
-    /// How many pages of the hot and the warm region and how many page numbers are only held back by readers.
+    /// How many pages of the hot and the warm region and how many page numbers are only held back by readers, who will be
+    /// gone soon.
     pub(crate) fn held_back(&self) -> [u32; 3] {
-        self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed))
+        let [hot, warm, numbers] = self.leaving.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let pinned = self.limbo.pinned_bytes() / u64::from(self.hot.page_size());
+        [hot.saturating_sub(pinned as u32), warm, numbers]
     }
 
-    /// Whether anything waits for readers to go.
+    /// Whether anything waits for readers to go, pages of the index included.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+        !self.limbo.is_empty()
     }
 
     /// The share of page numbers in use.

@@ -1,5 +1,6 @@
 //! Logical pages: what the page table knows of each, how their bytes are read, moved and let go.
 
+pub(crate) mod held;
 pub(crate) mod table;
 
 #[cfg(not(loom))]
@@ -10,6 +11,9 @@ pub(crate) mod readers;
 
 #[cfg(not(loom))]
 mod counts;
+
+#[cfg(not(loom))]
+pub(crate) mod limbo;
 
 #[cfg(not(loom))]
 pub(crate) mod logged;

@@ -16,6 +16,8 @@ use crate::event::buffer::Buffer;
 use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::pages::image::{self, IMAGE_HEADER, Image};
+use crate::pages::limbo::{Extent, Limbo};
+use crate::pages::readers::Reading;
 pub(crate) use crate::pages::reading::FrameCache;
 use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
 use crate::pages::removed::Removed;
@@ -58,30 +60,24 @@ impl Pin {
         self.epoch.flush();
     }
 
-    #[cfg(test)]
-    pub(super) fn defer_for_test(&self, free: impl FnOnce() + Send + 'static) {
-        // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(free) };
+    /// Has what was let go wait for every pin of now, this one included.
+    pub(super) fn hand_over(&self, limbo: &Arc<Limbo>) {
+        let fresh = limbo.take_fresh();
+        if !fresh.is_empty() {
+            let limbo = limbo.clone();
+            // SAFETY: the closure is `Send` and owns what it uses ('static), which is all that the function asks for.
+            unsafe { self.epoch.defer_unchecked(move || limbo.arrive(fresh)) };
+        }
     }
+}
 
-    /// A flag that is set once every pin of this moment is gone, this one included.
-    pub(crate) fn all_gone(self) -> Arc<AtomicBool> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let set = flag.clone();
-        // SAFETY: the closure owns what it uses.
-        unsafe { self.defer(move || set.store(true, Ordering::Release)) };
-        self.flush();
-        flag
-    }
-
-    /// Runs `free` once every pin of this moment is gone.
-    ///
-    /// # Safety
-    /// `free` may run on any thread at any later time, so what it uses must still be there: it owns it.
-    pub(crate) unsafe fn defer(&self, free: impl FnOnce() + Send + 'static) {
-        // SAFETY: `free` is `Send` and owns what it uses ('static), which is all that the function asks for.
-        unsafe { self.epoch.defer_unchecked(free) };
-    }
+/// A flag that is set once every reader of this moment is gone from what it looked at. Guards keep the events that they
+/// were given.
+pub(crate) fn all_gone(limbo: &Limbo) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    limbo.let_go(None, move || set.store(true, Ordering::Release));
+    flag
 }
 
 /// A page that its lane is writing. There is one for each page number at a time (invariant I4).
@@ -122,6 +118,7 @@ pub(crate) struct Pages {
     pub(crate) removed: Option<Removed>,
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
     pub(super) leaving: CachePadded<[AtomicU32; 3]>,
+    pub(super) limbo: Arc<Limbo>,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// A bit for each class whose pages are overwritten when they are freed.
@@ -135,6 +132,7 @@ impl Pages {
         system: &Region,
         machine: &Arc<Machine>,
         shared: Option<&SharedDir>,
+        limbo: Arc<Limbo>,
     ) -> Result<Self> {
         let capacity = config.logical_pages_ceiling();
         let entries = capacity as usize + 1;
@@ -162,6 +160,7 @@ impl Pages {
             held: Default::default(),
             removed,
             leaving: Default::default(),
+            limbo,
             corrupt: AtomicU64::new(0),
         })
     }
@@ -265,13 +264,13 @@ impl Pages {
     #[inline]
     pub(crate) fn read<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         cache: &FrameCache,
         place: Place,
         offset: u32,
     ) -> Result<Option<EventRef<'g>>> {
         match place.tier() {
-            Tier::Hot => Ok(Some(self.read_hot(place, offset))),
+            Tier::Hot => Ok(Some(self.read_hot(pin, place, offset))),
             Tier::Warm => self.read_warm(cache, place, offset).map(Some),
             Tier::Free => Ok(None),
         }
@@ -281,22 +280,25 @@ impl Pages {
     #[inline]
     pub(crate) fn read_if_hot<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         offset: u32,
     ) -> Option<EventRef<'g>> {
         (place.tier() == Tier::Hot).then(|| {
             // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
             self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
-            self.read_hot(place, offset)
+            self.read_hot(pin, place, offset)
         })
     }
 
     #[inline]
-    fn read_hot(&self, place: Place, offset: u32) -> EventRef<'_> {
+    fn read_hot(&self, pin: &impl Reading, place: Place, offset: u32) -> EventRef<'_> {
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
-        // SAFETY: as for the header, which says how long the body is that was written with it.
-        EventRef::in_place(unsafe { self.hot.bytes(place.frame(), offset, len) })
+        // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
+        // has the page marked before its call ends, and keeps it by that.
+        let record: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, len) };
+        pin.gives(record.as_ptr().addr());
+        EventRef::in_place(record)
     }
 
     #[inline]
@@ -375,19 +377,19 @@ impl Pages {
     #[inline]
     pub(crate) fn records<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
         ahead: Ahead,
     ) -> Option<Records<'g>> {
-        self.committed_bytes(_pin, place, committed).map(|bytes| Records::new(bytes, ahead))
+        self.committed_bytes(pin, place, committed).map(|bytes| Records::new(bytes, ahead))
     }
 
     /// The committed bytes of a page that is hot.
     #[inline]
     pub(super) fn committed_bytes<'g>(
         &'g self,
-        _pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
     ) -> Option<&'g [u8]> {
@@ -395,8 +397,10 @@ impl Pages {
             return None;
         }
         // SAFETY: committed bytes were written before the length was stored (release) and do not change; the frame is
-        // not released while the pin lives.
-        Some(unsafe { self.hot.bytes(place.frame(), 0, committed as usize) })
+        // not released while the pin lives, or a guard that is no pin has it marked.
+        let bytes: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
+        pin.gives(bytes.as_ptr().addr());
+        Some(bytes)
     }
 
     /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
@@ -405,7 +409,7 @@ impl Pages {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) after the readable records of a warm page whose frames are damaged.
     pub(crate) fn walk<'g>(
         &'g self,
-        pin: &'g Pin,
+        pin: &'g impl Reading,
         place: Place,
         committed: u32,
         mut visit: impl FnMut(u32, EventRef<'g>) -> bool,
@@ -544,7 +548,7 @@ impl Pages {
     /// an image is zero where the page is hot then.
     pub(super) fn move_to(
         self: &Arc<Self>,
-        pin: &Pin,
+        _pin: &Pin,
         page: LogicalPage,
         tier: Tier,
         frames: Frames,
@@ -556,7 +560,7 @@ impl Pages {
         self.places[page.0 as usize].swing(Place::new(tier, place.generation(), frames.first));
         self.hold(class, tier, frames.count);
         self.let_go(class, place.tier(), old.count);
-        self.release_later(pin, place.tier(), old, None, self.is_sensitive(page));
+        self.release_later(place.tier(), old, None, self.is_sensitive(page));
     }
 
     /// The records of a sealed page as they were written, in `raw`.
@@ -576,30 +580,22 @@ impl Pages {
     }
 
     /// Lets a page go. Its index entries and stream heads are gone already (I3), and its lane has forgotten it.
-    pub(crate) fn retire(self: &Arc<Self>, pin: &Pin, page: LogicalPage) {
+    pub(crate) fn retire(self: &Arc<Self>, _pin: &Pin, page: LogicalPage) {
         let (meta, place) = (self.meta(page), self.place(page));
         debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
         self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
         let frames = Frames { first: place.frame(), count: meta.frames() };
         self.let_go(meta.lane().class(), place.tier(), frames.count);
-        self.release_later(pin, place.tier(), frames, Some(page), self.is_sensitive(page));
+        self.release_later(place.tier(), frames, Some(page), self.is_sensitive(page));
     }
 
     /// Frees frames, and a page number, after the readers. `scrub`: what the frames held must not stay there.
-    fn release_later(
-        self: &Arc<Self>,
-        pin: &Pin,
-        tier: Tier,
-        frames: Frames,
-        number: Option<LogicalPage>,
-        scrub: bool,
-    ) {
-        let pages = Arc::clone(self);
+    fn release_later(self: &Arc<Self>, tier: Tier, frames: Frames, number: Option<LogicalPage>, scrub: bool) {
         let at = usize::from(tier != Tier::Hot);
         self.leaving[at].fetch_add(frames.count, Ordering::Relaxed);
-        self.leaving[2].fetch_add(u32::from(number.is_some()), Ordering::Relaxed);
+        let pages = Arc::clone(self);
         let free = move || {
-            let region = if tier == Tier::Hot { &pages.hot } else { &pages.warm };
+            let region = pages.region(tier);
             // SAFETY: the page table no longer leads to the frames, and every pin that could have read it when it
             // did is gone. Whoever swings a page away from its frames, or retires it, releases them, once.
             unsafe {
@@ -609,12 +605,17 @@ impl Pages {
                 region.release(frames);
             }
             pages.leaving[at].fetch_sub(frames.count, Ordering::Relaxed);
-            if let Some(page) = number {
-                pages.numbers.release(page.0, 1);
-                pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
-            }
         };
-        // SAFETY: the closure owns the pages it works on.
-        unsafe { pin.defer(free) };
+        // Of warm pages nobody is given bytes in place, but copies.
+        let extent = (tier == Tier::Hot).then(|| self.hot.extent_of(frames));
+        self.limbo.let_go(extent.map(Extent::of), free);
+        let Some(page) = number else { return };
+        self.leaving[2].fetch_add(1, Ordering::Relaxed);
+        let pages = Arc::clone(self);
+        // Numbers are only looked at during calls and under pins.
+        self.limbo.let_go(None, move || {
+            pages.numbers.release(page.0, 1);
+            pages.leaving[2].fetch_sub(1, Ordering::Relaxed);
+        });
     }
 }

@@ -4,8 +4,12 @@
 //! crossbeam-epoch, keeps nothing of another store's. A thread has a handle for each store that it uses, the one used
 //! last in front, and in each a slot in which it notes the guards that callers hold. Pins of the store's own calls are
 //! short and not noted.
+//!
+//! A caller's guard is no pin where the system can fence all threads: it holds what it was given events of, and nothing
+//! else (see [`crate::pages::held`]). Otherwise it is one, and holds all that was let go since.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
@@ -16,8 +20,11 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock;
+use crate::pages::held::{Call, Held};
+use crate::pages::limbo::Limbo;
 use crate::pages::pool::Pin;
 use crate::pressure::HeldGuard;
+use crate::sys::memory::can_fence_all_threads;
 
 /// Turns in which a store that is dropped has its garbage freed: an epoch takes two, and each frees a few bags.
 const LAST_TURNS: usize = 64;
@@ -27,6 +34,9 @@ pub(crate) struct Readers {
     number: u64,
     collector: Collector,
     slots: Arc<Slots>,
+    limbo: Arc<Limbo>,
+    /// Whether guards do without a pin.
+    by_marks: bool,
     /// Guards that were held when it was last looked: their slot, its serial number, and when it was first seen.
     seen: Mutex<Vec<(usize, u64, Instant)>>,
 }
@@ -36,17 +46,43 @@ pub(crate) struct Readers {
 struct Slots(RwLock<Vec<Arc<CachePadded<Slot>>>>);
 
 /// What a thread notes of the guards that it holds on a store. Written by that thread only.
-struct Slot {
+pub(super) struct Slot {
     thread: ThreadId,
     name: Option<String>,
-    /// Counts up when the first guard is taken and when the last is dropped: odd while one is held.
-    serial: AtomicU64,
+    pub(super) held: Held,
     /// Guards that are held.
     depth: AtomicU32,
 }
 
-/// Says that its thread holds a guard, as long as it lives.
-pub(crate) struct Noted(Arc<CachePadded<Slot>>);
+/// What a reader has in hand while it reads pages: a [`Pin`], or a caller's guard during a call.
+pub(crate) trait Reading {
+    /// The caller is given an event in place, which lies at that address.
+    fn gives(&self, address: usize);
+}
+
+impl Reading for Pin {
+    #[inline(always)]
+    fn gives(&self, _address: usize) {
+        // It holds everything.
+    }
+}
+
+/// What a caller's guard has: its thread notes that it holds one, as long as it lives. Pages are only read with it
+/// between [`enter`](Self::enter) and the end of that call, or while a pin is held, too.
+pub(crate) struct GuardPin {
+    slot: Arc<CachePadded<Slot>>,
+    /// Where marks do not do.
+    strong: Option<Pin>,
+    /// It stays with its thread, which alone writes the slot.
+    stays: PhantomData<*const ()>,
+}
+
+impl Reading for GuardPin {
+    #[inline(always)]
+    fn gives(&self, address: usize) {
+        self.slot.held.mark(address);
+    }
+}
 
 /// A thread's way to a store.
 struct Handle {
@@ -77,7 +113,7 @@ impl Slot {
         Arc::new(CachePadded::new(Self {
             thread: thread.id(),
             name: thread.name().map(str::to_owned),
-            serial: AtomicU64::new(0),
+            held: Held::new(),
             depth: AtomicU32::new(0),
         }))
     }
@@ -87,7 +123,7 @@ impl Slot {
     fn enter(&self) {
         let depth = self.depth.load(Ordering::Relaxed);
         if depth == 0 {
-            self.serial.store(self.serial.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.held.begin();
         }
         self.depth.store(depth + 1, Ordering::Relaxed);
     }
@@ -97,25 +133,40 @@ impl Slot {
         let depth = self.depth.load(Ordering::Relaxed) - 1;
         self.depth.store(depth, Ordering::Relaxed);
         if depth == 0 {
-            self.serial.store(self.serial.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.held.end();
         }
     }
 }
 
-impl Noted {
-    /// The guard sees the present from now on.
-    pub(crate) fn renew(&self) {
+impl GuardPin {
+    #[inline]
+    fn new(slot: &Arc<CachePadded<Slot>>, strong: Option<Pin>) -> Self {
+        slot.enter();
+        Self { slot: slot.clone(), strong, stays: PhantomData }
+    }
+
+    /// Begins a call on the guard that looks at pages. No other may begin within it.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> Call<'_> {
+        self.slot.held.enter()
+    }
+
+    /// The guard lets go of what it held, and sees the present from now on.
+    pub(crate) fn renew(&mut self) {
+        if let Some(strong) = &mut self.strong {
+            strong.repin();
+        }
         // With another guard on the same thread, what the older one holds is still held.
-        if self.0.depth.load(Ordering::Relaxed) == 1 {
-            self.0.serial.store(self.0.serial.load(Ordering::Relaxed) + 2, Ordering::Relaxed);
+        if self.slot.depth.load(Ordering::Relaxed) == 1 {
+            self.slot.held.renew();
         }
     }
 }
 
-impl Drop for Noted {
+impl Drop for GuardPin {
     fn drop(&mut self) {
         if !cfg!(canary = "guard-leak") {
-            self.0.leave();
+            self.slot.leave();
         }
     }
 }
@@ -127,29 +178,45 @@ impl Readers {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             collector: Collector::new(),
             slots: Arc::default(),
+            limbo: Arc::default(),
+            by_marks: can_fence_all_threads(),
             seen: Mutex::default(),
         }
+    }
+
+    /// Whether guards hold only what they were given events of.
+    pub(crate) fn go_by_marks(&self) -> bool {
+        self.by_marks
+    }
+
+    /// Where what is let go waits for guards.
+    pub(crate) fn limbo(&self) -> &Arc<Limbo> {
+        &self.limbo
     }
 
     /// Keeps what this thread may come to know of from being reused, while the pin lives.
     #[inline]
     pub(crate) fn pin(&self) -> Pin {
-        self.by_handle(|local, _| Pin::of(local.pin()))
+        self.by_handle(|local, _, _| Pin::of(local.pin()))
     }
 
-    /// A pin that a caller holds for as long as it likes.
+    /// What a caller's guard holds for as long as the caller likes.
     #[inline]
-    pub(crate) fn pin_for_caller(&self) -> (Pin, Noted) {
-        self.by_handle(Self::take)
+    pub(crate) fn pin_for_caller(&self) -> GuardPin {
+        self.by_handle(|local, slot, listed| {
+            let strong = (!self.by_marks || !listed).then(|| Pin::of(local.pin()));
+            GuardPin::new(slot, strong)
+        })
     }
 
-    /// Calls `use_it` with this thread's handle, which is in front unless another store was used since.
+    /// Calls `use_it` with this thread's handle, which is in front unless another store was used since, and whether its slot is
+    /// one of those that are looked at.
     #[inline(always)]
-    fn by_handle<T>(&self, use_it: impl Fn(&LocalHandle, &Arc<CachePadded<Slot>>) -> T) -> T {
+    fn by_handle<T>(&self, use_it: impl Fn(&LocalHandle, &Arc<CachePadded<Slot>>, bool) -> T) -> T {
         let used = HANDLES.try_with(|handles| {
             let handles = handles.try_borrow().ok()?;
             let handle = handles.first()?;
-            (handle.store == self.number).then(|| use_it(&handle.local, &handle.slot))
+            (handle.store == self.number).then(|| use_it(&handle.local, &handle.slot, true))
         });
         match used {
             Ok(Some(value)) => value,
@@ -157,15 +224,9 @@ impl Readers {
         }
     }
 
-    #[inline]
-    fn take(local: &LocalHandle, slot: &Arc<CachePadded<Slot>>) -> (Pin, Noted) {
-        slot.enter();
-        (Pin::of(local.pin()), Noted(slot.clone()))
-    }
-
     /// Calls `use_it` with this thread's handle, which comes to the front, and is made if there is none.
     #[cold]
-    fn with_handle<T>(&self, use_it: impl Fn(&LocalHandle, &Arc<CachePadded<Slot>>) -> T) -> T {
+    fn with_handle<T>(&self, use_it: impl Fn(&LocalHandle, &Arc<CachePadded<Slot>>, bool) -> T) -> T {
         let used = HANDLES.try_with(|handles| {
             let mut handles = handles.try_borrow_mut().ok()?;
             match handles.iter().position(|handle| handle.store == self.number) {
@@ -177,12 +238,12 @@ impl Readers {
                     handles.swap(0, last);
                 }
             }
-            handles.first().map(|handle| use_it(&handle.local, &handle.slot))
+            handles.first().map(|handle| use_it(&handle.local, &handle.slot, true))
         });
         match used {
             Ok(Some(used)) => used,
             // The thread is about to end, and has no handles any more: one for this pin will do.
-            _ => use_it(&self.collector.register(), &Slot::of_this_thread()),
+            _ => use_it(&self.collector.register(), &Slot::of_this_thread(), false),
         }
     }
 
@@ -199,10 +260,12 @@ impl Readers {
 
     /// Makes the epoch advance as far as present readers let it, which frees what was let go before.
     pub(crate) fn reclaim(&self) {
+        self.pin().hand_over(&self.limbo);
         // An epoch must advance twice, and one bag of garbage is looked at per turn.
         for _ in 0..4 {
             self.pin().flush();
         }
+        self.limbo.sweep(&self.slots.0.read(), self.by_marks);
     }
 
     /// The guard that has been held longest. Its age counts from when this was first asked while it was held.
@@ -212,7 +275,7 @@ impl Readers {
         let mut oldest: Option<(Duration, &Slot)> = None;
         let mut held = Vec::new();
         for slot in slots.iter() {
-            let serial = slot.serial.load(Ordering::Relaxed);
+            let serial = slot.held.serial();
             if serial.is_multiple_of(2) {
                 continue;
             }
@@ -238,27 +301,82 @@ impl Drop for Readers {
         for _ in 0..LAST_TURNS {
             local.pin().flush();
         }
+        self.limbo.close();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::limbo::Extent;
     use std::sync::mpsc;
 
     /// Defers a message, as the pool does with pages.
     fn defer(readers: &Readers, sender: &mpsc::Sender<u32>, number: u32) {
+        defer_at(readers, sender, number, None);
+    }
+
+    /// The same with a page at that address.
+    fn defer_at(readers: &Readers, sender: &mpsc::Sender<u32>, number: u32, address: Option<usize>) {
         let sender = sender.clone();
-        let pin = readers.pin();
-        pin.defer_for_test(move || sender.send(number).unwrap_or_default());
-        pin.flush();
+        let extent = address.map(|address| Extent { address, len: 1 << 16 });
+        readers.limbo().let_go(extent, move || sender.send(number).unwrap_or_default());
+        readers.pin().hand_over(readers.limbo());
+    }
+
+    #[test]
+    fn a_guard_holds_what_it_was_given_and_what_is_found_during_a_call() {
+        let (readers, (sender, freed)) = (Readers::new(), mpsc::channel());
+        let all = || {
+            readers.reclaim();
+            let mut all: Vec<u32> = freed.try_iter().collect();
+            all.sort_unstable();
+            all
+        };
+        let mut guard = readers.pin_for_caller();
+        let call = guard.enter();
+        guard.gives(5 << 16 | 77);
+        defer_at(&readers, &sender, 1, Some(5 << 16));
+        defer_at(&readers, &sender, 2, Some(6 << 16));
+        defer(&readers, &sender, 3);
+        assert_eq!(all(), [0; 0], "it may be on its way to any of them");
+        drop(call);
+        if readers.by_marks {
+            assert_eq!(all(), [2, 3]);
+            assert_eq!(readers.limbo().pinned_bytes(), 1 << 16);
+            // One that is let go later needs a call to end, too; the one that stays does not come free meanwhile.
+            let call = guard.enter();
+            defer_at(&readers, &sender, 4, Some(8 << 16));
+            assert_eq!(all(), [0; 0]);
+            drop(call);
+            // Another of the same thread: the first is still held.
+            let mut other = readers.pin_for_caller();
+            other.renew();
+            assert_eq!(all(), [4]);
+        }
+        guard.renew();
+        let rest = all();
+        assert!(rest.contains(&1), "{rest:?}");
+        assert_eq!(readers.limbo().pinned_bytes(), 0);
+        // Marks of guards that ended long ago are not taken for new ones.
+        for _ in 0..70_000 {
+            drop(guard);
+            guard = readers.pin_for_caller();
+            let _call = guard.enter();
+            guard.gives(9 << 16);
+        }
+        guard.renew();
+        defer_at(&readers, &sender, 5, Some(9 << 16));
+        if readers.by_marks {
+            assert_eq!(all(), [5]);
+        }
     }
 
     #[test]
     fn a_guard_on_one_store_keeps_nothing_of_another() {
         let (one, other) = (Readers::new(), Readers::new());
         let (sender, freed) = mpsc::channel();
-        let guard = one.pin_for_caller();
+        let guard = one.pin();
         defer(&other, &sender, 1);
         defer(&one, &sender, 2);
         // So does one of somebody else who uses crossbeam-epoch.
@@ -277,19 +395,19 @@ mod tests {
         assert_eq!(readers.oldest(), None);
         let _own = readers.pin();
         assert_eq!(readers.oldest(), None, "pins of the store's own calls are not noted");
-        let (first, renewed) = readers.pin_for_caller();
+        let mut first = readers.pin_for_caller();
         let nested = readers.pin_for_caller();
         readers.oldest().unwrap();
         std::thread::sleep(Duration::from_millis(20));
         let found = readers.oldest().unwrap();
         assert!(found.held_for >= Duration::from_millis(20), "{found:?}");
         assert_eq!(found.thread, std::thread::current().id());
-        renewed.renew();
+        first.renew();
         assert!(readers.oldest().unwrap().held_for >= found.held_for, "the other guard is as old");
         drop(nested);
-        renewed.renew();
+        first.renew();
         assert!(readers.oldest().unwrap().held_for < found.held_for);
-        drop((first, renewed));
+        drop(first);
         assert_eq!(readers.oldest(), None);
 
         std::thread::scope(|scope| {
@@ -333,6 +451,8 @@ mod tests {
                 number: readers.number,
                 collector: readers.collector.clone(),
                 slots: readers.slots.clone(),
+                limbo: readers.limbo.clone(),
+                by_marks: readers.by_marks,
                 seen: Mutex::default(),
             };
             drop(gone);

@@ -236,6 +236,12 @@ impl Region {
         self.base.as_ptr() as usize
     }
 
+    /// Where those frames are, and how many bytes.
+    pub(crate) fn extent_of(&self, frames: Frames) -> (usize, usize) {
+        let bytes = |pages: u32| (pages as usize) << self.page_shift;
+        (self.base.as_ptr().addr() + bytes(frames.first), bytes(frames.count))
+    }
+
     pub(crate) fn kind(&self) -> RegionKind {
         self.kind
     }

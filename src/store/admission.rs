@@ -24,6 +24,8 @@ use crate::store::letters::DeadLetterSink;
 const WAIT_TURN: Duration = Duration::from_millis(10);
 /// The shortest wait that a handler can ask for.
 const RETRY_MIN: Duration = Duration::from_millis(1);
+/// How often an append that gives up lower classes waits a turn for readers of what has left already.
+const READERS_TRIES: u32 = 20;
 const REASONS: usize = PressureReason::ALL.len();
 
 /// What a [`FullHandler`] has done with an event.
@@ -309,6 +311,30 @@ impl Core {
         self.config.classes[class.index()].on_full.unwrap_or(self.config.on_full)
     }
 
+    /// Gives up events of lower classes for the sake of one of that class. How long to wait then; `None`: there are none that
+    /// would help.
+    fn give_up_below(&self, class: Class, reason: PressureReason, tries: u32) -> Option<Duration> {
+        use PressureReason::{HotFull, IndexFull, PageTableFull};
+        if !matches!(reason, HotFull | PageTableFull | IndexFull) {
+            return None;
+        }
+        // What has left and waits for readers makes room, or if they stay, more that leaves makes none either.
+        let (pages, reject) = (&self.lanes.pages, self.sizes.reject_pages());
+        if pages.hot.used_pages() >= reject && pages.used_without_guards()[0].0 < reject {
+            return (tries < READERS_TRIES).then_some(WAIT_TURN);
+        }
+        let priority = self.config.classes[class.index()].priority;
+        let mut engine = self.engine.lock();
+        let given_up = engine.give_up_below(&self.config, &self.lanes, &self.shared, priority);
+        if given_up > 0 {
+            // What has left the warm region makes room there for what leaves the hot one.
+            engine.step(&self.config, &self.lanes, &self.shared);
+        }
+        drop(engine);
+        self.ring_room();
+        (given_up > 0).then_some(RETRY_MIN)
+    }
+
     /// Decides what becomes of an event without room, as its class says, and counts it. No lock is held.
     pub(crate) fn decide(
         &self,
@@ -319,6 +345,11 @@ impl Core {
     ) -> Decision {
         let admission = &self.admission;
         let refusal = || Error::pressure(pressure.clone());
+        if self.on_full(class) == OnFull::EvictLower
+            && let Some(more) = self.give_up_below(class, pressure.reason, tries)
+        {
+            return Decision::Retry(more);
+        }
         let outcome = match (self.on_full(class), &admission.handler) {
             (OnFull::DeadLetter, _) => admission.dead_letter(event, refusal()),
             (OnFull::Ask, Some(handler)) => {

@@ -379,8 +379,8 @@ impl Core {
     pub(crate) fn move_once(&self) -> Turn {
         // A tier that does not answer takes no blocks either: what waits for it is squeezed. The next block that it takes
         // says that it does again.
-        if self.shared.spills() && self.spiller.trouble(self.config.stall_after).is_some() {
-            self.shared.set_spills(false);
+        if self.spiller.hangs(self.config.stall_after).is_some() {
+            self.shared.set_spills(0);
         }
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
         if self.look_round() || progress.pages > 0 {
@@ -407,7 +407,15 @@ impl Core {
 
     /// Writes one batch of each spiller to the cold tier. How many pages became clean.
     pub(crate) fn spill(&self, drain: bool) -> Result<u64> {
-        (0..self.spiller.count()).map(|spiller| self.spill_of(spiller, drain)).sum()
+        let (mut pages, mut failure) = (0, None);
+        for spiller in 0..self.spiller.count() {
+            match self.spill_of(spiller, drain) {
+                Ok(more) => pages += more,
+                Err(error) => failure = Some(error),
+            }
+        }
+        // What fails for some is tried again behind what goes on for others.
+        failure.filter(|_| pages == 0).map_or(Ok(pages), Err)
     }
 
     /// Writes one batch of a spiller's lanes. How many pages became clean.

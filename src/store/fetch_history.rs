@@ -157,7 +157,7 @@ impl<'s> FetchHistory<'s> {
 
     fn fill_from_memory(&self, walk: &mut Walk, range: (i64, i64)) {
         let guard = Guard::new(self.core);
-        let (lanes, pin, cache) = (&self.core.lanes, &guard.pin, &guard.cache);
+        let (lanes, pin, cache) = (&self.core.lanes, &self.core.lanes.pin(), &guard.cache);
         let lane = lanes.partitions[walk.lane.partition()].lane(walk.lane.class());
         let mut chains = match &walk.stage {
             Stage::Memory(turn) => Chains::resume(lanes, self.stream, walk.lane.class(), *turn),

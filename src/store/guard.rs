@@ -9,8 +9,8 @@ use crate::event::EventRef;
 use crate::eviction::Tier;
 use crate::ids::Stream;
 use crate::index::ids::Place;
-use crate::pages::pool::{FrameCache, Pin};
-use crate::pages::readers::Noted;
+use crate::pages::pool::FrameCache;
+use crate::pages::readers::GuardPin;
 use crate::pages::table;
 use crate::store::core::Core;
 use crate::store::history::History;
@@ -21,22 +21,23 @@ const LOOKAHEAD: usize = 16;
 
 /// A view of memory: hot events in place, warm ones unpacked. It never waits for I/O.
 ///
-/// Events that it gives borrow from it. While it is held, pages that were moved or let go since it was made are not
-/// reused, which counts against the store's memory: [`refresh`](Self::refresh) a guard that is kept, at least twice a second
-/// or so, since it takes two refreshes until a page comes free. [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who
-/// holds one.
+/// Events that it gives borrow from it. Hot pages that it was given events of are not reused while it is held, which counts
+/// against the store's memory ([`Stats::pinned_bytes`](crate::Stats::pinned_bytes)), and nothing is that leaves memory while a
+/// [`Scan`] or [`History`] of it lives. [`refresh`](Self::refresh) lets go, unless the thread holds another guard: those of one
+/// thread count as one.
+/// [`Stats::oldest_guard`](crate::Stats::oldest_guard) tells who holds a guard.
 pub struct Guard<'s> {
     pub(crate) core: &'s Core,
-    pub(crate) pin: Pin,
-    noted: Noted,
+    /// Pages are read with it during calls only: see [`GuardPin`].
+    pub(crate) pin: GuardPin,
     pub(crate) cache: FrameCache,
     pub(crate) now_ms: i64,
 }
 
 impl<'s> Guard<'s> {
     pub(crate) fn new(core: &'s Core) -> Self {
-        let (pin, noted) = core.lanes.readers.pin_for_caller();
-        Self { core, pin, noted, cache: FrameCache::default(), now_ms: core.lanes.clock.coarse_ms() }
+        let pin = core.lanes.readers.pin_for_caller();
+        Self { core, pin, cache: FrameCache::default(), now_ms: core.lanes.clock.coarse_ms() }
     }
 
     /// The event of that id, if it is in memory.
@@ -53,7 +54,7 @@ impl<'s> Guard<'s> {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when the event lies on a warm frame that fails its check.
     #[inline]
     pub fn try_get(&self, id: u64) -> Result<Option<EventRef<'_>>> {
-        let lanes = &self.core.lanes;
+        let (lanes, _call) = (&self.core.lanes, self.pin.enter());
         let place = lanes.index.locate(id);
         // Most events that are asked for are hot and in an array.
         if let Some(event) = lanes.get_hot(&self.pin, place) {
@@ -74,7 +75,7 @@ impl<'s> Guard<'s> {
     /// The events of those ids, in their order, `None` for each that is not in memory. Faster than one at a time:
     /// the reads overlap.
     pub fn get_batch(&self, ids: &[u64]) -> Vec<Option<EventRef<'_>>> {
-        let lanes = &self.core.lanes;
+        let (lanes, _call) = (&self.core.lanes, self.pin.enter());
         let mut out = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKAHEAD) {
             // Where their entries are; then where their records are; then the records.
@@ -113,14 +114,13 @@ impl<'s> Guard<'s> {
     /// Lets go of what older reads held, and sees the present.
     pub fn refresh(&mut self) {
         self.cache.clear();
-        self.pin.repin();
-        self.noted.renew();
+        self.pin.renew();
         self.now_ms = self.core.lanes.clock.coarse_ms();
     }
 
     /// Where in memory the event of that id is; `None` when it is not there. It counts as no read.
     pub fn tier_of(&self, id: u64) -> Option<Tier> {
-        let lanes = &self.core.lanes;
+        let (lanes, _call) = (&self.core.lanes, self.pin.enter());
         let found = lanes.get_at(&self.pin, &self.cache, id, lanes.index.locate(id)).ok().flatten();
         let (addr, _) = found.filter(|(_, event)| self.keeps(event))?;
         match lanes.pages.place(addr.page()).tier() {

@@ -7,6 +7,7 @@ use std::vec;
 
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
+use crate::pages::pool::Pin;
 use crate::pages::reading::{Ahead, Records};
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
@@ -153,10 +154,12 @@ pub struct Scan<'g> {
 /// Reads pages and chooses among their events.
 struct Reader<'g> {
     guard: &'g Guard<'g>,
+    /// Keeps the pages that the scan is on its way to.
+    pin: Pin,
     filter: Filter<'g>,
 }
 
-/// A page to be read: where it was when the scan began stays readable while the guard is held.
+/// A page to be read: where it was when the scan began stays readable while its pin is held.
 struct Source<'g> {
     page: LogicalPage,
     meta: &'g PageMeta,
@@ -184,7 +187,8 @@ struct HotPage<'g> {
 
 impl<'g> Scan<'g> {
     pub(crate) fn new(guard: &'g Guard<'_>, range: &impl RangeBounds<i64>) -> Self {
-        Self { reader: Reader { guard, filter: Filter::new(range) }, ordered: false, state: None }
+        let pin = guard.core.lanes.pin();
+        Self { reader: Reader { guard, pin, filter: Filter::new(range) }, ordered: false, state: None }
     }
 
     /// Only events of this kind.
@@ -221,10 +225,10 @@ impl<'g> Scan<'g> {
 
 impl<'g> Reader<'g> {
     fn begin(&self, ordered: bool) -> State<'g> {
-        let (lanes, pin) = (&self.guard.core.lanes, &self.guard.pin);
+        let lanes = &self.guard.core.lanes;
         let mut sources = Vec::new();
         for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
-            for (page, meta) in lane.pages_back(&lanes.pages, pin) {
+            for (page, meta) in lane.pages_back(&lanes.pages, &self.pin) {
                 // The committed length first: the zone map covers at least what it says.
                 let committed = meta.committed();
                 if committed > 0 && self.filter.may_match(meta.min_time(), meta.max_time(), &meta.kinds()) {

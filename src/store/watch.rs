@@ -154,7 +154,7 @@ impl Core {
     fn blocking_guard(&self) -> Option<HeldGuard> {
         let pages = &self.lanes.pages;
         let reject = self.config.thresholds.reject;
-        let [hot, _, numbers] = pages.used_ahead();
+        let [hot, _, numbers] = pages.used_without_guards();
         let has_room = |(used, max): (u32, u32)| f64::from(used) < f64::from(max) * reject;
         let held =
             pages.is_leaving() && has_room(hot) && has_room(numbers) && self.lanes.index_fill() < reject;

@@ -395,6 +395,30 @@ pub(crate) fn current_cpu() -> Option<usize> {
     None
 }
 
+/// Whether [`fence_all_threads`] works here. The first call tells the system that this process will use it.
+pub(crate) fn can_fence_all_threads() -> bool {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        let register = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+        // SAFETY: the call has no conditions.
+        *CAN.get_or_init(|| unsafe { libc::syscall(libc::SYS_membarrier, register, 0, 0) } == 0)
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    false
+}
+
+/// Has every thread of the process pass a full fence before it returns. `false`: the system does not do that.
+pub(crate) fn fence_all_threads() -> bool {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        // SAFETY: the call has no conditions.
+        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0 }
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    false
+}
+
 impl Mapping {
     /// All of a mapping as `len` values.
     ///

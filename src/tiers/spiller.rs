@@ -29,6 +29,8 @@ use crate::tiers::reader::ColdReader;
 const BATCH: usize = 64;
 /// The share of the buffers that they take, raw and packed.
 const BATCH_SHARE: u64 = 8;
+/// How long the blocks of a class that the tier did not take are left alone: doubled from the first to the last.
+const APART: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// What the spiller has done since the store opened.
 #[derive(Default)]
@@ -74,6 +76,51 @@ struct Turn {
     /// and one after the last. The same pages are put together again, as blocks that were cut otherwise would be beside
     /// these and hold the same events.
     tried: Vec<Vec<(u64, u64)>>,
+    /// For each class, whether the tier did not take its blocks when it was last asked.
+    refused: Vec<Option<Refused>>,
+}
+
+/// A class whose blocks the tier did not take. They are put by themselves, so that those of others go on.
+#[derive(Clone, Copy)]
+struct Refused {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Turn {
+    /// The classes of which blocks are to be made now: those that are taken, and of the others the one that has waited
+    /// longest, if its time has come; all if `drain`.
+    fn classes(&self, drain: bool) -> u32 {
+        let now = clock::now();
+        let waits = |refused: &Option<Refused>| refused.map(|refused| refused.next);
+        let due =
+            self.refused.iter().enumerate().filter_map(|(class, refused)| Some((waits(refused)?, class)));
+        let due = due.min().filter(|(next, _)| *next <= now).map(|(_, class)| class);
+        let wanted = |class: &usize| drain || self.refused[*class].is_none() || due == Some(*class);
+        (0..self.refused.len()).filter(wanted).fold(0, |classes, class| classes | 1 << class)
+    }
+
+    /// What is put together: blocks of classes that are taken, and those of each of the others.
+    fn apart(&self, jobs: Vec<Job>) -> Vec<Group> {
+        let (taken, others): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| self.refused[job.lane.class().index()].is_none());
+        let mut groups = Group::of(others).by_class();
+        groups.push(Group::of(taken));
+        groups.retain(|group| !group.jobs.is_empty());
+        groups
+    }
+
+    /// Notes whether the tier took a class's blocks.
+    fn note(&mut self, class: Class, taken: bool) {
+        let refused = &mut self.refused[class.index()];
+        if !taken {
+            let pause = refused.map_or(APART[0], |refused| (refused.pause * 2).min(APART[1]));
+            *refused = Some(Refused { next: clock::now() + pause, pause });
+        } else if refused.take().is_some() {
+            // Others may have been refused for the same reason.
+            self.refused.iter_mut().flatten().for_each(|refused| refused.next = clock::now());
+        }
+    }
 }
 
 /// A block that is ready to be written, and up to where it makes its lane clean.
@@ -91,12 +138,46 @@ struct Job {
     block: Option<(ColdBlock, BlockInfo)>,
 }
 
+/// Blocks that are put in one call.
+struct Group {
+    jobs: Vec<Job>,
+    blocks: Vec<ColdBlock>,
+}
+
+impl Group {
+    fn of(mut jobs: Vec<Job>) -> Self {
+        let blocks =
+            jobs.iter_mut().filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)));
+        Self { blocks: blocks.collect(), jobs }
+    }
+
+    /// A bit for each class.
+    fn classes(&self) -> u32 {
+        self.jobs.iter().fold(0, |classes, job| classes | 1 << job.lane.class().index())
+    }
+
+    fn by_class(mut self) -> Vec<Self> {
+        let (all, mut groups) = (self.classes(), Vec::new());
+        for class in (0..u32::BITS).filter(|class| all >> class & 1 == 1) {
+            let jobs = self.jobs.extract_if(.., |job| job.lane.class().index() as u32 == class).collect();
+            let blocks = self.blocks.extract_if(.., |block| u32::from(block.id.class) == class).collect();
+            groups.push(Self { jobs, blocks });
+        }
+        groups
+    }
+}
+
 impl Spiller {
     pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>, spillers: usize) -> Self {
-        let last = || lanes.lanes().map(|_| (LogicalPage::NONE, 0)).collect();
-        let tried = || lanes.lanes().map(|_| Vec::new()).collect();
-        let turn = |_| Mutex::new(Turn { next: 0, last: last(), tried: tried() });
-        let turns = (0..spillers.max(1)).map(turn).collect();
+        let count = lanes.lanes().count();
+        let classes = count / lanes.partitions.len().max(1);
+        let turn = || Turn {
+            next: 0,
+            last: vec![(LogicalPage::NONE, 0); count],
+            tried: vec![Vec::new(); count],
+            refused: vec![None; classes],
+        };
+        let turns = (0..spillers.max(1)).map(|_| Mutex::new(turn())).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
             counters: SpillCounters::default(),
@@ -121,14 +202,20 @@ impl Spiller {
 
     /// For how long the tier has failed, or has not answered for longer than `limit`, and what it said last.
     pub(crate) fn trouble(&self, limit: Duration) -> Option<(Duration, Option<String>)> {
-        let longest = |of: fn(&Trouble) -> Option<Instant>| {
-            let since = self.trouble.iter().filter_map(|trouble| of(&trouble.lock())).min();
-            since.map(|since| clock::now().saturating_duration_since(since))
-        };
-        if let Some(hangs) = longest(|trouble| trouble.calling).filter(|since| *since > limit) {
+        if let Some(hangs) = self.hangs(limit) {
             return Some((hangs, None));
         }
-        longest(|trouble| trouble.failing).map(|since| (since, self.counters.last_error.lock().clone()))
+        self.longest(|trouble| trouble.failing).map(|since| (since, self.counters.last_error.lock().clone()))
+    }
+
+    /// For how long the tier has not answered, if that is longer than `limit`.
+    pub(crate) fn hangs(&self, limit: Duration) -> Option<Duration> {
+        self.longest(|trouble| trouble.calling).filter(|since| *since > limit)
+    }
+
+    fn longest(&self, of: fn(&Trouble) -> Option<Instant>) -> Option<Duration> {
+        let since = self.trouble.iter().filter_map(|trouble| of(&trouble.lock())).min();
+        since.map(|since| clock::now().saturating_duration_since(since))
     }
 
     /// Learns which blocks the tier has of pages that are not clean, from an earlier run that did not hear of it.
@@ -168,22 +255,23 @@ impl Spiller {
         drain: bool,
     ) -> Result<u64> {
         let mut turn = self.turns[spiller].lock();
-        let mut jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
+        let jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
         if jobs.is_empty() {
             if self.counters.failures.load(Ordering::Relaxed) == 0 {
-                shared.set_spills(true);
+                shared.set_spills(u32::MAX);
             }
             return Ok(0);
         }
-        let blocks = jobs
-            .iter_mut()
-            .filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)))
-            .collect();
-        let outcome = self.write(blocks, cold, names, spiller);
-        self.buffered.fetch_sub(jobs.iter().map(|job| job.bytes).sum(), Ordering::Relaxed);
-        shared.set_spills(outcome.is_ok());
-        if let Err(error) = outcome {
-            for job in jobs {
+        let (mut pages, mut failure, mut any) = (0, None, false);
+        let mut groups = turn.apart(jobs);
+        while let Some(group) = groups.pop() {
+            self.trouble[spiller].lock().calling = Some(clock::now());
+            let Err(error) = self.put(&group.blocks, cold, names) else {
+                any = true;
+                pages += self.settle(&mut turn, group.jobs, lanes, shared, cold);
+                continue;
+            };
+            for job in &group.jobs {
                 let tried = &mut turn.tried[job.number];
                 tried.retain(|(first, _)| *first != job.first_seq);
                 tried.push((job.first_seq, job.end_seq));
@@ -191,8 +279,48 @@ impl Spiller {
             }
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             *self.counters.last_error.lock() = Some(error.to_string());
-            return Err(error);
+            if group.classes().count_ones() > 1 {
+                // It may be the blocks of one of them: each is put by itself.
+                groups.extend(group.by_class());
+                continue;
+            }
+            for job in &group.jobs {
+                turn.note(job.lane.class(), false);
+                shared.set_spills_of(job.lane.class(), false);
+            }
+            self.forget(&group.jobs);
+            failure = Some(error);
         }
+        self.note_trouble(spiller, &turn);
+        match failure {
+            Some(error) if !any => Err(error),
+            _ => Ok(pages),
+        }
+    }
+
+    /// Notes since when blocks are not taken.
+    fn note_trouble(&self, spiller: usize, turn: &Turn) {
+        let mut trouble = self.trouble[spiller].lock();
+        let began = trouble.calling.take();
+        let refused = turn.refused.iter().any(Option::is_some);
+        trouble.failing = if refused { trouble.failing.or(began) } else { None };
+    }
+
+    /// The bytes of these blocks are needed no more.
+    fn forget(&self, jobs: &[Job]) {
+        self.buffered.fetch_sub(jobs.iter().map(|job| job.bytes).sum(), Ordering::Relaxed);
+    }
+
+    /// Notes what was written. How many pages became clean.
+    fn settle(
+        &self,
+        turn: &mut Turn,
+        jobs: Vec<Job>,
+        lanes: &Lanes,
+        shared: &EvictionShared,
+        cold: &ColdReader,
+    ) -> u64 {
+        self.forget(&jobs);
         let mut pages = 0;
         for job in jobs {
             let lane = lanes.partitions[job.partition].lane(job.lane.class());
@@ -206,8 +334,10 @@ impl Spiller {
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
             turn.last[job.number] = (job.last, job.end_seq - 1);
             shared.set_wanted(job.number, false);
+            turn.note(job.lane.class(), true);
+            shared.set_spills_of(job.lane.class(), true);
         }
-        Ok(pages)
+        pages
     }
 
     /// Makes the blocks of a batch, from lane after lane.
@@ -227,8 +357,9 @@ impl Spiller {
         let is_full = |jobs: &[Job]| {
             jobs.len() * spillers >= BATCH || jobs.iter().map(|job| job.bytes).sum::<u64>() >= share
         };
+        let wanted = turn.classes(drain);
         for number in (0..count).map(|step| (turn.next + step) % count) {
-            if number % spillers != spiller {
+            if number % spillers != spiller || wanted >> all[number].id.class().index() & 1 == 0 {
                 continue;
             }
             let urgent = drain || shared.is_wanted(number);
@@ -254,23 +385,13 @@ impl Spiller {
         jobs
     }
 
-    fn write(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names, spiller: usize) -> Result<()> {
-        let trouble = &self.trouble[spiller];
-        trouble.lock().calling = Some(clock::now());
-        let outcome = self.put(blocks, cold, names);
-        let mut trouble = trouble.lock();
-        let began = trouble.calling.take();
-        trouble.failing = if outcome.is_ok() { None } else { trouble.failing.or(began) };
-        outcome
-    }
-
-    fn put(&self, blocks: Vec<ColdBlock>, cold: &ColdReader, names: &Names) -> Result<()> {
+    fn put(&self, blocks: &[ColdBlock], cold: &ColdReader, names: &Names) -> Result<()> {
         cold.save_names(names)?;
         if blocks.is_empty() {
             return Ok(());
         }
         let begin = clock::now();
-        let outcome = cold.tier.put(&blocks);
+        let outcome = cold.tier.put(blocks);
         if !cfg!(canary = "confirmed-before-written") {
             outcome?;
         }

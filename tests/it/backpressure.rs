@@ -339,14 +339,16 @@ fn a_held_guard_does_not_break_the_bound() {
     let tier = MapTier::new();
     let store = with_tier(&tier);
     append_proof(&store, event(0), LEN);
+    // A scan that has begun holds everything; what a guard was given of it alone would not.
     let guard = store.pin();
-    let held = guard.get(0).unwrap();
+    let mut scan = guard.scan(..);
+    let held = scan.next().unwrap();
     let (end, refusal) = fill(&store, 1, Duration::from_millis(500));
     assert_eq!(refusal.kind(), ErrorKind::MemoryPressure);
     check_bound(&store);
     // What the guard gave is still what it was, although its page has moved on.
     verify(&held);
-    drop(held);
+    drop((held, scan));
     drop(guard);
     let took = wait_until("recovery", SLACK, || try_one(&store, end).is_ok());
     println!("{end} events under the guard, room again after {took:?}");
@@ -358,7 +360,7 @@ fn a_held_guard_does_not_break_the_bound() {
     store.validate().unwrap();
 }
 
-/// Pages that are let go under a guard cannot be used again before it ends: letting more go makes no room.
+/// Pages that are let go under a scan cannot be used again before it ends: letting more go makes no room.
 #[test]
 fn a_held_guard_does_not_have_everything_dropped() {
     let class = ClassConfig::new("for the moment").on_leave(OnLeave::Drop);
@@ -369,7 +371,10 @@ fn a_held_guard_does_not_have_everything_dropped() {
         id += 1;
     }
     let before = store.stats().events;
+    // A scan that has begun holds everything.
     let guard = store.pin();
+    let mut scan = guard.scan(..);
+    scan.next().unwrap();
     let refusal = loop {
         match store.append_timeout(&event(id), Duration::from_millis(50)) {
             Ok(_) => id += 1,
@@ -384,6 +389,7 @@ fn a_held_guard_does_not_have_everything_dropped() {
     let after = store.stats().events;
     println!("before {before:?}\nafter {after:?}");
     assert!(after.hot + after.warm > (before.hot + before.warm) / 2, "{before:?}\n{after:?}");
+    drop(scan);
     drop(guard);
     append_proof(&store, event(id), LEN);
     let healed = store.stats().events;

@@ -64,15 +64,23 @@ fn removed_pages_shrink(class: ClassConfig, warm: bool) {
         assert!(store.remove(id).unwrap());
     }
     let held = store.pin();
-    let some = held.get(3).unwrap();
+    let mut scan = held.scan(..);
+    let some = scan.next().unwrap();
     for _ in 0..20 {
         store.maintain().unwrap();
     }
     // It may have found an entry that was there, and be about to look for the record.
     assert_eq!(store.stats().defrag.pages, 0, "nothing is packed while a reader is there from before");
     verify(&some);
+    drop((scan, some));
     drop(held);
+    // A guard holds the page of its event, and no other.
+    let held = store.pin();
+    let some = held.get(3).unwrap();
     packed(&store, "sparse pages are packed", || used(&store) * 2 < before);
+    verify(&some);
+    drop(some);
+    drop(held);
     packed(&store, "nothing waits for readers", || {
         let stats = store.stats();
         stats.defrag.bytes == before - used(&store)

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Block,
     /// Writes take this many milliseconds.
     Slow(u64),
+    /// Calls fail that write a block of the class of this number.
+    FailClass(u8),
 }
 
 /// The map, which outlives the stores that use it.
@@ -127,6 +129,12 @@ impl ColdTier for MapTier {
 
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
         self.puts.fetch_add(1, Ordering::SeqCst);
+        let fault = { *self.fault.lock().unwrap() };
+        if let Fault::FailClass(class) = fault
+            && blocks.iter().any(|block| block.id.class == class)
+        {
+            return Err(Self::refused());
+        }
         self.write(|data| {
             for block in blocks {
                 data.blocks.insert(block.id, (block.bytes.clone(), block.summary.clone()));

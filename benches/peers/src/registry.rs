@@ -3,7 +3,7 @@
 use crate::child;
 use crate::job::{Figures, Job, Work};
 use crate::peers::caches::{Foyer, Moka, Quick};
-use crate::peers::esker::Esker;
+use crate::peers::esker::{Esker, Spilling};
 use crate::peers::fjall::Fjall;
 use crate::peers::maps::{HandRolled, Papaya, Scc};
 use crate::peers::redb::Redb;
@@ -102,6 +102,10 @@ fn writes(work: Work) -> bool {
     matches!(work, Work::Ingest { .. } | Work::Steady)
 }
 
+fn steady(work: Work) -> bool {
+    work == Work::Steady
+}
+
 fn ingest(work: Work) -> bool {
     matches!(work, Work::Ingest { .. })
 }
@@ -128,6 +132,18 @@ pub(crate) const ENTRIES: &[Entry] = &[
         "esker",
         "memory not touched beforehand",
         Abilities { prefault: false, only: Some(ingest), ..OUR },
+    ),
+    Entry::new::<Spilling>(
+        "esker-spill",
+        "esker",
+        "with the embedded cold tier",
+        Abilities { only: Some(steady), ..OUR },
+    ),
+    Entry::new::<Spilling>(
+        "esker-spill-single",
+        "esker",
+        "the same, one by one",
+        Abilities { batch: 1, only: Some(steady), ..OUR },
     ),
     Entry::new::<HandRolled>("hand-rolled", "dashmap", "DashMap, deques, BTreeMap", PLAIN),
     Entry::new::<HandRolled>("hand-rolled-mimalloc", "dashmap", "the same", PLAIN).with_mimalloc(),

@@ -35,7 +35,7 @@ impl Esker {
             .index(|region| sized(region, index))
     }
 
-    fn bounded(cap: u64) -> ConfigBuilder {
+    fn bounded(cap: u64, on_leave: OnLeave) -> ConfigBuilder {
         // Beside buffers and page table, 11 parts hot and 3 parts index, as by default.
         let rest = cap - cap / 16 - cap / 32;
         let (hot, index) = (rest / 14 * 11 / HUGE_PAGE * HUGE_PAGE, rest / 14 * 3 / HUGE_PAGE * HUGE_PAGE);
@@ -47,13 +47,19 @@ impl Esker {
             .append_timeout(Duration::from_secs(60))
             .hot(|region| region.max(hot).initial(hot).prefault(true))
             .index(|region| region.max(index).initial(index).prefault(true))
-            .class(ClassConfig::new("events").compress(false).on_leave(OnLeave::Drop))
+            .class(ClassConfig::new("events").compress(false).on_leave(on_leave))
+    }
+
+    /// With a cap, and what leaves is written to the embedded cold tier, which lies in the room's folder.
+    fn spilling(room: &Room) -> ConfigBuilder {
+        let cap = room.cap.expect("only a store with a cap has to let events go");
+        Self::bounded(cap, OnLeave::Spill).data_dir(&room.dir)
     }
 
     /// The settings for these needs, for those who want to change one.
     pub(crate) fn config(room: &Room) -> ConfigBuilder {
         match room.cap {
-            Some(cap) => Self::bounded(cap),
+            Some(cap) => Self::bounded(cap, OnLeave::Drop),
             None => Self::unbounded(room),
         }
     }
@@ -126,5 +132,35 @@ impl Peer for Esker {
             Some(kind) => scan.kind(kind).for_each(|event| look(event.payload())),
             None => scan.for_each(|event| look(event.payload())),
         }
+    }
+}
+
+/// esker at its cap with its embedded cold tier: nothing is dropped, all is written to a file.
+pub(crate) struct Spilling(Esker);
+
+impl Peer for Spilling {
+    type Guard<'p> = esker::Guard<'p>;
+
+    fn open(room: &Room) -> Self {
+        let config = Esker::spilling(room).build().expect("the sizes fit together");
+        Self(Esker::of(Store::open(config).expect("there must be memory for the store")))
+    }
+
+    #[inline]
+    fn append(&self, record: &Record<'_>) {
+        self.0.append(record);
+    }
+
+    fn append_batch<'a>(&self, records: impl ExactSizeIterator<Item = Record<'a>>) {
+        self.0.append_batch(records);
+    }
+
+    fn guard(&self) -> Self::Guard<'_> {
+        self.0.guard()
+    }
+
+    #[inline]
+    fn get(&self, guard: &Self::Guard<'_>, id: u64, look: impl FnMut(&[u8])) -> bool {
+        self.0.get(guard, id, look)
     }
 }
