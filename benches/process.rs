@@ -286,6 +286,11 @@ fn appending(settings: &Settings, payloads: &[u8], durability: Durability) -> [f
         let events = if waits { settings.events.min(threads * 2_000 * batch) } else { settings.events };
         let config = touched(config(events, durability, hot())).shared_dir(shared.path().join("pages"));
         let has_log = !matches!(durability, Durability::Memory | Durability::Process);
+        if waits {
+            // The disk may still be busy with what the mode before has left.
+            std::process::Command::new("sync").status().unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        }
         let store = open(if has_log { config.data_dir(data.path()) } else { config });
         let time = each(events, || {
             std::thread::scope(|scope| {

@@ -57,6 +57,21 @@ impl Batch {
         Ok(if self.duplicate_at.binary_search(&at).is_ok() { Appended::Duplicate } else { Appended::Stored })
     }
 
+    /// Tells of each event that is stored that it is perhaps not on the disk.
+    #[cold]
+    fn may_not_last(&mut self, events: usize, error: &Error) {
+        let known = |at: &usize| {
+            self.refused.binary_search_by_key(at, |(at, _)| *at).is_ok()
+                || self.set_aside.binary_search_by_key(at, |(at, _)| *at).is_ok()
+        };
+        let more: Vec<(usize, Error)> =
+            (0..events).filter(|at| !known(at)).map(|at| (at, error.again())).collect();
+        self.refused.extend(more);
+        self.refused.sort_by_key(|(at, _)| *at);
+        (self.stored, self.duplicates) = (0, 0);
+        self.duplicate_at.clear();
+    }
+
     /// The error of the first event that was refused, if any was.
     ///
     /// # Errors
@@ -179,8 +194,10 @@ impl Core {
         batch.duplicate_at.sort_unstable();
         batch.set_aside.sort_unstable_by_key(|(at, _)| *at);
         batch.duplicates = batch.duplicate_at.len();
-        if batch.stored + batch.duplicates > 0 {
-            self.wait_for_log()?;
+        if batch.stored + batch.duplicates > 0
+            && let Err(error) = self.wait_for_log()
+        {
+            batch.may_not_last(events.len(), &error);
         }
         Ok(batch)
     }

@@ -261,9 +261,9 @@ impl Store {
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed). Everything else is in the [`Batch`]: if the store is closed in the middle, or its log
-    /// breaks, the events that it does not have are refused with that error.
-    /// [`NotDurable`](ErrorKind::NotDurable), with [`DiskSync::EveryBatch`](crate::DiskSync::EveryBatch), when the disk does
-    /// not keep what was stored, which is in memory then all the same.
+    /// breaks, the events that it does not have are refused with that error. With
+    /// [`DiskSync::EveryBatch`](crate::DiskSync::EveryBatch), when the disk does not keep what was stored, those events are
+    /// told to be [`NotDurable`](ErrorKind::NotDurable), and are in memory all the same.
     pub fn append_batch(&self, events: &[Event<'_>]) -> Result<Batch> {
         self.core.append_batch(events)
     }

@@ -209,7 +209,12 @@ fn a_disk_that_fails_stops_appends_and_nothing_else() {
         // The one that meets it is stored, and told that it may not last.
         let mut id = 50;
         let error = loop {
-            match store.append(&event(id)) {
+            // One that is new, and one that was there before.
+            let batch = store.append_batch(&[event(id), event(0)]).unwrap();
+            assert!(
+                batch.refused.is_empty() || batch.refused.len() == 2 && batch.stored + batch.duplicates == 0
+            );
+            match batch.all_accepted() {
                 Ok(_) => id += 1,
                 Err(error) => break error,
             }
