@@ -259,4 +259,25 @@ mod tests {
         }
         assert_eq!(scan_of(&[]).units, 0);
     }
+
+    #[test]
+    fn any_bytes_are_read_without_harm() {
+        let whole = segment(1, 1, 6, 3);
+        let mut number = 1u64;
+        let mut random = |below: usize| {
+            number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (number >> 33) as usize % below
+        };
+        for _ in 0..2000 {
+            let mut bytes = whole.clone();
+            match random(3) {
+                // A frame somewhere else.
+                0 => bytes.copy_within(BLOCK..BLOCK + 2 * HEADER, random(whole.len() / 8 - 2 * HEADER) * 8),
+                1 => bytes.truncate(random(whole.len())),
+                _ => (0..8).for_each(|_| bytes[random(whole.len())] ^= 1 << random(8)),
+            }
+            let scan = scan_of(&[(1, bytes)]);
+            assert!(scan.pages.is_empty() && scan.tails.values().all(|tail| *tail <= 6));
+        }
+    }
 }
