@@ -143,14 +143,14 @@ fn main() {
     let number = |name, default| option(name).and_then(|value| value.parse().ok()).unwrap_or(default);
     let (seconds, rounds): (f64, usize) = (number("--seconds", 2.0), number("--rounds", 3.0) as usize);
     let time = Duration::from_secs_f64(seconds);
-    let mut peers: Vec<(&str, Open)> = vec![
+    let peers: &[(&str, Open)] = &[
         ("limit: write and fdatasync, one after the other", bare),
         ("esker, Disk, every batch", |dir| esker(dir, Durability::Disk(DiskSync::EveryBatch))),
         ("fjall, SyncData", fjall),
         ("redb, its default", redb),
+        #[cfg(feature = "rocksdb")]
+        ("RocksDB, sync", rocksdb),
     ];
-    #[cfg(feature = "rocksdb")]
-    peers.push(("RocksDB, sync", rocksdb));
     let cells: Vec<(u64, u64)> =
         [1, BATCH].iter().flat_map(|batch| THREADS.map(|threads| (*batch, threads))).collect();
     let mut all = vec![vec![Vec::new(); cells.len()]; peers.len()];
