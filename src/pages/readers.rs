@@ -321,7 +321,9 @@ mod tests {
         let sender = sender.clone();
         let extent = address.map(|address| Extent { address, len: 1 << 16 });
         readers.limbo().let_go(extent, move || sender.send(number).unwrap_or_default());
-        readers.pin().hand_over(readers.limbo());
+        let pin = readers.pin();
+        pin.hand_over(readers.limbo());
+        pin.flush();
     }
 
     #[test]
