@@ -204,11 +204,12 @@ impl Lanes {
 
     /// Goes on with what the files hold, which is as the image says. `None`: something does not fit, and the lanes cannot be
     /// used. `known` tells below which page number the cold tier knows of events of a lane, and below which it has all of
-    /// them; `tombstones` which events it knows to be removed.
+    /// them, unless `has_block` says of a page that it has none; `tombstones` which events it knows to be removed.
     pub(crate) fn attach(
         &self,
         image: &Image,
         known: &dyn Fn(LaneId) -> [u64; 2],
+        has_block: &dyn Fn(LaneId, u64) -> bool,
         tombstones: &HashMap<(u64, LaneId), u64>,
     ) -> Option<Attached> {
         let mut attached = Attached::default();
@@ -220,7 +221,10 @@ impl Lanes {
                 return None;
             }
             expiring |= self.attach_lane(lane.id, *state, &mut attached)?;
-            self.partitions[lane.id.partition()].take_over(lane.id.class(), *state, confirmed);
+            let list = std::iter::successors(Some(state.tail), |page| Some(self.pages.meta(*page).next()));
+            let pages = list.take_while(|page| *page != LogicalPage::NONE);
+            let clean = self.clean_up_to(lane.id, pages, confirmed, has_block);
+            self.partitions[lane.id.partition()].take_over(lane.id.class(), *state, clean);
         }
         if attached.pages != self.pages.count() {
             return None;

@@ -87,7 +87,7 @@ impl Lanes {
                 so_far = self.rebuild_page(partition, *page, next, so_far, source, walked, again)?;
                 (source.progress)();
             }
-            let clean = self.clean_up_to(lane, &pages, confirmed, source);
+            let clean = self.clean_up_to(lane, pages.iter().copied(), confirmed, source.has_block);
             partition.adopt(&self.pages, lane.class(), &pages, next_seq, clean);
         }
         self.recovered.fetch_add(rebuilt.events, Ordering::Relaxed);
@@ -96,12 +96,18 @@ impl Lanes {
 
     /// The number of the first page that the cold tier does not have. Where it was told of several blocks at once and did not
     /// confirm them, it may have later ones and not this one.
-    fn clean_up_to(&self, lane: LaneId, pages: &[LogicalPage], confirmed: u64, source: &Source<'_>) -> u64 {
-        let metas = pages.iter().map(|page| self.pages.meta(*page));
+    pub(super) fn clean_up_to(
+        &self,
+        lane: LaneId,
+        pages: impl Iterator<Item = LogicalPage>,
+        confirmed: u64,
+        has_block: &dyn Fn(LaneId, u64) -> bool,
+    ) -> u64 {
+        let metas = pages.map(|page| self.pages.meta(page)).take_while(|meta| meta.seq() < confirmed);
         metas
-            .filter(|meta| meta.count() > meta.dead() && meta.seq() < confirmed)
+            .filter(|meta| meta.count() > meta.dead())
             .map(|meta| meta.seq())
-            .find(|seq| !(source.has_block)(lane, *seq))
+            .find(|seq| !has_block(lane, *seq))
             .unwrap_or(confirmed)
     }
 

@@ -39,7 +39,8 @@ pub(crate) fn attach(
         return None;
     }
     let tombstones = cold.map(ColdReader::removed).unwrap_or_default();
-    let Attached { pages, events, removed } = lanes.attach(image, known, &tombstones)?;
+    let has_block = |lane, seq| has_block(cold, lane, seq);
+    let Attached { pages, events, removed } = lanes.attach(image, known, &has_block, &tombstones)?;
     let took = begin.elapsed();
     Some(Recovered { attached: true, pages, events, removed, took, ..Recovered::default() })
 }
@@ -102,7 +103,7 @@ pub(crate) fn take_over(
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
         confirmed,
-        has_block: &|lane, seq| cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some()),
+        has_block: &|lane, seq| has_block(cold, lane, seq),
         progress: &progress,
     };
     let mut rebuilt = rebuild(lanes, partitions, &source)?;
@@ -120,6 +121,10 @@ pub(crate) fn take_over(
         took: begin.elapsed(),
         ..Recovered::default()
     })
+}
+
+fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
+    cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some())
 }
 
 /// A cold tier cannot have pages of a lane that come after all that memory has, unless somebody else wrote them.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use esker::{ClassConfig, Clock, ConfigBuilder, Durability, Event, Recovered, RegionKind, Store, Stream};
 
 use crate::common::{Random, append_proof, proof, small, verify, wait_until};
+use crate::tier::{Fault, MapTier};
 
 const CLOSE: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 3_000;
@@ -324,6 +325,30 @@ fn regions_that_were_resized_and_emptied_go_on() {
     let store = open(config());
     assert!(recovered(&store).attached);
     assert_eq!(store.fetch_scan(..).count() as u64, EVENTS * 6);
+}
+
+/// Of several blocks of a lane the tier has stored the last one only. Those before it are still to be written.
+#[test]
+fn a_put_that_failed_in_part_confirms_nothing_to_the_next_process() {
+    let (dirs, tier) = (Dirs::new(), MapTier::new());
+    let open = |config: ConfigBuilder| {
+        let config = config.partitions(1).block_bytes("16KiB").class(ClassConfig::new("hot").compress(false));
+        Store::builder(config.build().unwrap()).cold(tier.clone()).open().unwrap()
+    };
+    let store = open(dirs.alone().hot(|hot| hot.page_size("8KiB")));
+    append_some(&store, 0..EVENTS);
+    tier.set(Fault::FailInPart);
+    store.maintain().unwrap_err();
+    assert!(store.close(Duration::from_millis(1)).unwrap().left > 0);
+    drop(store);
+    tier.set(Fault::None);
+    let store = open(dirs.alone().hot(|hot| hot.page_size("8KiB")));
+    assert!(recovered(&store).attached);
+    assert_eq!(store.close(CLOSE).unwrap().left, 0);
+    drop(store);
+    drop(dirs);
+    let store = open(small().background(false));
+    assert_eq!(store.fetch_scan(..).count() as u64, EVENTS);
 }
 
 // ---- damaged files ----

@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     Fail,
     /// Writes are done, but are answered by an error.
     FailAfterwards,
+    /// Of the blocks of a put only the last is stored, and the answer is an error. Other writes are done.
+    FailInPart,
     /// Writes wait until the fault is over.
     Block,
     /// Writes take this many milliseconds.
@@ -135,11 +137,14 @@ impl ColdTier for MapTier {
         {
             return Err(Self::refused());
         }
+        let in_part = fault == Fault::FailInPart;
+        let stored = if in_part { &blocks[blocks.len() - 1..] } else { blocks };
         self.write(|data| {
-            for block in blocks {
+            for block in stored {
                 data.blocks.insert(block.id, (block.bytes.clone(), block.summary.clone()));
             }
-        })
+        })?;
+        if in_part { Err(Self::refused()) } else { Ok(()) }
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
