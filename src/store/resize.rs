@@ -128,7 +128,11 @@ impl Core {
     /// Says so when pages were found above the size that is configured for a region, since it had been made larger, and
     /// makes the others as much smaller as their contents let them be, so that all stay within the bound.
     pub(crate) fn fit_found(&self) {
-        let configured = [(RegionKind::Hot, self.config.hot.max), (RegionKind::Warm, self.config.warm.max)];
+        let configured = [
+            (RegionKind::Hot, self.config.hot.max),
+            (RegionKind::Warm, self.config.warm.max),
+            (RegionKind::Index, self.config.index.max),
+        ];
         let size = |kind| {
             let region = self.region(kind);
             u64::from(region.pages_max()) * u64::from(region.page_size())
@@ -167,7 +171,8 @@ impl Core {
         let over = total().saturating_sub(self.config.memory);
         let beyond = format!("; this is {} more than `memory`", ByteSize::new(over));
         self.machine.warn(format!(
-            "opened with {}: pages were found there, since regions had been resized{}. Resize them as you want them to be, or              configure the sizes that they have",
+            "opened with {}: pages were found there, since regions had been resized{}. Resize them as you want them to be, or \
+             configure the sizes that they have",
             told.join(", "),
             if over > 0 { &beyond } else { "" }
         ));

@@ -351,6 +351,39 @@ fn a_put_that_failed_in_part_confirms_nothing_to_the_next_process() {
     assert_eq!(store.fetch_scan(..).count() as u64, EVENTS);
 }
 
+/// The index goes on as large as it had become; what that is more than was configured is taken from the others, and told.
+#[test]
+fn an_index_that_had_been_made_larger_is_within_the_bound() {
+    let dirs = Dirs::new();
+    let open = || {
+        let config = dirs.alone().hot(|hot| hot.page_size("8KiB")).warm(|warm| warm.max("1MiB"));
+        let store = open(config.index(|index| index.max("256KiB").ceiling("3MiB")));
+        let (stats, memory) = (store.stats(), store.config().memory);
+        let regions = [RegionKind::System, RegionKind::Hot, RegionKind::Warm, RegionKind::Index];
+        let all: u64 = regions.iter().map(|kind| stats.region(*kind).max_bytes).sum();
+        assert!(all + store.config().buffers <= memory, "{all} of {memory}");
+        store
+    };
+    let store = open();
+    assert!(store.stats().warnings.is_empty());
+    store.resize_region(RegionKind::Hot, "4MiB", CLOSE).unwrap();
+    store.resize_region(RegionKind::Index, "2MiB", CLOSE).unwrap();
+    let far = |number: u64| id(number * 4);
+    let mut count = 0;
+    while store.stats().region(RegionKind::Index).used_bytes < 1280 << 10 {
+        for number in count..count + 1000 {
+            store.append(&Event::new(Stream::from(1u32), far(number), 0, 0)).unwrap();
+        }
+        count += 1000;
+    }
+    close(store);
+    let store = open();
+    assert!(recovered(&store).attached);
+    assert!((0..count).all(|number| store.pin().get(far(number)).is_some()));
+    let warnings = store.stats().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("index region")), "{warnings:?}");
+}
+
 // ---- damaged files ----
 
 fn damaged_config(dirs: &Dirs) -> ConfigBuilder {
