@@ -8,6 +8,7 @@ use esker::{EventRef, FetchHistory, FetchScan, Result};
 use crate::disk::Crash;
 use crate::reads::{ALL, Due, Query};
 use crate::reference::{Checked, Entry, ensure, same};
+use crate::setup::Kind;
 use crate::world::{Tally, World};
 
 /// A read that is under way.
@@ -38,6 +39,7 @@ impl World {
         if let Some(recovered) = store.recovered() {
             ensure!(recovered.is_whole(), "not everything was taken over: {recovered:?}");
             self.tally.taken_over = recovered.events;
+            self.totals.faults.attached += u64::from(recovered.attached);
         }
         self.set.clear();
         self.was_altered = false;
@@ -47,6 +49,14 @@ impl World {
 
     /// Closes in order: everything that may not be lost is in the cold tier then.
     pub(crate) fn reopen(&mut self) -> Checked {
+        if self.setup.kind == Kind::Faults && self.rng.chance(50) {
+            if !self.down {
+                self.toggle_tier()?;
+            }
+            if self.down && !self.altered {
+                return self.close_in_trouble();
+            }
+        }
         self.tier_up();
         self.totals.reopened += 1;
         self.gather_totals();
@@ -77,6 +87,25 @@ impl World {
         // Blocks keep removed and expired events until they are deleted. Pages may be the only ones that have others.
         let in_memory = self.tally.taken_over;
         ensure!(report.cold + in_memory >= self.due(&ALL).len() as u64, "{report:?}, but {found} were found");
+        Ok(())
+    }
+
+    /// Closes while the tier fails, which may take a part of what it is given.
+    fn close_in_trouble(&mut self) -> Checked {
+        self.detail(|| "while the tier fails".into());
+        self.totals.faults.closed_in_trouble += 1;
+        self.gather_totals();
+        let due = self.survivors(self.setup.keeps_pages());
+        let store = self.store.take().ok_or("the store is open")?;
+        store.close(Duration::ZERO).map_err(|error| format!("close: {error:?}"))?;
+        drop(store);
+        self.tier_up();
+        self.take_over(due, !self.setup.keeps_pages())?;
+        // What was taken for confirmed and is not shows when it has left memory.
+        if self.rng.chance(50) {
+            self.let_all_leave()?;
+            self.check_everything()?;
+        }
         Ok(())
     }
 

@@ -20,6 +20,10 @@ pub(crate) struct FaultTotals {
     /// Of those, in the middle of a call, and in the middle of an opening.
     pub(crate) in_a_call: u64,
     pub(crate) in_an_opening: u64,
+    /// Openings that went on with pages and indexes as they were.
+    pub(crate) attached: u64,
+    /// Closes while the tier failed.
+    pub(crate) closed_in_trouble: u64,
     /// Openings that failed because the tier did, and succeeded when it did no more.
     pub(crate) failed_openings: u64,
     /// Disks that lied: those that were found out at once, and those on which what was found was right.
@@ -34,6 +38,8 @@ impl FaultTotals {
         self.power_losses += other.power_losses;
         self.in_a_call += other.in_a_call;
         self.in_an_opening += other.in_an_opening;
+        self.attached += other.attached;
+        self.closed_in_trouble += other.closed_in_trouble;
         self.failed_openings += other.failed_openings;
         self.found_out += other.found_out;
         self.not_found_out += other.not_found_out;
@@ -52,6 +58,8 @@ impl FaultTotals {
             ("power losses", self.power_losses, 60),
             ("ends in a call", self.in_a_call, 25),
             ("ends in an opening", self.in_an_opening, 20),
+            ("openings that attached", self.attached, 5),
+            ("closes while the tier failed", self.closed_in_trouble, 20),
             ("openings that failed", self.failed_openings, 10),
             ("disks that lied", self.found_out + self.not_found_out, 3),
             ("failed calls", self.calls.failed, 300),
