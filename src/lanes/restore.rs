@@ -96,7 +96,7 @@ impl Lanes {
 
     /// The number of the first page that the cold tier does not have. Where it was told of several blocks at once and did not
     /// confirm them, it may have later ones and not this one.
-    pub(super) fn clean_up_to(
+    pub(crate) fn clean_up_to(
         &self,
         lane: LaneId,
         pages: impl Iterator<Item = LogicalPage>,

@@ -433,7 +433,9 @@ impl Core {
     pub(crate) fn keep_cold(&self) -> Result<()> {
         let Some(cold) = &self.cold else { return Ok(()) };
         cold.tier.maintain()?;
-        cold.learn_late(&self.names)?;
+        if cold.learn_late(&self.names)? {
+            self.spiller.expect_late(&self.lanes, cold);
+        }
         cold.learn_news()
     }
 

@@ -155,20 +155,20 @@ impl ColdReader {
         })
     }
 
-    /// Learns what the tier holds, if it was begun without its server and that is back.
+    /// Learns what the tier holds, if it was begun without its server and that is back. Whether that is so.
     ///
     /// # Errors
     /// What the tier says; it is tried again.
-    pub(crate) fn learn_late(&self, names: &Names) -> Result<()> {
+    pub(crate) fn learn_late(&self, names: &Names) -> Result<bool> {
         if !self.unknown.load(Ordering::Acquire) || self.tier.awaits_server() {
-            return Ok(());
+            return Ok(false);
         }
         self.tier.names(&mut |name, stream| names.restore(name, Stream::from_raw(stream)))?;
         // Before the blocks, so that no event is found that was removed.
         self.learn_removed()?;
         self.learn_blocks()?;
         self.unknown.store(false, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 
     /// Notes all blocks that the tier has.

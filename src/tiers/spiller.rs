@@ -47,6 +47,10 @@ pub(crate) struct Spiller {
     /// For each lane, one after the last page that a spill has looked at. Whoever removes an event of a page below
     /// it must tell the cold tier, too.
     reached: Vec<AtomicU64>,
+    /// For each lane, one after the last page of an earlier run of which it is not known whether the tier has it, since its
+    /// server was away when the store opened. They are not written before it is: a block that was cut otherwise would be
+    /// beside the one that the tier has. Zero: there is none.
+    held: Vec<AtomicU64>,
     pub(crate) counters: SpillCounters,
     /// Microseconds that the tier took for a batch.
     pub(crate) latency: Mutex<Histogram<u64>>,
@@ -180,6 +184,7 @@ impl Spiller {
         let turns = (0..spillers.max(1)).map(|_| Mutex::new(turn())).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
+            held: lanes.lanes().map(|_| AtomicU64::new(0)).collect(),
             counters: SpillCounters::default(),
             latency: Mutex::new(latency),
             turns,
@@ -218,18 +223,49 @@ impl Spiller {
         since.map(|since| clock::now().saturating_duration_since(since))
     }
 
-    /// Learns which blocks the tier has of pages that are not clean, from an earlier run that did not hear of it.
+    /// Learns what the tier has of the pages that an earlier run left: before anything is written, so all pages are such.
     pub(crate) fn expect(&self, lanes: &Lanes, cold: &ColdReader) {
+        let (pin, is_known) = (lanes.pin(), cold.check_known().is_ok());
         for (number, lane) in lanes.lanes().enumerate() {
-            let clean = lane.clean_seq();
-            let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded();
-            let blocks = cold.directory.blocks(lane.id, u64::MAX, unsure);
-            if let Some(last) = blocks.last() {
-                self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
-                let mut turn = self.turns[number % self.count()].lock();
-                turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
+            if is_known {
+                self.expect_blocks(number, lane, cold);
+                continue;
             }
+            let newest = lane.pages_back(&lanes.pages, &pin).next();
+            let end = newest.map_or(0, |(_, meta)| meta.seq() + 1);
+            self.held[number].store(end, Ordering::Relaxed);
+            self.reached[number].fetch_max(end, Ordering::Relaxed);
         }
+    }
+
+    /// Learns it when the tier's server was away then and has told by now what it has.
+    pub(crate) fn expect_late(&self, lanes: &Lanes, cold: &ColdReader) {
+        let pin = lanes.pin();
+        for (number, lane) in lanes.lanes().enumerate().filter(|(number, _)| self.is_held(*number)) {
+            let end = self.held[number].load(Ordering::Relaxed);
+            let pages = lane.pages(&lanes.pages, &pin).map(|(page, _)| page);
+            let has_block = |lane, seq| cold.directory.block_of(lane, seq).is_some();
+            lane.set_clean(lanes.clean_up_to(lane.id, pages, end, &has_block));
+            self.expect_blocks(number, lane, cold);
+            self.held[number].store(0, Ordering::Release);
+        }
+    }
+
+    /// Learns which blocks the tier has of pages that are not clean, from an earlier run that did not hear of it.
+    fn expect_blocks(&self, number: usize, lane: &Lane, cold: &ColdReader) {
+        let clean = lane.clean_seq();
+        let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded();
+        let blocks = cold.directory.blocks(lane.id, u64::MAX, unsure);
+        if let Some(last) = blocks.last() {
+            self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
+            let mut turn = self.turns[number % self.count()].lock();
+            turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
+        }
+    }
+
+    /// Whether pages of a lane wait until it is known what the tier has of them.
+    fn is_held(&self, number: usize) -> bool {
+        self.held[number].load(Ordering::Acquire) > 0
     }
 
     /// How many spillers can work beside each other.
@@ -257,6 +293,9 @@ impl Spiller {
         let mut turn = self.turns[spiller].lock();
         let jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
         if jobs.is_empty() {
+            if drain && (0..self.held.len()).any(|number| self.is_held(number)) {
+                cold.check_known()?;
+            }
             if self.counters.failures.load(Ordering::Relaxed) == 0 {
                 shared.set_spills(u32::MAX);
             }
@@ -359,7 +398,8 @@ impl Spiller {
         };
         let wanted = turn.classes(drain);
         for number in (0..count).map(|step| (turn.next + step) % count) {
-            if number % spillers != spiller || wanted >> all[number].id.class().index() & 1 == 0 {
+            let is_wanted = wanted >> all[number].id.class().index() & 1 == 1;
+            if number % spillers != spiller || !is_wanted || self.is_held(number) {
                 continue;
             }
             let urgent = drain || shared.is_wanted(number);
