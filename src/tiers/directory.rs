@@ -287,9 +287,12 @@ impl Directory {
         self.memory.load(Ordering::Relaxed)
     }
 
-    /// The first page number after the blocks of a lane.
+    /// The first page number after the blocks of a lane, but for those of stores that were opened after this one.
     pub(crate) fn end_seq(&self, lane: LaneId) -> u64 {
-        self.lane(lane).and_then(|blocks| blocks.read().last().map(|block| block.end_seq)).unwrap_or(0)
+        let Some(blocks) = self.lane(lane) else { return 0 };
+        let blocks = blocks.read();
+        let ours = blocks.partition_point(|block| !self.is_foreign(block.id.first_seq));
+        ours.checked_sub(1).and_then(|last| blocks.get(last)).map_or(0, |block| block.end_seq)
     }
 
     /// The first page number of the blocks of a lane.

@@ -432,7 +432,9 @@ impl ColdReader {
     /// higher numbers, or they would be taken for removed.
     pub(crate) fn removed_up_to(&self) -> HashMap<LaneId, u64> {
         let mut last = HashMap::new();
-        for ((_, lane), seq) in self.removed.read().iter() {
+        for ((_, lane), seq) in
+            self.removed.read().iter().filter(|(_, seq)| !self.directory.is_foreign(**seq))
+        {
             let up_to = last.entry(*lane).or_insert(*seq);
             *up_to = (*up_to).max(*seq);
         }

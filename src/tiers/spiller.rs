@@ -254,7 +254,8 @@ impl Spiller {
     /// Learns which blocks the tier has of pages that are not clean, from an earlier run that did not hear of it.
     fn expect_blocks(&self, number: usize, lane: &Lane, cold: &ColdReader) {
         let clean = lane.clean_seq();
-        let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded();
+        let ours = |info: &BlockInfo| !cold.directory.is_foreign(info.id.first_seq);
+        let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded() && ours(info);
         let blocks = cold.directory.blocks(lane.id, u64::MAX, unsure);
         if let Some(last) = blocks.last() {
             self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod attach;
 mod backpressure;
 mod bad_files;
 mod bad_input;
+mod cluster;
 mod common;
 mod concurrency;
 #[path = "../contract/mod.rs"]
