@@ -30,8 +30,19 @@ pub(crate) struct Replayed {
 
 type Key = (LogicalPage, u32);
 
-/// Puts those pages back that were in memory and that the cold tier does not have: `confirmed` says below which number
-/// it has those of a lane.
+/// What the cold tier has of the lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct ColdPages<'c> {
+    /// The page number after the last one of a lane that it has.
+    pub(crate) end: &'c (dyn Fn(LaneId) -> u64 + Sync),
+    /// Whether it has a block of that page of a lane. It may have one, and none of a page before.
+    pub(crate) has_block: &'c (dyn Fn(LaneId, u64) -> bool + Sync),
+}
+
+/// Pages between two of a lane that can be missing in the log because the cold tier has them.
+const APART: u64 = 64;
+
+/// Puts those pages back that were in memory and that the cold tier does not have.
 ///
 /// # Errors
 /// [`ErrorKind::MemoryPressure`] when the regions are too small, [`ErrorKind::Incompatible`] when lanes or page numbers are
@@ -42,7 +53,7 @@ pub(crate) fn replay(
     config: &Config,
     lanes: &Lanes,
     marks: &Marks,
-    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    cold: ColdPages<'_>,
 ) -> Result<Replayed> {
     let mut lost = Quarantine::default();
     if scan.damaged > 0 {
@@ -51,7 +62,8 @@ pub(crate) fn replay(
     marks.clear();
     let Scan { pages, removed, tails, generation, damaged, last_id, .. } = scan;
     lanes.pages.begin_generation(generation + 1);
-    let chosen = choose(pages, &tails, config, confirmed, &mut lost)?;
+    go_on_above(&pages, &tails, lanes);
+    let chosen = choose(pages, &tails, config, cold, &mut lost)?;
     let mut back = Back { log, config, lanes, files: HashMap::new(), bytes: Vec::new(), scratch: Vec::new() };
     let (mut found, mut kept) = (Vec::with_capacity(chosen.len()), HashSet::new());
     for (key, page) in chosen {
@@ -74,16 +86,28 @@ pub(crate) fn replay(
     Ok(Replayed { found, lost, damaged, last_id })
 }
 
+/// Has lanes go on above every page that the log knows of, also where none is left: the log would take a new page of such a
+/// number for one that has gone.
+fn go_on_above(pages: &HashMap<Key, PageLog>, tails: &HashMap<LaneId, u64>, lanes: &Lanes) {
+    let ends = pages.values().map(|page| (page.lane, page.seq.saturating_add(1)));
+    for (lane, end) in ends.chain(tails.iter().map(|(lane, tail)| (*lane, *tail))) {
+        let partition = lanes.partitions.get(lane.partition());
+        if let Some(lane) = partition.and_then(|partition| partition.lanes().nth(lane.class().index())) {
+            lane.set_clean(end);
+        }
+    }
+}
+
 /// The pages to put back, those first whose events came last.
 fn choose(
     pages: HashMap<Key, PageLog>,
     tails: &HashMap<LaneId, u64>,
     config: &Config,
-    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    cold: ColdPages<'_>,
     lost: &mut Quarantine,
 ) -> Result<Vec<(Key, PageLog)>> {
     let mut by_number: BTreeMap<LogicalPage, (u32, PageLog)> = BTreeMap::new();
-    let mut begins: HashMap<LaneId, u64> = HashMap::new();
+    let begins = begins(&pages, tails, cold);
     for ((number, generation), page) in pages {
         let lane = page.lane;
         if lane.partition() >= config.partitions || lane.class().index() >= config.classes.len() {
@@ -97,9 +121,7 @@ fn choose(
                 ),
             ));
         }
-        let tail = tails.get(&lane).copied().unwrap_or(0);
-        let begin = *begins.entry(lane).or_insert_with(|| confirmed(lane).max(tail));
-        if page.seq < begin {
+        if begins.get(&lane).is_some_and(|begin| page.seq < *begin) {
             continue;
         }
         // A number is used again when its page has left memory, which the log then says; unless that part of it is damaged.
@@ -116,6 +138,36 @@ fn choose(
     let mut chosen: Vec<(Key, PageLog)> = pages.collect();
     chosen.sort_by_key(|(key, page)| (std::cmp::Reverse(page.arrival), *key));
     Ok(chosen)
+}
+
+/// The first page of each lane that is to be put back. Of what the cold tier was given and did not confirm it may have later
+/// pages of a lane, and not those before.
+fn begins(
+    pages: &HashMap<Key, PageLog>,
+    tails: &HashMap<LaneId, u64>,
+    cold: ColdPages<'_>,
+) -> HashMap<LaneId, u64> {
+    let mut lanes: HashMap<LaneId, Vec<u64>> = HashMap::new();
+    for page in pages.values() {
+        lanes.entry(page.lane).or_default().push(page.seq);
+    }
+    let begin = |(lane, mut seqs): (LaneId, Vec<u64>)| {
+        let (end, tail) = ((cold.end)(lane), tails.get(&lane).copied().unwrap_or(0));
+        seqs.retain(|seq| (tail..end).contains(seq));
+        seqs.sort_unstable();
+        let (mut begin, mut above) = (end, end);
+        for seq in seqs.into_iter().rev() {
+            if above - seq > APART {
+                break;
+            }
+            above = seq;
+            if !(cold.has_block)(lane, seq) {
+                begin = seq;
+            }
+        }
+        (lane, begin.max(tail))
+    };
+    lanes.into_iter().map(begin).collect()
 }
 
 /// Where in the log the last bytes of a page are.

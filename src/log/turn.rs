@@ -14,6 +14,7 @@ use crate::log::logger::{LogCounters, Source};
 use crate::log::marks::{Mark, Marks};
 use crate::log::segment::{Failure, Sizes, Writer};
 use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::removed::Removed;
 use crate::pages::table::{PageMeta, Tier};
 use crate::sys::memory::wipe_all;
 
@@ -105,6 +106,11 @@ impl Turn {
             self.copy_lane(source, number, lane)?;
         }
         self.close_unit(source)?;
+        // Of removals there may be more than a unit takes. Those that come meanwhile are for the next turn.
+        let left = lanes.pages.removed.as_ref().map_or(0, Removed::fresh_len);
+        for _ in 0..left.div_ceil(self.sizes.removed.max(1)) {
+            self.close_unit(source)?;
+        }
         // After the events were copied, so the names of their streams are among them.
         let names = source.names.len();
         if names != self.names_synced {
@@ -236,7 +242,11 @@ impl Turn {
                 self.unit.push_bare(&Frame { kind: Kind::Tail, lane: lane.id, seq: tail, ..Frame::NOTHING });
             }
         }
-        let commit = Frame { seq: source.last_id, generation: self.generation, ..Frame::NOTHING };
+        let commit = Frame {
+            seq: source.last_id.load(Ordering::Relaxed),
+            generation: self.generation,
+            ..Frame::NOTHING
+        };
         let segment = self.writer.write(&mut self.unit, &commit)?;
         self.pending.extend(self.unit_marks.drain(..).map(|mark| Mark { segment, ..mark }));
         match lanes.pages.has_sensitive() {

@@ -102,7 +102,7 @@ pub(crate) fn take_over(
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
         confirmed,
-        has_block: &|lane, seq| cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some()),
+        has_block: &|lane, seq| has_block(cold, lane, seq),
         progress: &progress,
     };
     let mut rebuilt = rebuild(lanes, partitions, &source)?;
@@ -120,6 +120,11 @@ pub(crate) fn take_over(
         took: begin.elapsed(),
         ..Recovered::default()
     })
+}
+
+/// Whether the cold tier has a block of that page.
+pub(crate) fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
+    cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some())
 }
 
 /// A cold tier cannot have pages of a lane that come after all that memory has, unless somebody else wrote them.

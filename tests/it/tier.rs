@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     Fail,
     /// Writes are done, but are answered by an error.
     FailAfterwards,
+    /// Of several blocks of a write the last one is kept, and it is answered by an error.
+    FailPartly,
     /// Writes wait until the fault is over.
     Block,
     /// Writes take this many milliseconds.
@@ -129,7 +131,14 @@ impl ColdTier for MapTier {
 
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
         self.puts.fetch_add(1, Ordering::SeqCst);
-        let fault = { *self.fault.lock().unwrap() };
+let fault = { *self.fault.lock().unwrap() };
+        if fault == Fault::FailPartly {
+            if let [_, .., block] = blocks {
+                let kept = (block.bytes.clone(), block.summary.clone());
+                self.data.lock().unwrap().blocks.insert(block.id, kept);
+            }
+            return Err(Self::refused());
+        }
         if let Fault::FailClass(class) = fault
             && blocks.iter().any(|block| block.id.class == class)
         {
