@@ -848,3 +848,66 @@ fn pages_before_those_that_the_cold_tier_has_are_put_back() {
     store.flush(CLOSE).unwrap();
     assert_eq!(found(&store), (0..6100).collect());
 }
+
+/// A page of which a part is missing is written again as any other: the log does not grow for its sake.
+#[test]
+fn a_damaged_page_does_not_keep_the_log_from_shrinking() {
+    let dirs = Dirs::new();
+    let config = |dirs: &Dirs| {
+        dirs.config(interval(60_000))
+            .partitions(1)
+            .hot(|hot| hot.max("2MiB").page_size("32KiB"))
+            .warm(|warm| warm.max("1MiB"))
+            .class(
+                ClassConfig::new("kept")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::from_secs(1 << 40))
+                    .warm_for(Duration::from_secs(1 << 40)),
+            )
+            .class(
+                ClassConfig::new("busy")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::ZERO)
+                    .warm_for(Duration::ZERO),
+            )
+    };
+    let store = open(config(&dirs)).unwrap();
+    for part in 0..5 {
+        append_some(&store, part * 10..part * 10 + 10);
+        store.sync().unwrap();
+    }
+    let after = dirs.after_power_loss();
+    store.abandon();
+    let segment = std::fs::read_dir(after.log()).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|end| end == "log")).min().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let units: Vec<usize> =
+        (4096..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"eSkL")).collect();
+    bytes[units[2] + 100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let store = open(config(&after)).unwrap();
+    let report = store.recovered().unwrap();
+    assert!(report.events == 40 && !report.is_whole(), "{report:?}");
+    let left = found(&store);
+    let busy = store.class("busy").unwrap();
+    let mut id = 1000;
+    for round in 0..100 {
+        for _ in 0..1000 {
+            let payload = proof(Stream::from(5u32), id, 0, 1000);
+            let event = Event::new(Stream::from(5u32), id, 0, 0).class(busy).payload(&payload);
+            while store.append(&event).is_err() {
+                store.maintain().unwrap();
+            }
+            id += 1;
+        }
+        store.maintain().unwrap();
+        store.sync().unwrap();
+        let log = store.stats().log;
+        let segment = log.bytes / log.segments;
+        assert!(log.bytes <= 2 * log.live_bytes + 6 * segment, "{round}: {log:?}");
+        println!("{round} {log:?}");
+    }
+    let after = after.after_power_loss();
+    store.abandon();
+    assert!(left.is_subset(&found(&open(config(&after)).unwrap())));
+}
