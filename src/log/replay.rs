@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::record::{RecordHeader, take_body};
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::lanes::append::Lanes;
 use crate::log::marks::{Mark, Marks};
@@ -64,12 +65,17 @@ pub(crate) fn replay(
     lanes.pages.begin_generation(generation + 1);
     go_on_above(&pages, &tails, lanes);
     let chosen = choose(pages, &tails, config, cold, &mut lost)?;
+    let mut gone: HashMap<Key, HashSet<u32>> = HashMap::new();
+    for addr in removed.into_iter().map(Addr) {
+        gone.entry((addr.page(), addr.high())).or_default().insert(addr.offset());
+    }
     let mut back = Back { log, config, lanes, files: HashMap::new(), bytes: Vec::new(), scratch: Vec::new() };
-    let (mut found, mut kept) = (Vec::with_capacity(chosen.len()), HashSet::new());
+    let (mut found, mut noted) = (Vec::with_capacity(chosen.len()), Vec::new());
     for (key, page) in chosen {
-        if let Some((put, end)) = back.put(key, &page, &mut lost)? {
+        let gone = gone.remove(&key).unwrap_or_default();
+        if let Some((put, end)) = back.put(key, &page, &gone, &mut lost)? {
             found.push(put);
-            kept.insert(key);
+            noted.extend(gone.into_iter().map(|offset| Addr::new(key.0, offset, key.1)));
             let segment = page.pieces.iter().map(|piece| piece.segment).min().unwrap_or(1);
             marks.set(&Mark { page: key.0, generation: key.1, len: end, segment, anew: true });
         }
@@ -78,8 +84,7 @@ pub(crate) fn replay(
         crate::sys::memory::wipe_all(&mut back.bytes);
         crate::sys::memory::wipe_all(&mut back.scratch);
     }
-    let removed: HashSet<u64> = removed.into_iter().collect();
-    for addr in removed.into_iter().map(Addr).filter(|addr| kept.contains(&(addr.page(), addr.high()))) {
+    for addr in noted {
         let note = lanes.pages.note_removed(addr, addr.high());
         note.ok_or_else(|| too_small("notes of removed events"))?(true);
     }
@@ -194,9 +199,23 @@ struct Back<'b> {
 }
 
 impl Back<'_> {
-    /// Puts a page back; gives where its bytes end, too. Nothing, if nothing of it can be read.
-    fn put(&mut self, key: Key, page: &PageLog, lost: &mut Quarantine) -> Result<Option<(FoundPage, u32)>> {
+    /// Puts a page back, without the bodies of the records that are `gone`: it may have been packed so, and not fit otherwise.
+    /// Gives where its bytes end, too. Nothing, if nothing of it can be read.
+    fn put(
+        &mut self,
+        key: Key,
+        page: &PageLog,
+        gone: &HashSet<u32>,
+        lost: &mut Quarantine,
+    ) -> Result<Option<(FoundPage, u32)>> {
         let parts = self.gather(page)?;
+        for offset in gone {
+            let record = self.bytes.get_mut(*offset as usize..);
+            let is_record = |bytes: &&mut [u8]| {
+                RecordHeader::read(bytes).is_some_and(|header| header.record_len_checked().is_some())
+            };
+            record.filter(is_record).and_then(take_body);
+        }
         let end = parts.last().map_or(0, |part| part.end);
         if !matches!(&parts[..], [part] if part.start == 0) {
             lost.pages += 1;

@@ -905,9 +905,45 @@ fn a_damaged_page_does_not_keep_the_log_from_shrinking() {
         let log = store.stats().log;
         let segment = log.bytes / log.segments;
         assert!(log.bytes <= 2 * log.live_bytes + 6 * segment, "{round}: {log:?}");
-        println!("{round} {log:?}");
     }
     let after = after.after_power_loss();
     store.abandon();
     assert!(left.is_subset(&found(&open(config(&after)).unwrap())));
+}
+
+/// Pages of which most was removed take little room, and no more after a loss of power.
+#[test]
+fn pages_that_were_packed_without_what_was_removed_fit_again() {
+    let dirs = Dirs::new();
+    let config = |dirs: &Dirs| {
+        dirs.config(interval(60_000))
+            .partitions(1)
+            .hot(|hot| hot.max("2MiB").page_size("16KiB"))
+            .warm(|warm| warm.max("2MiB"))
+            .class(
+                ClassConfig::new("a")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::from_secs(1 << 40))
+                    .warm_for(Duration::from_secs(1 << 40)),
+            )
+    };
+    let store = open(config(&dirs)).unwrap();
+    let mut id = 0u64;
+    for _ in 0..39 {
+        for _ in 0..100 {
+            let payload = proof(Stream::from(5u32), id, 0, 3000);
+            store.append(&Event::new(Stream::from(5u32), id, 0, 0).payload(&payload)).unwrap();
+            assert!(id.is_multiple_of(20) || store.remove(id).unwrap());
+            id += 1;
+        }
+        store.maintain().unwrap();
+    }
+    store.sync().unwrap();
+    let kept = found(&store);
+    let log = store.stats().log;
+    assert!(kept.len() > 50 && log.live_bytes > 6 << 20, "{} events, {log:?}", kept.len());
+    let after = dirs.after_power_loss();
+    store.abandon();
+    let again = found(&open(config(&after)).unwrap());
+    assert!(kept.is_subset(&again), "{kept:?} {again:?}");
 }
