@@ -812,6 +812,7 @@ fn ids_go_on_above_those_of_events_in_the_log() {
     assert!(open(&after).next_id() > most);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_strange_name_in_the_log_does_no_harm() {
     let dirs = Dirs::new();

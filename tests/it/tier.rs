@@ -131,7 +131,7 @@ impl ColdTier for MapTier {
 
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
         self.puts.fetch_add(1, Ordering::SeqCst);
-let fault = { *self.fault.lock().unwrap() };
+        let fault = { *self.fault.lock().unwrap() };
         if fault == Fault::FailPartly {
             if let [_, .., block] = blocks {
                 let kept = (block.bytes.clone(), block.summary.clone());
