@@ -28,8 +28,8 @@ const GATHER: Duration = Duration::from_micros(500);
 pub(crate) struct Source<'s> {
     pub(crate) lanes: &'s Lanes,
     pub(crate) names: &'s Names,
-    /// The last id that the store gave.
-    pub(crate) last_id: u64,
+    /// The last id that the store gave. Who takes the turn may have come before others whom it serves.
+    pub(crate) last_id: &'s AtomicU64,
 }
 
 /// Why nothing comes to the disk.
@@ -78,6 +78,8 @@ pub(crate) struct Log {
     /// Rung when all have come whom the next turn waits for.
     gathered: Condvar,
     turn: Mutex<Turn>,
+    /// Held by who prepares a segment: another one would write over it when it is in use.
+    pub(crate) preparing: Mutex<()>,
     pub(crate) counters: LogCounters,
     /// Microseconds of turns that had something to write.
     pub(crate) latency: Mutex<Histogram<u64>>,
@@ -102,6 +104,7 @@ impl Log {
             ended: Condvar::new(),
             gathered: Condvar::new(),
             turn: Mutex::new(turn),
+            preparing: Mutex::new(()),
             counters: LogCounters::default(),
             latency: Mutex::new(latency),
         }
@@ -191,6 +194,7 @@ impl Log {
 
     /// Prepares the next segment, while others write, so that nobody has to wait for it.
     pub(crate) fn prepare(&self) {
+        let Some(_preparing) = self.preparing.try_lock() else { return };
         let Some((path, len, fill)) = self.turn.lock().wants_spare() else { return };
         // Whoever needs one before it is ready makes another. Where there is no room, that will be told then.
         if prepare(&path, len, fill).is_ok() {

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::record::{RecordHeader, take_body};
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::lanes::append::Lanes;
 use crate::log::marks::{Mark, Marks};
@@ -30,8 +31,19 @@ pub(crate) struct Replayed {
 
 type Key = (LogicalPage, u32);
 
-/// Puts those pages back that were in memory and that the cold tier does not have: `confirmed` says below which number
-/// it has those of a lane.
+/// What the cold tier has of the lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct ColdPages<'c> {
+    /// The page number after the last one of a lane that it has.
+    pub(crate) end: &'c (dyn Fn(LaneId) -> u64 + Sync),
+    /// Whether it has a block of that page of a lane. It may have one, and none of a page before.
+    pub(crate) has_block: &'c (dyn Fn(LaneId, u64) -> bool + Sync),
+}
+
+/// Pages between two of a lane that can be missing in the log because the cold tier has them.
+const APART: u64 = 64;
+
+/// Puts those pages back that were in memory and that the cold tier does not have.
 ///
 /// # Errors
 /// [`ErrorKind::MemoryPressure`] when the regions are too small, [`ErrorKind::Incompatible`] when lanes or page numbers are
@@ -42,7 +54,7 @@ pub(crate) fn replay(
     config: &Config,
     lanes: &Lanes,
     marks: &Marks,
-    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    cold: ColdPages<'_>,
 ) -> Result<Replayed> {
     let mut lost = Quarantine::default();
     if scan.damaged > 0 {
@@ -51,13 +63,19 @@ pub(crate) fn replay(
     marks.clear();
     let Scan { pages, removed, tails, generation, damaged, last_id, .. } = scan;
     lanes.pages.begin_generation(generation + 1);
-    let chosen = choose(pages, &tails, config, confirmed, &mut lost)?;
+    go_on_above(&pages, &tails, lanes);
+    let chosen = choose(pages, &tails, config, cold, &mut lost)?;
+    let mut gone: HashMap<Key, HashSet<u32>> = HashMap::new();
+    for addr in removed.into_iter().map(Addr) {
+        gone.entry((addr.page(), addr.high())).or_default().insert(addr.offset());
+    }
     let mut back = Back { log, config, lanes, files: HashMap::new(), bytes: Vec::new(), scratch: Vec::new() };
-    let (mut found, mut kept) = (Vec::with_capacity(chosen.len()), HashSet::new());
+    let (mut found, mut noted) = (Vec::with_capacity(chosen.len()), Vec::new());
     for (key, page) in chosen {
-        if let Some((put, end)) = back.put(key, &page, &mut lost)? {
+        let gone = gone.remove(&key).unwrap_or_default();
+        if let Some((put, end)) = back.put(key, &page, &gone, &mut lost)? {
             found.push(put);
-            kept.insert(key);
+            noted.extend(gone.into_iter().map(|offset| Addr::new(key.0, offset, key.1)));
             let segment = page.pieces.iter().map(|piece| piece.segment).min().unwrap_or(1);
             marks.set(&Mark { page: key.0, generation: key.1, len: end, segment, anew: true });
         }
@@ -66,12 +84,23 @@ pub(crate) fn replay(
         crate::sys::memory::wipe_all(&mut back.bytes);
         crate::sys::memory::wipe_all(&mut back.scratch);
     }
-    let removed: HashSet<u64> = removed.into_iter().collect();
-    for addr in removed.into_iter().map(Addr).filter(|addr| kept.contains(&(addr.page(), addr.high()))) {
+    for addr in noted {
         let note = lanes.pages.note_removed(addr, addr.high());
         note.ok_or_else(|| too_small("notes of removed events"))?(true);
     }
     Ok(Replayed { found, lost, damaged, last_id })
+}
+
+/// Has lanes go on above every page that the log knows of, also where none is left: the log would take a new page of such a
+/// number for one that has gone.
+fn go_on_above(pages: &HashMap<Key, PageLog>, tails: &HashMap<LaneId, u64>, lanes: &Lanes) {
+    let ends = pages.values().map(|page| (page.lane, page.seq.saturating_add(1)));
+    for (lane, end) in ends.chain(tails.iter().map(|(lane, tail)| (*lane, *tail))) {
+        let partition = lanes.partitions.get(lane.partition());
+        if let Some(lane) = partition.and_then(|partition| partition.lanes().nth(lane.class().index())) {
+            lane.set_clean(end);
+        }
+    }
 }
 
 /// The pages to put back, those first whose events came last.
@@ -79,11 +108,11 @@ fn choose(
     pages: HashMap<Key, PageLog>,
     tails: &HashMap<LaneId, u64>,
     config: &Config,
-    confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+    cold: ColdPages<'_>,
     lost: &mut Quarantine,
 ) -> Result<Vec<(Key, PageLog)>> {
     let mut by_number: BTreeMap<LogicalPage, (u32, PageLog)> = BTreeMap::new();
-    let mut begins: HashMap<LaneId, u64> = HashMap::new();
+    let begins = begins(&pages, tails, cold);
     for ((number, generation), page) in pages {
         let lane = page.lane;
         if lane.partition() >= config.partitions || lane.class().index() >= config.classes.len() {
@@ -97,9 +126,7 @@ fn choose(
                 ),
             ));
         }
-        let tail = tails.get(&lane).copied().unwrap_or(0);
-        let begin = *begins.entry(lane).or_insert_with(|| confirmed(lane).max(tail));
-        if page.seq < begin {
+        if begins.get(&lane).is_some_and(|begin| page.seq < *begin) {
             continue;
         }
         // A number is used again when its page has left memory, which the log then says; unless that part of it is damaged.
@@ -116,6 +143,36 @@ fn choose(
     let mut chosen: Vec<(Key, PageLog)> = pages.collect();
     chosen.sort_by_key(|(key, page)| (std::cmp::Reverse(page.arrival), *key));
     Ok(chosen)
+}
+
+/// The first page of each lane that is to be put back. Of what the cold tier was given and did not confirm it may have later
+/// pages of a lane, and not those before.
+fn begins(
+    pages: &HashMap<Key, PageLog>,
+    tails: &HashMap<LaneId, u64>,
+    cold: ColdPages<'_>,
+) -> HashMap<LaneId, u64> {
+    let mut lanes: HashMap<LaneId, Vec<u64>> = HashMap::new();
+    for page in pages.values() {
+        lanes.entry(page.lane).or_default().push(page.seq);
+    }
+    let begin = |(lane, mut seqs): (LaneId, Vec<u64>)| {
+        let (end, tail) = ((cold.end)(lane), tails.get(&lane).copied().unwrap_or(0));
+        seqs.retain(|seq| (tail..end).contains(seq));
+        seqs.sort_unstable();
+        let (mut begin, mut above) = (end, end);
+        for seq in seqs.into_iter().rev() {
+            if above - seq > APART {
+                break;
+            }
+            above = seq;
+            if !(cold.has_block)(lane, seq) {
+                begin = seq;
+            }
+        }
+        (lane, begin.max(tail))
+    };
+    lanes.into_iter().map(begin).collect()
 }
 
 /// Where in the log the last bytes of a page are.
@@ -142,9 +199,23 @@ struct Back<'b> {
 }
 
 impl Back<'_> {
-    /// Puts a page back; gives where its bytes end, too. Nothing, if nothing of it can be read.
-    fn put(&mut self, key: Key, page: &PageLog, lost: &mut Quarantine) -> Result<Option<(FoundPage, u32)>> {
+    /// Puts a page back, without the bodies of the records that are `gone`: it may have been packed so, and not fit otherwise.
+    /// Gives where its bytes end, too. Nothing, if nothing of it can be read.
+    fn put(
+        &mut self,
+        key: Key,
+        page: &PageLog,
+        gone: &HashSet<u32>,
+        lost: &mut Quarantine,
+    ) -> Result<Option<(FoundPage, u32)>> {
         let parts = self.gather(page)?;
+        for offset in gone {
+            let record = self.bytes.get_mut(*offset as usize..);
+            let is_record = |bytes: &&mut [u8]| {
+                RecordHeader::read(bytes).is_some_and(|header| header.record_len_checked().is_some())
+            };
+            record.filter(is_record).and_then(take_body);
+        }
         let end = parts.last().map_or(0, |part| part.end);
         if !matches!(&parts[..], [part] if part.start == 0) {
             lost.pages += 1;

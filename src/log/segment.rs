@@ -1,7 +1,7 @@
 //! The files of the log: segments of one size, written from beginning to end, one after the other.
 //!
 //! ```text
-//! block 0   │ "esker-log" version segment seed partitions first-seq crc-32 \n │ zeros │ the same, at 2 KiB │ zeros │
+//! block 0   │ "esker-log" version segment seed partitions first-seq pages crc-32 \n │ zeros │ the same, at 2 KiB │ zeros │
 //! then      │ units, each at a multiple of 4 KiB │ zeros, to the segment's size │
 //! ```
 //!
@@ -22,6 +22,8 @@ use crate::sys::shared::SharedDir;
 
 const MAGIC: &str = "esker-log";
 const VERSION: u32 = 1;
+/// More segments than any log comes to have.
+const SEGMENTS_END: u64 = 1 << 43;
 /// Bytes of zeros that are written at a time.
 const FILL: usize = 1 << 20;
 /// A segment that is ready to be used, and one that is being made so while others write.
@@ -37,6 +39,8 @@ pub(crate) struct Identity {
     pub(crate) partitions: usize,
     /// The first page number of the run that began it; see [`ColdTier::begin`](crate::ColdTier::begin).
     pub(crate) first_seq: u64,
+    /// The files of pages beside which it is written: see [`Earlier::pages`](crate::store::shared::Earlier::pages).
+    pub(crate) pages: u64,
 }
 
 /// Why a turn did not put everything on the disk.
@@ -92,7 +96,8 @@ fn file_name(number: u64) -> String {
 }
 
 fn number_of(name: &str) -> Option<u64> {
-    u64::from_str_radix(name.strip_suffix(".log")?, 16).ok()
+    // Larger ones are none of ours: units have numbers above those of their segments.
+    u64::from_str_radix(name.strip_suffix(".log")?, 16).ok().filter(|number| *number < SEGMENTS_END)
 }
 
 fn segments_in(path: &Path) -> std::io::Result<VecDeque<u64>> {
@@ -211,8 +216,8 @@ enum Header {
 }
 
 fn header(identity: &Identity, number: u64) -> Vec<u8> {
-    let Identity { seed, partitions, first_seq } = identity;
-    let text = format!("{MAGIC} {VERSION} {number} {seed:016x} {partitions} {first_seq}");
+    let Identity { seed, partitions, first_seq, pages } = identity;
+    let text = format!("{MAGIC} {VERSION} {number} {seed:016x} {partitions} {first_seq} {pages:016x}");
     let mut block = format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes())).into_bytes();
     block.resize(BLOCK / 2, 0);
     block.repeat(2)
@@ -242,7 +247,8 @@ fn parse_copy(copy: &[u8], number: u64) -> Header {
         let named: u64 = words.next()?.parse().ok()?;
         let seed = u64::from_str_radix(words.next()?, 16).ok()?;
         let (partitions, first_seq) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (named == number).then_some(Header::Ours(Identity { seed, partitions, first_seq }))
+        let pages = u64::from_str_radix(words.next()?, 16).ok()?;
+        (named == number).then_some(Header::Ours(Identity { seed, partitions, first_seq, pages }))
     };
     parse().unwrap_or(Header::Nothing)
 }
@@ -480,7 +486,7 @@ fn write_at(mut file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    const IDENTITY: Identity = Identity { seed: 0xabc, partitions: 8, first_seq: 1 << 40 };
+    const IDENTITY: Identity = Identity { seed: 0xabc, partitions: 8, first_seq: 1 << 40, pages: 0x123 };
 
     #[test]
     fn a_header_says_what_a_log_belongs_to() {

@@ -13,7 +13,9 @@ use crate::log::frame::{BLOCK, Frame, HEADER, Kind, PAYLOAD_MAX, Unit, frame_len
 use crate::log::logger::{LogCounters, Source};
 use crate::log::marks::{Mark, Marks};
 use crate::log::segment::{Failure, Sizes, Writer};
+use crate::pages::logged::Parts;
 use crate::pages::pool::{FrameCache, Pin};
+use crate::pages::removed::Removed;
 use crate::pages::table::{PageMeta, Tier};
 use crate::sys::memory::wipe_all;
 
@@ -105,6 +107,11 @@ impl Turn {
             self.copy_lane(source, number, lane)?;
         }
         self.close_unit(source)?;
+        // Of removals there may be more than a unit takes. Those that come meanwhile are for the next turn.
+        let left = lanes.pages.removed.as_ref().map_or(0, Removed::fresh_len);
+        for _ in 0..left.div_ceil(self.sizes.removed.max(1)) {
+            self.close_unit(source)?;
+        }
         // After the events were copied, so the names of their streams are among them.
         let names = source.names.len();
         if names != self.names_synced {
@@ -163,17 +170,26 @@ impl Turn {
             // The cold tier has it.
             from = committed;
         }
-        while from < committed {
-            if self.unit.bytes.len() >= self.sizes.unit {
-                self.cursors[number] = Cursor { page, seq, offset: from, at_record };
-                return false;
+        let parts = match from < committed {
+            true => lanes.pages.parts(pin, place, committed, &mut self.scratch).0,
+            false => Parts::new(),
+        };
+        for part in parts {
+            if from < part.start {
+                (from, at_record) = (part.start, true);
             }
-            let to = committed.min(from + self.sizes.frame as u32);
-            let mark = Mark { page, generation, len: to, segment: 0, anew: false };
-            if !self.push(lanes, pin, meta, &mark, from, at_record || from == 0) {
-                break;
+            while from < part.end {
+                if self.unit.bytes.len() >= self.sizes.unit {
+                    self.cursors[number] = Cursor { page, seq, offset: from, at_record };
+                    return false;
+                }
+                let to = part.end.min(from + self.sizes.frame as u32);
+                let mark = Mark { page, generation, len: to, segment: 0, anew: false };
+                if !self.push(lanes, pin, meta, &mark, from, at_record || from == 0) {
+                    break;
+                }
+                (from, at_record) = (to, to == part.end);
             }
-            (from, at_record) = (to, to == committed);
         }
         self.cursors[number] = Cursor { page, seq, offset: committed, at_record: true };
         true
@@ -236,7 +252,11 @@ impl Turn {
                 self.unit.push_bare(&Frame { kind: Kind::Tail, lane: lane.id, seq: tail, ..Frame::NOTHING });
             }
         }
-        let commit = Frame { seq: source.last_id, generation: self.generation, ..Frame::NOTHING };
+        let commit = Frame {
+            seq: source.last_id.load(Ordering::Relaxed),
+            generation: self.generation,
+            ..Frame::NOTHING
+        };
         let segment = self.writer.write(&mut self.unit, &commit)?;
         self.pending.extend(self.unit_marks.drain(..).map(|mark| Mark { segment, ..mark }));
         match lanes.pages.has_sensitive() {
@@ -356,11 +376,20 @@ impl Turn {
             }
             let all = meta.committed();
             // All of it goes into one unit, so it is written again or it is not.
-            for from in (0..all).step_by(self.sizes.frame) {
-                let len = all.min(from + self.sizes.frame as u32);
-                let mark = Mark { len, anew: from == 0, ..*mark };
-                if !self.push(lanes, &pin, meta, &mark, from, from == 0) {
-                    break;
+            let (parts, damaged) = lanes.pages.parts(&pin, place, all, &mut self.scratch);
+            if damaged {
+                // Where it was written first it is whole.
+                continue;
+            }
+            let mut anew = true;
+            for part in parts {
+                for from in part.clone().step_by(self.sizes.frame) {
+                    let len = part.end.min(from + self.sizes.frame as u32);
+                    let mark = Mark { len, anew, ..*mark };
+                    if !self.push(lanes, &pin, meta, &mark, from, from == part.start) {
+                        break;
+                    }
+                    anew = false;
                 }
             }
             // A note that may yet be taken back is of an event that is there. Of one that is not, the log is told.

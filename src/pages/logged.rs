@@ -1,5 +1,7 @@
 //! What a log on a disk needs of pages: their records, and a way to put them back.
 
+use smallvec::SmallVec;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::RecordHeader;
 use crate::ids::{Addr, LaneId, LogicalPage};
@@ -8,6 +10,9 @@ use crate::pages::pool::{Pages, Pin};
 use crate::pages::restore::FoundPage;
 use crate::pages::table::{Place, Restored, Tier, Zone};
 use crate::sys::memory::wipe_all;
+
+/// Parts of a page: one, unless something of it is missing.
+pub(crate) type Parts = SmallVec<[std::ops::Range<u32>; 1]>;
 
 /// A page as a log has it: what it was, and its records.
 pub(crate) struct LoggedPage<'l> {
@@ -69,7 +74,7 @@ impl Pages {
     /// Appends the committed records of a page to `out`, from one offset to another. The place was read under the pin.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) when a warm frame fails its check; nothing is added then.
+    /// [`Corrupt`](ErrorKind::Corrupt) when some of them cannot be read; nothing is added then.
     pub(crate) fn copy_records(
         &self,
         pin: &Pin,
@@ -84,14 +89,58 @@ impl Pages {
             out.extend_from_slice(&bytes[range]);
             return Ok(());
         }
-        scratch.clear();
-        scratch.resize(whole as usize, 0);
-        self.image(place)?.unpack_all(scratch).inspect_err(|_| self.count_corrupt())?;
-        out.extend_from_slice(&scratch[range]);
+        let (parts, _) = self.unpack_parts(place, whole, scratch)?;
+        let is_there =
+            parts.iter().any(|part| part.start as usize <= range.start && range.end <= part.end as usize);
+        if is_there {
+            out.extend_from_slice(&scratch[range]);
+        }
         if self.has_sensitive() {
             wipe_all(scratch);
         }
-        Ok(())
+        if is_there { Ok(()) } else { Err(Error::corrupt("a warm page lacks records")) }
+    }
+
+    /// Which parts of a page's committed bytes can be read: all of them but where something was damaged once. Each begins
+    /// with a record. And whether some cannot be read that should be there.
+    pub(crate) fn parts(
+        &self,
+        pin: &Pin,
+        place: Place,
+        committed: u32,
+        scratch: &mut Vec<u8>,
+    ) -> (Parts, bool) {
+        if self.committed_bytes(pin, place, committed).is_some() {
+            return (std::iter::once(0..committed).collect(), false);
+        }
+        let found = self.unpack_parts(place, committed, scratch).unwrap_or_else(|_| (Parts::new(), true));
+        if self.has_sensitive() {
+            wipe_all(scratch);
+        }
+        found
+    }
+
+    /// Unpacks a warm page to where its records lie, as far as they can be read.
+    fn unpack_parts(&self, place: Place, whole: u32, scratch: &mut Vec<u8>) -> Result<(Parts, bool)> {
+        scratch.clear();
+        scratch.resize(whole as usize, 0);
+        let image = self.image(place)?;
+        let (mut parts, mut end, mut damaged) = (Parts::new(), 0, false);
+        for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
+            let Some(bytes) = self.unpack_frame(&image, frame, end, whole) else {
+                damaged = true;
+                continue;
+            };
+            let at = frame.raw_at as usize;
+            scratch[at..at + bytes.len()].copy_from_slice(&bytes);
+            let begin = frame.raw_at;
+            end = begin + bytes.len() as u32;
+            match parts.last_mut() {
+                Some(last) if last.end == begin => last.end = end,
+                _ => parts.push(begin..end),
+            }
+        }
+        Ok((parts, damaged))
     }
 
     /// Whether a buffer through which pages went is to be wiped.

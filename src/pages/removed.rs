@@ -118,6 +118,11 @@ impl Removed {
         }
     }
 
+    /// How much there is to take.
+    pub(crate) fn fresh_len(&self) -> usize {
+        self.fresh.lock().as_ref().map_or(0, Vec::len)
+    }
+
     /// Calls `tell` for every note, of pages that may have gone, too.
     pub(crate) fn each(&self, mut tell: impl FnMut(Addr)) {
         let notes = self.notes.iter().map(|slot| Addr(slot.load(Ordering::Acquire)));

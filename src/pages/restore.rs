@@ -349,7 +349,13 @@ impl Pages {
     }
 
     /// A frame that begins at or after `end` and lies within its page.
-    fn unpack_frame(&self, image: &Image<'_>, frame: Frame, end: u32, committed: u32) -> Option<Vec<u8>> {
+    pub(super) fn unpack_frame(
+        &self,
+        image: &Image<'_>,
+        frame: Frame,
+        end: u32,
+        committed: u32,
+    ) -> Option<Vec<u8>> {
         if frame.raw_at < end || !frame.raw_at.is_multiple_of(8) || frame.raw_at >= committed {
             return None;
         }

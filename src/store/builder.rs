@@ -14,7 +14,7 @@ use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::attach::{Files, Image};
 use crate::log::logger::Log;
-use crate::log::replay::Replayed;
+use crate::log::replay::{ColdPages, Replayed};
 use crate::log::segment::Identity;
 use crate::observe::recovered::{Recovered, RecoveryProgress};
 use crate::observe::stats::histogram;
@@ -26,7 +26,7 @@ use crate::store::core::{Core, Kept};
 use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
-use crate::store::recover::{OnRecovery, attach, recover, take_over};
+use crate::store::recover::{OnRecovery, attach, has_block, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -199,7 +199,12 @@ impl StoreBuilder {
             seed,
         } = self;
         let shares = Shares::of(config.buffers);
-        let taken = Taken::open(&config)?;
+        let mut taken = Taken::open(&config)?;
+        let has_pages = taken.as_ref().is_some_and(|taken| taken.earlier.is_some());
+        let mut found_log = FoundLog::take(&config, has_pages)?;
+        if let (Some(log), Some(taken)) = (&mut found_log, &mut taken) {
+            log.compare(taken)?;
+        }
         let earlier = taken.as_ref().and_then(|taken| taken.earlier.as_ref());
         if let Some(earlier) = earlier
             && earlier.partitions != config.partitions
@@ -207,7 +212,6 @@ impl StoreBuilder {
         {
             config.adopt_partitions(earlier.partitions)?;
         }
-        let found_log = FoundLog::take(&config, earlier.is_some())?;
         let replayed = found_log.as_ref().and_then(FoundLog::replayed);
         if let Some(identity) = replayed.filter(|_| !config.partitions_fixed) {
             config.adopt_partitions(identity.partitions)?;
@@ -364,7 +368,9 @@ fn keep(
         }
         (None, Some(log), Some(marks)) if log.must_replay => {
             let begin = clock::now();
-            let replayed = log.replay(config, lanes, marks, confirmed)?;
+            let has_block = |lane, seq| has_block(cold, lane, seq);
+            let cold_pages = ColdPages { end: confirmed, has_block: &has_block };
+            let replayed = log.replay(config, lanes, marks, cold_pages)?;
             let Replayed { found, lost, damaged, last_id: last } = replayed;
             last_id[0].fetch_max(last, Ordering::Relaxed);
             let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
@@ -375,7 +381,7 @@ fn keep(
     };
     let names_found =
         |recovered| Recovered { names: found, damaged_name_bytes: entries.damaged, ..recovered };
-    let identity = Identity { seed, partitions: config.partitions, first_seq };
+    let identity = Identity { seed, partitions: config.partitions, first_seq, pages: shared.pages };
     let log = match (found_log, marks) {
         (Some(log), Some(marks)) => Some(log.begin(config, lanes, marks, identity)?),
         _ => None,
@@ -385,7 +391,7 @@ fn keep(
 }
 
 /// A number that differs from store to store, so that nobody can choose names or ids that collide.
-fn fresh_seed() -> u64 {
+pub(super) fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());

@@ -207,11 +207,15 @@ impl Core {
         let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
         let floor = now << ID_COUNTER_BITS;
         let next = |last: u64| Some(last.wrapping_add(1).max(floor));
-        let last_id = self.kept.as_ref().map_or(&*self.last_id, |kept| &kept.last_id[0]);
         // The closure always gives a value, so the update cannot fail.
-        last_id
+        self.last_id()
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
             .map_or(floor, |last| last.wrapping_add(1).max(floor))
+    }
+
+    /// The last id that the store gave.
+    pub(crate) fn last_id(&self) -> &AtomicU64 {
+        self.kept.as_ref().map_or(&*self.last_id, |kept| &kept.last_id[0])
     }
 
     pub(crate) fn region(&self, kind: RegionKind) -> &Region {

@@ -7,11 +7,10 @@ use std::time::Duration;
 use crate::clock::Deadline;
 use crate::config::{Config, DiskSync};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::LaneId;
 use crate::lanes::append::{Appended, Lanes};
 use crate::log::logger::{Log, Source};
 use crate::log::marks::Marks;
-use crate::log::replay::{Replayed, replay};
+use crate::log::replay::{ColdPages, Replayed, replay};
 use crate::log::scan::scan;
 use crate::log::segment::{Failure, Identity, LogDir, NAMES, Sizes, Writer, is_in_use};
 use crate::log::turn::Turn;
@@ -19,6 +18,7 @@ use crate::observe::stats::{LatencyStats, LogStats, histogram};
 use crate::pressure::{PressureReason, Stall};
 use crate::store::core::Core;
 use crate::store::life::{BEHIND, BROKEN};
+use crate::store::shared::Taken;
 use crate::sys::shared::{Log as NameLog, LogEntries, SharedDir};
 
 /// How far the disk may be behind what [`DiskSync::Interval`] promises before appends wait for it.
@@ -65,6 +65,18 @@ impl FoundLog {
         let dir = LogDir::take(&path)?;
         let identity = dir.identity()?;
         Ok(Some(Self { dir, mode, identity, must_replay: !has_pages && identity.is_some() }))
+    }
+
+    /// Makes sure that pages are those beside which it was written: the log may have gone on without them, on another machine or
+    /// with another `shared_dir`, and knows more then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn compare(&mut self, taken: &mut Taken) -> Result<()> {
+        if let Some(identity) = self.identity {
+            self.must_replay |= taken.begin_anew_unless(identity.pages)?;
+        }
+        Ok(())
     }
 
     /// What the pages belong to that must be put back.
@@ -131,9 +143,9 @@ impl FoundLog {
         config: &Config,
         lanes: &Lanes,
         marks: &Marks,
-        confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
+        cold: ColdPages<'_>,
     ) -> Result<Replayed> {
-        replay(&self.dir, scan(&self.dir)?, config, lanes, marks, confirmed)
+        replay(&self.dir, scan(&self.dir)?, config, lanes, marks, cold)
     }
 
     /// Begins to write.
@@ -166,8 +178,7 @@ impl FoundLog {
 
 impl Core {
     fn source(&self) -> Source<'_> {
-        let last_id = self.kept.as_ref().map_or(0, |kept| kept.last_id[0].load(Ordering::Relaxed));
-        Source { lanes: &self.lanes, names: &self.names, last_id }
+        Source { lanes: &self.lanes, names: &self.names, last_id: self.last_id() }
     }
 
     /// Waits until everything that was appended before is as safe as the store's mode makes it.

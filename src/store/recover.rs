@@ -123,7 +123,8 @@ pub(crate) fn take_over(
     })
 }
 
-fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
+/// Whether the cold tier has a block of that page.
+pub(crate) fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
     cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some())
 }
 

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::restore::shared_slab;
+use crate::store::builder::fresh_seed;
 use crate::sync::AtomicU64;
 use crate::sys::memory::Slab;
 use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
@@ -61,6 +62,8 @@ pub(crate) struct Earlier {
     pub(crate) partitions: usize,
     /// The first page number of that run; see [`ColdTier::begin`](crate::ColdTier::begin).
     pub(crate) first_seq: u64,
+    /// Which files of pages these are, where a log was written beside them: another number wherever they were made anew.
+    pub(crate) pages: Option<u64>,
     fields: Vec<(String, String)>,
 }
 
@@ -86,6 +89,7 @@ impl Earlier {
             seed: u64::from_str_radix(field("seed")?, 16).ok()?,
             partitions: field("partitions")?.parse().ok()?,
             first_seq: field("first_seq")?.parse().ok()?,
+            pages: field("pages").map(|pages| u64::from_str_radix(pages, 16)).transpose().ok()?,
             fields,
         })
     }
@@ -97,6 +101,8 @@ pub(crate) struct Shared {
     record: Mutex<Record>,
     /// Everything that the record says beside the state.
     layout: Mutex<Vec<(String, String)>>,
+    /// See [`Earlier::pages`].
+    pub(crate) pages: u64,
     /// What a store that was closed has left of its heap. Any later write of the record makes it worthless.
     pub(crate) image: Option<Vec<u64>>,
 }
@@ -164,6 +170,19 @@ impl Taken {
         Ok(Some(taken))
     }
 
+    /// Lets the files go if the log went on beside others: what they hold is of an earlier time. Whether that is so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn begin_anew_unless(&mut self, pages: u64) -> Result<bool> {
+        let are_others =
+            self.earlier.as_ref().is_some_and(|earlier| earlier.pages.is_some_and(|these| these != pages));
+        if are_others {
+            self.begin_anew()?;
+        }
+        Ok(are_others)
+    }
+
     fn begin_anew(&mut self) -> Result<()> {
         // Should this end in the middle, the next opening goes on with it.
         self.record.write(VERSION, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
@@ -185,8 +204,12 @@ impl Taken {
         seed: u64,
         begun: u64,
     ) -> Result<(Shared, Option<Earlier>)> {
+        let pages_of = |earlier: &Option<Earlier>| {
+            earlier.as_ref().and_then(|earlier| earlier.pages).unwrap_or_else(fresh_seed)
+        };
         if let Some(earlier) = &self.earlier
-            && let Err(error) = fits(&self.dir, earlier, &layout(config, seed, earlier.first_seq))
+            && let Err(error) =
+                fits(&self.dir, earlier, &layout(config, seed, earlier.first_seq, pages_of(&self.earlier)))
         {
             // What differs does not matter where the cold tier has everything.
             if earlier.state != State::Settled {
@@ -195,14 +218,15 @@ impl Taken {
             self.begin_anew()?;
         }
         let first_seq = self.earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
-        let layout = layout(config, seed, first_seq);
+        let pages = pages_of(&self.earlier);
+        let layout = layout(config, seed, first_seq, pages);
         if self.earlier.is_some() {
             check_lengths(&self.dir, config)?;
         }
         let Self { dir, record, earlier } = self;
         let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
         let image = if closed { read_image(&dir, record.turn()) } else { None };
-        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), image };
+        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), pages, image };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
         Ok((shared, earlier))
     }
@@ -298,7 +322,7 @@ fn check_unused(path: &std::path::Path) -> Result<()> {
 }
 
 /// Everything that the bytes of the files depend on.
-fn layout(config: &Config, seed: u64, first_seq: u64) -> Vec<(String, String)> {
+fn layout(config: &Config, seed: u64, first_seq: u64, pages: u64) -> Vec<(String, String)> {
     let entries = u64::from(config.logical_pages_ceiling()) + 1;
     let mut fields = vec![
         ("seed".to_string(), format!("{seed:016x}")),
@@ -314,6 +338,7 @@ fn layout(config: &Config, seed: u64, first_seq: u64) -> Vec<(String, String)> {
     fields.push(("removed.entries".to_string(), config.removal_notes().to_string()));
     if config.durability.disk().is_some() {
         fields.push(("boot".to_string(), boot()));
+        fields.push(("pages".to_string(), format!("{pages:016x}")));
     }
     for (number, class) in config.classes.iter().enumerate() {
         let name: String = class.name.bytes().map(|byte| format!("{byte:02x}")).collect();

@@ -6,7 +6,7 @@ use crate::clock::{Clock, Deadline};
 use crate::config::{ClassConfig, Config, DiskSync, Durability, OnLeave};
 use crate::error::{ErrorKind, Result};
 use crate::event::Event;
-use crate::ids::Stream;
+use crate::ids::{Addr, LogicalPage, Stream};
 use crate::store::Store;
 
 /// Bytes that no other memory has.
@@ -245,4 +245,48 @@ fn a_disk_that_fails_stops_appends_and_nothing_else() {
         assert!(store.recovered().unwrap().is_whole() && store.recovered().unwrap().from_log);
         assert!((0..id).chain([1000]).all(|id| store.pin().get(id).is_some()));
     }
+}
+
+#[test]
+fn a_turn_takes_all_removals_that_came_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = DiskSync::Interval(Duration::from_secs(60));
+    let store = with_log(dir.path(), mode, false).unwrap();
+    let event = |id| Event::new(Stream::from(1u32), id, 0, 0).payload(&[7; 100]);
+    for id in 0..10 {
+        store.append(&event(id)).unwrap();
+    }
+    // More than a unit takes, of pages that have gone.
+    let pages = &store.core.lanes.pages;
+    (0..100_000u32).for_each(|at| pages.tell_removed(Addr::new(LogicalPage(1), at * 8, 0), 77));
+    assert!(store.remove(3).unwrap());
+    store.sync().unwrap();
+    store.abandon();
+    std::fs::remove_dir_all(dir.path().join("shared")).unwrap();
+    let store = with_log(dir.path(), mode, false).unwrap();
+    assert!((0..10).all(|id| store.pin().get(id).is_some() == (id != 3)));
+}
+
+/// Whoever asks for maintenance does what the log's thread does, at the same time. Of two who fill one file with zeros the
+/// slower one would write over what the log has there by then.
+#[test]
+fn a_segment_is_prepared_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_log(dir.path(), DiskSync::EveryBatch, false).unwrap();
+    let payload = [7; 10_000];
+    let log = store.core.log.as_ref().unwrap();
+    let is_there = |name| dir.path().join("data/log").join(name).exists();
+    let mut ids = 0..;
+    let mut prepares = || {
+        // As many as some segments have.
+        (&mut ids).take(500).any(|id| {
+            store.append(&Event::new(Stream::from(1u32), id, 0, 0).payload(&payload)).unwrap();
+            log.prepare();
+            is_there("next") || is_there("spare")
+        })
+    };
+    let other = log.preparing.lock();
+    assert!(!prepares());
+    drop(other);
+    assert!(prepares());
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use esker::{
-    ClassConfig, ConfigBuilder, DiskSync, Durability, Error, ErrorKind, Event, OnLeave, Store, Stream,
+    ClassConfig, Clock, ConfigBuilder, DiskSync, Durability, Error, ErrorKind, Event, OnLeave, Store, Stream,
 };
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify, wait_until};
+use crate::tier::{Fault, MapTier};
 
 const CLOSE: Duration = Duration::from_secs(20);
 const EVERY_BATCH: Durability = Durability::Disk(DiskSync::EveryBatch);
@@ -722,4 +723,228 @@ fn what_was_removed_stays_so_although_the_log_began_anew() {
     append_some(&store, 100..101);
     let after = dirs.after_power_loss();
     assert_eq!(found(&open(after.config(EVERY_BATCH)).unwrap()), BTreeSet::from([100]));
+}
+
+/// Numbers of pages go on where they were, although none of the lane is left: the log knows that those below have gone.
+#[test]
+fn a_lane_whose_pages_have_all_gone_does_not_begin_anew() {
+    let clock = Clock::manual(1_000_000);
+    let open = |dirs: &Dirs| {
+        let brief = ClassConfig::new("brief").on_leave(OnLeave::Drop).retention(Duration::from_secs(10));
+        let config = dirs.config(EVERY_BATCH).class(ClassConfig::new("kept")).class(brief).build().unwrap();
+        Store::builder(config).clock(clock.clone()).open().unwrap()
+    };
+    let append = |store: &Store, ids: std::ops::Range<u64>, class: &str| {
+        for id in ids {
+            let time = clock.now_ms();
+            let event = Event::new(Stream::from(1u32), id, time, 0).class(store.class(class).unwrap());
+            append_proof(store, event, 400);
+        }
+    };
+    let dirs = Dirs::new();
+    let store = open(&dirs);
+    append(&store, 0..10, "kept");
+    append(&store, 100..400, "brief");
+    clock.set_ms(1_060_000);
+    store.maintain().unwrap();
+    append(&store, 10..11, "kept");
+    let after = dirs.after_power_loss();
+    store.abandon();
+    let store = open(&after);
+    assert_eq!(found(&store), (0..11).collect());
+    append(&store, 400..410, "brief");
+    let after = after.after_power_loss();
+    store.abandon();
+    assert_eq!(found(&open(&after)), (0..11).chain(400..410).collect(), "what was acknowledged");
+}
+
+/// Pages that somebody left beside a log that went on without them are of another time.
+#[test]
+fn pages_without_which_the_log_went_on_are_not_trusted() {
+    let dirs = Dirs::new();
+    let store = open(dirs.config(EVERY_BATCH)).unwrap();
+    append_some(&store, 0..100);
+    store.abandon();
+    // On another machine, or with another directory for the pages.
+    let elsewhere = dirs.dir.path().join("elsewhere");
+    let store = open(dirs.config(EVERY_BATCH).shared_dir(&elsewhere)).unwrap();
+    append_some(&store, 100..200);
+    assert!(store.remove(50).unwrap());
+    store.abandon();
+    let wanted: BTreeSet<u64> = (0..200).filter(|id| *id != 50).collect();
+    let store = open(dirs.config(EVERY_BATCH)).unwrap();
+    assert!(store.recovered().unwrap().from_log);
+    assert_eq!(found(&store), wanted);
+    append_some(&store, 200..201);
+    store.abandon();
+    // And likewise back again, after both.
+    let store = open(dirs.config(EVERY_BATCH).shared_dir(&elsewhere)).unwrap();
+    assert_eq!(found(&store), wanted.into_iter().chain([200]).collect());
+}
+
+/// An id is not given again, whoever took the turn.
+#[test]
+fn ids_go_on_above_those_of_events_in_the_log() {
+    let clock = Clock::manual(1_600_000_000_000);
+    let open = |dirs: &Dirs| {
+        let config = dirs.config(EVERY_BATCH).build().unwrap();
+        Store::builder(config).clock(clock.clone()).open().unwrap()
+    };
+    let dirs = Dirs::new();
+    let store = open(&dirs);
+    let most = std::thread::scope(|scope| {
+        let each = |thread: u32| {
+            let store = &store;
+            move || {
+                let append = |_| {
+                    let id = store.next_id();
+                    append_proof(store, Event::new(Stream::from(thread), id, 1, 0), 50);
+                    id
+                };
+                (0..100).map(append).max()
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(each(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap().unwrap()
+    });
+    let after = dirs.after_power_loss();
+    store.abandon();
+    assert!(open(&after).next_id() > most);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_strange_name_in_the_log_does_no_harm() {
+    let dirs = Dirs::new();
+    std::fs::create_dir_all(dirs.log()).unwrap();
+    std::fs::set_permissions(dirs.log(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(dirs.log().join("ffffffffffffffff.log"), b"").unwrap();
+    let store = open(dirs.config(EVERY_BATCH)).unwrap();
+    append_some(&store, 0..10);
+    let after = dirs.after_power_loss();
+    store.abandon();
+    assert_eq!(found(&open(after.config(EVERY_BATCH)).unwrap()), (0..10).collect());
+}
+
+/// What the cold tier did not confirm, it may have in part: later pages of a lane, and not those before.
+#[test]
+fn pages_before_those_that_the_cold_tier_has_are_put_back() {
+    let (dirs, tier) = (Dirs::new(), MapTier::new());
+    let open = |dirs: &Dirs| {
+        let config = dirs.config(interval(60_000)).partitions(1).block_bytes("16KiB").build().unwrap();
+        Store::builder(config).cold(tier.clone()).open().unwrap()
+    };
+    let store = open(&dirs);
+    append_some(&store, 0..6000);
+    store.sync().unwrap();
+    tier.set(Fault::FailInPart);
+    assert!(store.flush(Duration::ZERO).is_err());
+    assert!(!tier.ids().is_empty() && tier.ids()[0].first_seq > 0, "{:?}", tier.ids());
+    let after = dirs.after_power_loss();
+    tier.set(Fault::None);
+    store.abandon();
+    let store = open(&after);
+    assert_eq!(found(&store), (0..6000).collect());
+    append_some(&store, 6000..6100);
+    store.flush(CLOSE).unwrap();
+    assert_eq!(found(&store), (0..6100).collect());
+}
+
+/// A page of which a part is missing is written again as any other: the log does not grow for its sake.
+#[test]
+fn a_damaged_page_does_not_keep_the_log_from_shrinking() {
+    let dirs = Dirs::new();
+    let config = |dirs: &Dirs| {
+        dirs.config(interval(60_000))
+            .partitions(1)
+            .hot(|hot| hot.max("2MiB").page_size("32KiB"))
+            .warm(|warm| warm.max("1MiB"))
+            .class(
+                ClassConfig::new("kept")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::from_secs(1 << 40))
+                    .warm_for(Duration::from_secs(1 << 40)),
+            )
+            .class(
+                ClassConfig::new("busy")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::ZERO)
+                    .warm_for(Duration::ZERO),
+            )
+    };
+    let store = open(config(&dirs)).unwrap();
+    for part in 0..5 {
+        append_some(&store, part * 10..part * 10 + 10);
+        store.sync().unwrap();
+    }
+    let after = dirs.after_power_loss();
+    store.abandon();
+    let segment = std::fs::read_dir(after.log()).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|end| end == "log")).min().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let units: Vec<usize> =
+        (4096..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"eSkL")).collect();
+    bytes[units[2] + 100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let store = open(config(&after)).unwrap();
+    let report = store.recovered().unwrap();
+    assert!(report.events == 40 && !report.is_whole(), "{report:?}");
+    let left = found(&store);
+    let busy = store.class("busy").unwrap();
+    let mut id = 1000;
+    for round in 0..100 {
+        for _ in 0..1000 {
+            let payload = proof(Stream::from(5u32), id, 0, 1000);
+            let event = Event::new(Stream::from(5u32), id, 0, 0).class(busy).payload(&payload);
+            while store.append(&event).is_err() {
+                store.maintain().unwrap();
+            }
+            id += 1;
+        }
+        store.maintain().unwrap();
+        store.sync().unwrap();
+        let log = store.stats().log;
+        let segment = log.bytes / log.segments;
+        assert!(log.bytes <= 2 * log.live_bytes + 6 * segment, "{round}: {log:?}");
+    }
+    let after = after.after_power_loss();
+    store.abandon();
+    assert!(left.is_subset(&found(&open(config(&after)).unwrap())));
+}
+
+/// Pages of which most was removed take little room, and no more after a loss of power.
+#[test]
+fn pages_that_were_packed_without_what_was_removed_fit_again() {
+    let dirs = Dirs::new();
+    let config = |dirs: &Dirs| {
+        dirs.config(interval(60_000))
+            .partitions(1)
+            .hot(|hot| hot.max("2MiB").page_size("16KiB"))
+            .warm(|warm| warm.max("2MiB"))
+            .class(
+                ClassConfig::new("a")
+                    .on_leave(OnLeave::Drop)
+                    .hot_for(Duration::from_secs(1 << 40))
+                    .warm_for(Duration::from_secs(1 << 40)),
+            )
+    };
+    let store = open(config(&dirs)).unwrap();
+    let mut id = 0u64;
+    for _ in 0..39 {
+        for _ in 0..100 {
+            let payload = proof(Stream::from(5u32), id, 0, 3000);
+            store.append(&Event::new(Stream::from(5u32), id, 0, 0).payload(&payload)).unwrap();
+            assert!(id.is_multiple_of(20) || store.remove(id).unwrap());
+            id += 1;
+        }
+        store.maintain().unwrap();
+    }
+    store.sync().unwrap();
+    let kept = found(&store);
+    let log = store.stats().log;
+    assert!(kept.len() > 50 && log.live_bytes > 6 << 20, "{} events, {log:?}", kept.len());
+    let after = dirs.after_power_loss();
+    store.abandon();
+    let again = found(&open(config(&after)).unwrap());
+    assert!(kept.is_subset(&again), "{kept:?} {again:?}");
 }

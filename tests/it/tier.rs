@@ -16,7 +16,8 @@ pub(crate) enum Fault {
     Fail,
     /// Writes are done, but are answered by an error.
     FailAfterwards,
-    /// Of the blocks of a put only the last is stored, and the answer is an error. Other writes are done.
+    /// Of several blocks of a put only the last is stored, of one block nothing, and the answer is an error. Other writes
+    /// are done.
     FailInPart,
     /// Writes wait until the fault is over.
     Block,
@@ -138,7 +139,11 @@ impl ColdTier for MapTier {
             return Err(Self::refused());
         }
         let in_part = fault == Fault::FailInPart;
-        let stored = if in_part { &blocks[blocks.len() - 1..] } else { blocks };
+        let stored = match blocks {
+            [_, .., last] if in_part => std::slice::from_ref(last),
+            _ if in_part => &[],
+            all => all,
+        };
         self.write(|data| {
             for block in stored {
                 data.blocks.insert(block.id, (block.bytes.clone(), block.summary.clone()));
