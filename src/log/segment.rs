@@ -39,7 +39,7 @@ pub(crate) struct Identity {
     pub(crate) partitions: usize,
     /// The first page number of the run that began it; see [`ColdTier::begin`](crate::ColdTier::begin).
     pub(crate) first_seq: u64,
-    /// The files of pages beside which it is written: see [`Earlier::pages`](crate::store::shared::Earlier::pages).
+    /// The files of pages beside which it is written: see `Earlier::pages` in `store/shared.rs`.
     pub(crate) pages: u64,
 }
 
