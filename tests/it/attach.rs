@@ -6,6 +6,7 @@ use std::time::Duration;
 use esker::{ClassConfig, Clock, ConfigBuilder, Durability, Event, Recovered, RegionKind, Store, Stream};
 
 use crate::common::{Random, append_proof, proof, small, verify, wait_until};
+use crate::kept::stream_of;
 use crate::tier::{Fault, MapTier};
 
 const CLOSE: Duration = Duration::from_secs(60);
@@ -54,10 +55,6 @@ fn close(store: Store) {
 /// Most ids come in sequence; one in four is far from all others.
 fn id(number: u64) -> u64 {
     if number.is_multiple_of(4) { number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 } else { number }
-}
-
-fn stream_of(store: &Store, number: u64) -> Stream {
-    if number.is_multiple_of(5) { store.stream("named").unwrap() } else { Stream::from((number % 9) as u32) }
 }
 
 fn append_some(store: &Store, numbers: std::ops::Range<u64>) {

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use esker::{
-    ClassConfig, Clock, ConfigBuilder, DiskSync, Durability, Error, ErrorKind, Event, OnLeave, Store, Stream,
+    ClassConfig, Clock, ConfigBuilder, DiskSync, Durability, ErrorKind, Event, OnLeave, Store, Stream,
 };
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify, wait_until};
+use crate::kept::{append_some, open, refusal};
 use crate::tier::{Fault, MapTier};
 
 const CLOSE: Duration = Duration::from_secs(20);
@@ -62,29 +63,6 @@ fn copy(from: &Path, to: &Path) {
             true => copy(&entry.path(), &to.join(entry.file_name())),
             false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
         }
-    }
-}
-
-fn open(config: ConfigBuilder) -> Result<Store, Error> {
-    Store::open(config.build().unwrap())
-}
-
-fn refusal(config: ConfigBuilder) -> (ErrorKind, String) {
-    let error = open(config).err().unwrap();
-    (error.kind(), error.to_string())
-}
-
-fn stream_of(store: &Store, id: u64) -> Stream {
-    if id.is_multiple_of(5) { store.stream("named").unwrap() } else { Stream::from((id % 9) as u32) }
-}
-
-fn append_some(store: &Store, ids: std::ops::Range<u64>) {
-    for id in ids {
-        append_proof(
-            store,
-            Event::new(stream_of(store, id), id, id as i64, id as u8),
-            50 + (id % 300) as usize,
-        );
     }
 }
 

@@ -20,6 +20,7 @@ mod disk;
 mod flow;
 mod going_on;
 mod guards;
+mod kept;
 mod many_blocks;
 mod moving;
 mod on_full;

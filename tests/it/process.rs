@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, Error, ErrorKind, Event, Store, Stream};
+use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify};
+use crate::kept::{append_some, open, refusal};
 
 const CLOSE: Duration = Duration::from_secs(20);
 const EVENTS: u64 = 3_000;
@@ -38,29 +39,6 @@ impl Dirs {
 
     fn config(&self) -> ConfigBuilder {
         self.alone().data_dir(self.data())
-    }
-}
-
-fn open(config: ConfigBuilder) -> Result<Store, Error> {
-    Store::open(config.build().unwrap())
-}
-
-fn refusal(config: ConfigBuilder) -> (ErrorKind, String) {
-    let error = open(config).err().unwrap();
-    (error.kind(), error.to_string())
-}
-
-fn stream_of(store: &Store, id: u64) -> Stream {
-    if id.is_multiple_of(5) { store.stream("named").unwrap() } else { Stream::from((id % 9) as u32) }
-}
-
-fn append_some(store: &Store, ids: std::ops::Range<u64>) {
-    for id in ids {
-        append_proof(
-            store,
-            Event::new(stream_of(store, id), id, id as i64, id as u8),
-            50 + (id % 300) as usize,
-        );
     }
 }
 
