@@ -186,24 +186,33 @@ impl DiskTier {
         }
     }
 
+    /// # Errors
+    /// [`ErrorKind::Cold`] once the disk could not sync the file.
+    fn check_synced(&self) -> Result<()> {
+        if !self.health.sync_has_failed() || cfg!(canary = "retry-after-failed-sync") {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Cold,
+            format!(
+                "the disk could not sync {}: what it says it holds may be lost when the machine stops, so nothing more is \
+                 done with it; see to the disk, then open the store again",
+                self.path.display()
+            ),
+        ))
+    }
+
     /// Opens the file again after an error of the disk.
     fn open_again(&self) -> Result<()> {
-        if self.health.sync_has_failed() && !cfg!(canary = "retry-after-failed-sync") {
-            return Err(Error::new(
-                ErrorKind::Cold,
-                format!(
-                    "the disk could not sync {}: what it says it holds may be lost when the machine stops, so nothing more \
-                     is done with it; see to the disk, then open the store again",
-                    self.path.display()
-                ),
-            ));
-        }
+        self.check_synced()?;
         let mut database = self.database.write();
         if matches!(*database, State::Closed) || !self.is_broken.load(Ordering::Acquire) {
             return Ok(());
         }
         // The file's lock must be free first.
         *database = State::Failed;
+        // Letting the old one go may have been what failed.
+        self.check_synced()?;
         let fresh = (self.reopen)(&self.health).map_err(|error| match error {
             DatabaseError::Storage(error) => self.failed("open again", error),
             other => open_error(&self.path, other),
