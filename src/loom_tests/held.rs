@@ -40,7 +40,7 @@ impl Shared {
         fence(Ordering::SeqCst);
         let free = match self.held.look() {
             None => true,
-            Some(seen) => !seen.in_call && !self.held.holds(seen, 0, 8),
+            Some(seen) => self.held.call().is_none() && !self.held.holds(seen, 0, 8),
         };
         if free {
             self.bytes.store(2, Relaxed);

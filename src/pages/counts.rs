@@ -74,6 +74,11 @@ impl Pages {
         self.stamps[page.0 as usize].get()
     }
 
+    /// Page numbers in use.
+    pub(crate) fn numbers_used(&self) -> usize {
+        self.numbers.used() as usize
+    }
+
     /// Page numbers that can be in use.
     pub(crate) fn numbers_limit(&self) -> u32 {
         self.numbers.limit() - 1

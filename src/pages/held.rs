@@ -7,11 +7,11 @@
 //!
 //! ```text
 //!  reader                              mover
-//!    in a call = true                    the page table no longer leads to the frame
+//!    calls += 1, in one                  the page table no longer leads to the frame
 //!    ── light fence ──                   ── heavy fence ──
 //!    look in the page table              in a call?  yes: look again later
 //!    mark what was found                 marked?     yes: the frame stays
-//!    in a call = false  (release)        (acquire)   reuse it
+//!    calls += 1  (release)               (acquire)   reuse it
 //! ```
 //!
 //! Either the reader's note was seen, or the reader sees what the mover did before. The heavy fence makes every thread
@@ -29,7 +29,8 @@ pub(crate) struct Held {
     /// Counts up when the first guard is taken and when the last is dropped: odd while one is held. Its lowest 16 bits are what
     /// marks are made of, so that those of earlier guards need not be wiped each time.
     serial: AtomicU64,
-    in_call: AtomicU16,
+    /// Counts up when a call begins and when it ends: odd during one.
+    calls: AtomicU64,
     marks: [AtomicU16; MARKS],
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct Call<'h>(&'h Held);
 impl Drop for Call<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.in_call.store(0, Ordering::Release);
+        self.0.calls.store(self.0.calls.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 
@@ -63,15 +64,13 @@ impl Drop for Call<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Seen {
     mark: u16,
-    /// Whether the thread may be on its way to a page.
-    pub(crate) in_call: bool,
 }
 
 impl Held {
     pub(crate) fn new() -> Self {
         Self {
             serial: AtomicU64::new(0),
-            in_call: AtomicU16::new(0),
+            calls: AtomicU64::new(0),
             marks: std::array::from_fn(|_| AtomicU16::new(0)),
         }
     }
@@ -116,7 +115,7 @@ impl Held {
     /// Begins a call on a guard. It must end before the caller gets control: a call within it would end it, too.
     #[inline(always)]
     pub(crate) fn enter(&self) -> Call<'_> {
-        self.in_call.store(1, Ordering::Relaxed);
+        self.calls.store(self.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         light_fence();
         Call(self)
     }
@@ -134,8 +133,12 @@ impl Held {
         if serial.is_multiple_of(2) {
             return None;
         }
-        let in_call = self.in_call.load(Ordering::Acquire) != 0;
-        Some(Seen { mark: serial as u16, in_call })
+        Some(Seen { mark: serial as u16 })
+    }
+
+    /// The number of the call that the thread is in, in which it may be on its way to a page.
+    pub(crate) fn call(&self) -> Option<u64> {
+        Some(self.calls.load(Ordering::Acquire)).filter(|calls| !calls.is_multiple_of(2))
     }
 
     /// Whether any of these bytes, none of which can be found any more, has the mark of the guards that were seen.

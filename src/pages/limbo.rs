@@ -37,8 +37,6 @@ impl Extent {
 pub(super) struct Waiting {
     /// What guards may be given events of; `None`: what they only look at during calls.
     extent: Option<Extent>,
-    /// Whether every thread was seen outside of its calls since it was let go: marks alone decide then.
-    passed: bool,
     free: Box<dyn FnOnce() + Send>,
 }
 
@@ -55,7 +53,13 @@ pub(crate) struct Limbo {
 struct List {
     /// What pins may still lead to, until the next reclaim.
     fresh: Vec<Waiting>,
-    /// What only guards may have in hand.
+    /// What only guards may have in hand or be on their way to.
+    arrived: Vec<Waiting>,
+    /// What arrived before the threads were last fenced, and the calls in which they were then: whoever has left that
+    /// call cannot come to it any more.
+    passing: Vec<Waiting>,
+    inside: Vec<(usize, u64)>,
+    /// What nobody can come to any more: marks alone decide.
     waiting: Vec<Waiting>,
     /// Whether the store is gone, and its guards with it.
     closed: bool,
@@ -65,7 +69,7 @@ impl Limbo {
     /// Runs `free` once no reader of this moment is left: no pin, and no guard that may have an event in place within `extent`.
     pub(crate) fn let_go(&self, extent: Option<Extent>, free: impl FnOnce() + Send + 'static) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.list.lock().fresh.push(Waiting { extent, passed: false, free: Box::new(free) });
+        self.list.lock().fresh.push(Waiting { extent, free: Box::new(free) });
     }
 
     /// What was let go since this was last called. The caller hands it back by [`Self::arrive`] when the pins of now are gone.
@@ -80,7 +84,7 @@ impl Limbo {
             drop(list);
             return self.free(all);
         }
-        list.waiting.append(&mut all);
+        list.arrived.append(&mut all);
     }
 
     fn free(&self, all: Vec<Waiting>) {
@@ -104,21 +108,18 @@ impl Limbo {
         let mut freed = Vec::new();
         {
             let Some(mut list) = self.list.try_lock() else { return };
+            list.pass(slots, by_marks);
             let mut pinned = 0;
             if !list.waiting.is_empty() {
-                let before = take(&mut list.waiting);
-                let judge = Judge::new(slots, by_marks, before.iter().any(|waiting| !waiting.passed));
-                for mut waiting in before {
-                    waiting.passed |= judge.nobody_in_call;
-                    let held = waiting.extent.filter(|extent| judge.is_held(*extent));
-                    if waiting.passed && held.is_none() {
-                        freed.push(waiting);
-                        continue;
+                let judge = Judge::new(slots, by_marks);
+                for waiting in take(&mut list.waiting) {
+                    match waiting.extent.filter(|extent| judge.is_held(*extent)) {
+                        None => freed.push(waiting),
+                        Some(extent) => {
+                            pinned += extent.len as u64;
+                            list.waiting.push(waiting);
+                        }
                     }
-                    if waiting.passed {
-                        pinned += waiting.extent.map_or(0, |extent| extent.len as u64);
-                    }
-                    list.waiting.push(waiting);
                 }
             }
             self.pinned.store(pinned, Ordering::Relaxed);
@@ -129,51 +130,79 @@ impl Limbo {
     /// The store is gone: nobody waits for anything any more.
     pub(super) fn close(&self) {
         let waiting = {
-            let mut list = self.list.lock();
+            let list = &mut *self.list.lock();
             list.closed = true;
             let mut waiting = take(&mut list.waiting);
-            waiting.append(&mut list.fresh);
+            for more in [&mut list.fresh, &mut list.arrived, &mut list.passing] {
+                waiting.append(more);
+            }
             waiting
         };
         self.free(waiting);
     }
 }
 
-/// What was seen of the threads that hold guards.
-struct Judge<'s> {
-    holding: Vec<(&'s Slot, Seen)>,
-    /// Whether none of them can be on its way to what was let go before.
-    nobody_in_call: bool,
-}
-
-impl<'s> Judge<'s> {
-    fn new(slots: &'s [Arc<CachePadded<Slot>>], by_marks: bool, some_new: bool) -> Self {
-        // A guard that begins behind it sees what was let go; see `Held::begin`.
-        fence(Ordering::SeqCst);
-        let holds = |slot: &&'s Arc<CachePadded<Slot>>| by_marks && slot.held.look().is_some();
-        let holders: Vec<_> = slots.iter().filter(holds).collect();
-        if holders.is_empty() {
-            return Self { holding: Vec::new(), nobody_in_call: true };
-        }
-        // What has passed before needs none: nobody can have come to it since.
-        let fenced = some_new && fence_all_threads();
-        let mut nobody_in_call = fenced;
-        let mut holding = Vec::with_capacity(holders.len());
-        for slot in holders {
-            let mut seen = slot.held.look();
+impl List {
+    /// Lets through what nobody can be on its way to any more.
+    fn pass(&mut self, slots: &[Arc<CachePadded<Slot>>], by_marks: bool) {
+        // What has arrived while others passed, too.
+        for _ in 0..2 {
+            if self.passing.is_empty() {
+                if self.arrived.is_empty() || !self.look_inside(slots, by_marks) {
+                    return;
+                }
+                self.passing = take(&mut self.arrived);
+            }
             for _ in 0..LOOKS {
-                if !fenced || !seen.is_some_and(|seen| seen.in_call) {
+                let is_in = |(at, call): &(usize, u64)| {
+                    let slot = slots.iter().find(|slot| address_of(slot) == *at);
+                    slot.is_some_and(|slot| slot.held.call() == Some(*call))
+                };
+                self.inside.retain(is_in);
+                if self.inside.is_empty() {
                     break;
                 }
                 std::hint::spin_loop();
-                seen = slot.held.look();
             }
-            if let Some(seen) = seen {
-                nobody_in_call &= !seen.in_call;
-                holding.push((&***slot, seen));
+            if !self.inside.is_empty() {
+                return;
             }
+            self.waiting.append(&mut self.passing);
         }
-        Self { holding, nobody_in_call }
+    }
+
+    /// Notes who is in a call, behind a fence of all threads. `false`: there is no such fence just now.
+    fn look_inside(&mut self, slots: &[Arc<CachePadded<Slot>>], by_marks: bool) -> bool {
+        self.inside.clear();
+        // A guard that begins behind it sees what was let go; see `Held::begin`.
+        fence(Ordering::SeqCst);
+        if !by_marks || slots.iter().all(|slot| slot.held.look().is_none()) {
+            return true;
+        }
+        if !fence_all_threads() {
+            return false;
+        }
+        let inside = |slot: &Arc<CachePadded<Slot>>| Some((address_of(slot), slot.held.call()?));
+        self.inside.extend(slots.iter().filter_map(inside));
+        true
+    }
+}
+
+/// What tells slots apart while they are there. If a thread ends and another one gets its address, that is waited for in vain
+/// for one call at most.
+fn address_of(slot: &Arc<CachePadded<Slot>>) -> usize {
+    Arc::as_ptr(slot).addr()
+}
+
+/// The marks of the threads that hold guards.
+struct Judge<'s> {
+    holding: Vec<(&'s Slot, Seen)>,
+}
+
+impl<'s> Judge<'s> {
+    fn new(slots: &'s [Arc<CachePadded<Slot>>], by_marks: bool) -> Self {
+        let holds = |slot: &'s Arc<CachePadded<Slot>>| Some((&***slot, slot.held.look()?));
+        Self { holding: slots.iter().filter(|_| by_marks).filter_map(holds).collect() }
     }
 
     fn is_held(&self, Extent { address, len }: Extent) -> bool {

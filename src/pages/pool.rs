@@ -338,7 +338,9 @@ impl Pages {
     }
 
     fn read_warm(&self, cache: &FrameCache, place: Place, offset: u32) -> Result<EventRef<'static>> {
-        let Unpacked { raw_at, bytes, .. } = match cache.find(place, offset) {
+        // Whoever took the frame for this page was counted before the page could be found there.
+        let claims = self.warm.claims();
+        let Unpacked { raw_at, bytes, .. } = match cache.find(place, claims, offset) {
             Some(found) => found,
             None => {
                 let image = self.image(place)?;
@@ -346,7 +348,7 @@ impl Pages {
                     image.frame_of(offset).ok_or_else(|| Error::corrupt("a warm page has no such record"))?;
                 let raw = image.unpack(frame).inspect_err(|_| self.count_corrupt())?;
                 let bytes = Arc::new(self.buffer(raw));
-                let unpacked = Unpacked { place, raw_at: frame.raw_at, bytes };
+                let unpacked = Unpacked { place, claims, raw_at: frame.raw_at, bytes };
                 cache.keep(unpacked.clone());
                 unpacked
             }

@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub(super) struct Slot {
     name: Option<String>,
     pub(super) held: Held,
     /// Guards that are held.
-    depth: AtomicU32,
+    depth: AtomicU64,
 }
 
 /// What a reader has in hand while it reads pages: a [`Pin`], or a caller's guard during a call.
@@ -114,7 +114,7 @@ impl Slot {
             thread: thread.id(),
             name: thread.name().map(str::to_owned),
             held: Held::new(),
-            depth: AtomicU32::new(0),
+            depth: AtomicU64::new(0),
         }))
     }
 

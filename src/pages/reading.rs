@@ -23,6 +23,9 @@ pub(crate) struct FrameCache {
 #[derive(Clone)]
 pub(crate) struct Unpacked {
     pub(crate) place: Place,
+    /// How often frames of the warm region had been taken by then. Where they were since, the place may be another
+    /// page's: a guard outlives the pages that it read copies of.
+    pub(crate) claims: u64,
     /// Where its records begin in the page.
     pub(crate) raw_at: u32,
     pub(crate) bytes: Arc<Buffer>,
@@ -31,10 +34,12 @@ pub(crate) struct Unpacked {
 impl FrameCache {
     const FRAMES: usize = 8;
 
-    pub(crate) fn find(&self, place: Place, offset: u32) -> Option<Unpacked> {
+    pub(crate) fn find(&self, place: Place, claims: u64, offset: u32) -> Option<Unpacked> {
         let here = |frame: &&Unpacked| {
             let at = offset.checked_sub(frame.raw_at);
-            frame.place == place && at.is_some_and(|at| (at as usize) < frame.bytes.len())
+            frame.place == place
+                && frame.claims == claims
+                && at.is_some_and(|at| (at as usize) < frame.bytes.len())
         };
         self.frames.borrow().iter().find(here).cloned()
     }

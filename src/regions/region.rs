@@ -281,6 +281,12 @@ impl Region {
         self.frames.used()
     }
 
+    /// How often pages were taken since the store opened.
+    #[inline]
+    pub(crate) fn claims(&self) -> u64 {
+        self.counts.claims.load(Ordering::Relaxed)
+    }
+
     /// How often pages were given back since the store opened.
     pub(crate) fn releases(&self) -> u64 {
         self.counts.releases.load(Ordering::Relaxed)

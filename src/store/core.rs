@@ -364,6 +364,8 @@ impl Core {
     /// Everything that the threads do, until nothing is left to do.
     pub(crate) fn maintain(&self) -> Result<()> {
         self.check_open()?;
+        // A policy may have pages go up and down for as long as it is asked: then it has been asked often enough.
+        let (mut moved, most) = (0, 64 + 8 * self.lanes.pages.numbers_used());
         loop {
             let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);
             let spilled = self.spill(false)?;
@@ -371,7 +373,8 @@ impl Core {
             self.keep_cold()?;
             self.look_round();
             self.turn_log();
-            if progress.pages == 0 && !progress.more && spilled == 0 {
+            moved += progress.pages;
+            if (progress.pages == 0 && !progress.more || moved > most) && spilled == 0 {
                 self.tidy();
                 self.ring_room();
                 return Ok(());
