@@ -100,3 +100,20 @@ impl<'g> Iterator for Records<'g> {
         Some((at, EventRef::in_place(record)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pages::table::Tier;
+
+    /// A guard outlives the pages that it read copies of, and their frames are other pages' then.
+    #[test]
+    fn what_was_unpacked_is_of_the_pages_that_were_there_then() {
+        let (cache, place) = (FrameCache::default(), Place::new(Tier::Warm, 0, 5));
+        let bytes = Arc::new(Buffer::from(vec![1; 100]));
+        cache.keep(Unpacked { place, claims: 7, raw_at: 0, bytes });
+        assert!(cache.find(place, 7, 50).is_some());
+        assert!(cache.find(place, 8, 50).is_none(), "somebody has taken frames since");
+        assert!(cache.find(Place::new(Tier::Warm, 1, 5), 7, 50).is_none());
+    }
+}

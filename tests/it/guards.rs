@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use esker::{Appended, ClassConfig, Config, ErrorKind, Event, OnLeave, Pressure, Stall, Store, Stream};
+use esker::{Appended, ClassConfig, ErrorKind, Event, OnLeave, Pressure, Stall, Store, Stream};
 
 use crate::common::{all_ids, append_proof, manual, proof, small, verify, wait_until, wall_ms};
 use crate::tier::MapTier;
@@ -254,36 +254,4 @@ fn a_guard_that_is_refreshed_holds_nothing_up() {
     assert!(after.held_for < before.held_for, "{before:?} {after:?}");
     drop(guard);
     assert!(store.pressure() < Pressure::Full);
-}
-
-/// A guard keeps copies of what it read of warm pages. Their frames are other pages' later, under the same guard.
-#[test]
-fn a_guard_that_outlives_pages_does_not_take_what_it_read_of_them_for_others() {
-    let class = ClassConfig::new("all")
-        .on_leave(OnLeave::Drop)
-        .hot_for(Duration::ZERO)
-        .warm_for(Duration::from_secs(1 << 30));
-    let config = Config::builder().memory("16MiB").background(false).partitions(1).class(class);
-    let config = config.hot(|hot| hot.max("256KiB").page_size("16KiB")).warm(|warm| warm.max("128KiB"));
-    let (store, clock) = manual(config);
-    let stream = Stream::from(7u32);
-    let guard = store.pin();
-    let mut wrong = 0;
-    for round in 0..60u64 {
-        for id in round * 100..round * 100 + 100 {
-            append_proof(&store, Event::new(stream, id, clock.now_ms(), 0), 200);
-        }
-        store.maintain().unwrap();
-        let fresh = store.pin();
-        for id in 0..round * 100 + 100 {
-            let (old, new) = (guard.get(id).map(|event| event.payload().to_vec()), fresh.get(id));
-            wrong += u64::from(old.as_deref() != new.as_ref().map(|event| event.payload()));
-        }
-        let ids = |guard: &esker::Guard<'_>| -> Vec<u64> {
-            guard.history(stream).inspect(|event| verify(event)).map(|event| event.id()).collect()
-        };
-        assert_eq!(ids(&guard), ids(&fresh), "round {round}");
-    }
-    assert_eq!(wrong, 0, "events that one guard finds and another one does not");
-    assert!(store.stats().events.dropped > 0 && store.stats().events.warm > 0, "{:?}", store.stats().events);
 }
