@@ -259,11 +259,15 @@ fn run_and_kill(dir: &Path, mode: Mode, seed: u64, round: u64, rng: &mut Rng) ->
     let (ready, is_ready) = std::sync::mpsc::channel();
     let out = child.stdout.take().unwrap();
     let reader = std::thread::Builder::new().spawn(move || {
-        let mut lines = Vec::new();
+        // The first step may have been under way when the child was killed, and nothing reported yet.
+        let mut lines = None;
         for line in BufReader::new(out).split(b'\n').map(Result::unwrap) {
             match std::str::from_utf8(&line).unwrap().strip_prefix('!') {
-                Some("ready") => ready.send(()).unwrap_or_default(),
-                Some(line) => lines.push(line.to_string()),
+                Some("ready") => {
+                    lines = Some(Vec::new());
+                    ready.send(()).unwrap_or_default();
+                }
+                Some(line) => lines.as_mut().unwrap().push(line.to_string()),
                 None => {}
             }
         }
@@ -282,7 +286,7 @@ fn run_and_kill(dir: &Path, mode: Mode, seed: u64, round: u64, rng: &mut Rng) ->
     let mut text = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut text).unwrap();
     assert!(status.code().is_none(), "the child ended before it was killed: {status}\n{text}");
-    Some(lines).filter(|lines| !lines.is_empty())
+    lines
 }
 
 impl Truth {
