@@ -24,7 +24,8 @@ fn try_one(store: &Store, id: u64, class: Class) -> esker::Result<Appended> {
 /// Appends until the store has no room for long. The next id.
 fn fill(store: &Store, mut id: u64, class: Class) -> u64 {
     let mut refused = 0;
-    while refused < 100 {
+    // The threads that make room may have to wait for a processor themselves.
+    while refused < 3000 {
         match try_one(store, id, class) {
             Ok(_) => (id, refused) = (id + 1, 0),
             Err(error) => {
