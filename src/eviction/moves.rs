@@ -99,6 +99,8 @@ impl<'a> Mover<'a> {
         if !self.lanes.pages.demote(&self.lanes.pin(), page, self.scratch) {
             return Outcome::WarmIsFull;
         }
+        // Or two pages could take each other's place for ever.
+        self.lanes.pages.forget_reads(page);
         let meta = self.lanes.pages.meta(page);
         let (events, counters) = (meta.count(), &self.shared.counters);
         counters.demoted_pages.fetch_add(1, Ordering::Relaxed);

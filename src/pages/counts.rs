@@ -69,6 +69,11 @@ impl Pages {
         }
     }
 
+    /// Forgets that a page was read: it is squeezed, and comes back when it is read again, not for what was before.
+    pub(crate) fn forget_reads(&self, page: LogicalPage) {
+        self.stamps[page.0 as usize].clear();
+    }
+
     /// When a page was last read, and when before that.
     pub(crate) fn stamps(&self, page: LogicalPage) -> [u32; 2] {
         self.stamps[page.0 as usize].get()
