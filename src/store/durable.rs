@@ -272,7 +272,7 @@ impl Core {
     pub(crate) fn log_stats(&self) -> LogStats {
         let Some(log) = &self.log else { return LogStats::default() };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &log.counters;
+        let (counters, trouble) = (&log.counters, log.trouble());
         LogStats {
             bytes: load(&counters.bytes),
             segments: load(&counters.segments),
@@ -283,8 +283,8 @@ impl Core {
             syncs: load(&counters.syncs),
             since_sync: log.lag(),
             sync: LatencyStats::of(&log.latency.lock()),
-            last_error: log.trouble().map(|trouble| trouble.text),
-            broken: log.trouble().is_some_and(|trouble| trouble.broken),
+            broken: trouble.as_ref().is_some_and(|trouble| trouble.broken),
+            last_error: trouble.map(|trouble| trouble.text),
         }
     }
 }

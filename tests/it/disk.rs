@@ -11,6 +11,8 @@ use esker::{
 };
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify, wait_until};
+#[cfg(target_os = "linux")]
+use crate::kept::in_small_file_system;
 use crate::kept::{append_some, open, refusal};
 use crate::tier::{Fault, MapTier};
 
@@ -493,20 +495,7 @@ fn a_log_stays_small_and_keeps_what_is_old() {
 fn a_full_disk_keeps_appends_out() {
     const TEST: &str = "disk::a_full_disk_keeps_appends_out";
     if child_argument().is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = r#"mount -t tmpfs -o size=24m tmpfs "$0" && exec "$@""#;
-        let output = std::process::Command::new("unshare")
-            .args(["-rm", "sh", "-c", script])
-            .arg(dir.path())
-            .arg(std::env::current_exe().unwrap())
-            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-            .env("ESKER_TEST_CHILD", dir.path())
-            .output()
-            .expect("unshare (util-linux) gives the test a small file system");
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
-        return;
+        return in_small_file_system(TEST, "24m");
     }
     let (disk, dirs) = (PathBuf::from(child_argument().unwrap()), Dirs::new());
     let ballast = disk.join("ballast");

@@ -26,3 +26,22 @@ pub(crate) fn append_some(store: &Store, ids: std::ops::Range<u64>) {
         );
     }
 }
+
+/// Runs a test in a process that has a file system of its own, of that size, and has to tell it by its argument.
+#[cfg(target_os = "linux")]
+pub(crate) fn in_small_file_system(test: &str, size: &str) {
+    // In a mount namespace of the child's own.
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(r#"mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@""#);
+    let output = std::process::Command::new("unshare")
+        .args(["-rm", "sh", "-c", &script])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env("ESKER_TEST_CHILD", dir.path())
+        .output()
+        .expect("unshare (util-linux) gives the test a small file system");
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify};
+#[cfg(target_os = "linux")]
+use crate::kept::in_small_file_system;
 use crate::kept::{append_some, open, refusal};
 
 const CLOSE: Duration = Duration::from_secs(20);
@@ -522,21 +524,7 @@ fn missing_and_foreign_files_are_not_taken_for_nothing() {
 fn a_full_file_system_is_a_full_store() {
     const TEST: &str = "process::a_full_file_system_is_a_full_store";
     if child_argument().is_none() {
-        // A file system of six MiB, in a mount namespace of the child's own.
-        let dir = tempfile::tempdir().unwrap();
-        let script = r#"mount -t tmpfs -o size=6m tmpfs "$0" && exec "$@""#;
-        let output = std::process::Command::new("unshare")
-            .args(["-rm", "sh", "-c", script])
-            .arg(dir.path())
-            .arg(std::env::current_exe().unwrap())
-            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-            .env("ESKER_TEST_CHILD", dir.path())
-            .output()
-            .expect("unshare (util-linux) gives the test a small file system");
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
-        return;
+        return in_small_file_system(TEST, "6m");
     }
     let shared = PathBuf::from(child_argument().unwrap());
     std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
