@@ -114,11 +114,12 @@ impl Turn {
         groups
     }
 
-    /// Notes whether the tier took a class's blocks.
-    fn note(&mut self, class: Class, taken: bool) {
+    /// Notes whether the tier took a class's blocks. Without threads there is no pause: who takes a step wants it tried.
+    fn note(&mut self, class: Class, taken: bool, background: bool) {
         let refused = &mut self.refused[class.index()];
         if !taken {
-            let pause = refused.map_or(APART[0], |refused| (refused.pause * 2).min(APART[1]));
+            let next = refused.map_or(APART[0], |refused| (refused.pause * 2).min(APART[1]));
+            let pause = if background { next } else { Duration::ZERO };
             *refused = Some(Refused { next: clock::now() + pause, pause });
         } else if refused.take().is_some() {
             // Others may have been refused for the same reason.
@@ -325,7 +326,7 @@ impl Spiller {
                 continue;
             }
             for job in &group.jobs {
-                turn.note(job.lane.class(), false);
+                turn.note(job.lane.class(), false, config.background);
                 shared.set_spills_of(job.lane.class(), false);
             }
             self.forget(&group.jobs);
@@ -374,7 +375,7 @@ impl Spiller {
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
             turn.last[job.number] = (job.last, job.end_seq - 1);
             shared.set_wanted(job.number, false);
-            turn.note(job.lane.class(), true);
+            turn.note(job.lane.class(), true, true);
             shared.set_spills_of(job.lane.class(), true);
         }
         pages
