@@ -1,5 +1,7 @@
 //! Tests of the stream directory where heads come and go.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
