@@ -234,9 +234,11 @@ fn purge(
         if run.is_empty() {
             return;
         }
-        let _writer = partition.lock();
+        let writer = partition.lock();
+        run.retain(|event| streams.remove_if_newest(event.head_hash, event.stream, class, at(event)));
+        drop(writer);
         for event in run.drain(..) {
-            streams.remove_if_newest(event.head_hash, event.stream, class, at(&event));
+            streams.rewrite_ahead(event.head_hash, || partition.lock());
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
