@@ -38,6 +38,8 @@ pub struct Stats {
     pub pinned_bytes: u64,
     /// Calls of listeners that panicked.
     pub listener_panics: u64,
+    /// How often a thread of the store's own panicked, by an error in esker, and was begun anew; `warnings` has the text.
+    pub thread_panics: u64,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
     /// The log on the disk; all zero without [`Durability::Disk`](crate::Durability::Disk).

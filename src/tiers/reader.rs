@@ -353,6 +353,14 @@ impl ColdReader {
         Ok(found)
     }
 
+    /// Whether the tier has a block of that page. Asks the tier where several blocks are noted together with pages missing
+    /// between them; if it cannot tell, the page counts as missing, and is put.
+    pub(crate) fn has_block(&self, lane: LaneId, seq: u64) -> bool {
+        let Some(info) = self.directory.block_of(lane, seq) else { return false };
+        let holds = |entry: &BlockInfo| entry.holds(seq);
+        !info.has_gaps || self.unfold(&info, Deadline::never(), holds).is_ok_and(|found| !found.is_empty())
+    }
+
     /// The block that holds a page.
     ///
     /// # Errors
