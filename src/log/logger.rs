@@ -228,6 +228,11 @@ impl Log {
     }
 
     #[cfg(test)]
+    pub(crate) fn slow_down(&self, by: Duration) {
+        self.turn.lock().slow_down(by);
+    }
+
+    #[cfg(test)]
     pub(crate) fn panic_in_sync(&self) {
         self.turn.lock().panic_in_sync();
     }

@@ -283,6 +283,9 @@ pub(crate) struct Writer {
     /// Has the next sync panic.
     #[cfg(test)]
     pub(crate) panic_in_sync: bool,
+    /// How long each sync takes more than it does.
+    #[cfg(test)]
+    pub(crate) slow: std::time::Duration,
 }
 
 impl Writer {
@@ -306,6 +309,8 @@ impl Writer {
             fail_syncs: false,
             #[cfg(test)]
             panic_in_sync: false,
+            #[cfg(test)]
+            slow: std::time::Duration::ZERO,
         }
     }
 
@@ -406,6 +411,8 @@ impl Writer {
     /// [`Failure::Broken`].
     pub(crate) fn sync(&mut self) -> Result<(), Failure> {
         if let Some(current) = self.current.as_mut().filter(|current| current.dirty) {
+            #[cfg(test)]
+            std::thread::sleep(self.slow);
             #[cfg(test)]
             assert!(!self.panic_in_sync, "a panic for a test");
             #[cfg(test)]

@@ -427,6 +427,11 @@ impl Turn {
     }
 
     #[cfg(test)]
+    pub(crate) fn slow_down(&mut self, by: std::time::Duration) {
+        self.writer.slow = by;
+    }
+
+    #[cfg(test)]
     pub(crate) fn panic_in_sync(&mut self) {
         self.writer.panic_in_sync = true;
     }

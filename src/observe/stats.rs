@@ -117,6 +117,9 @@ pub struct EventStats {
     pub removed: u64,
     /// Checks of warm pages that failed.
     pub corrupt_frames: u64,
+    /// Events in memory that failed their own checksums when they were read
+    /// ([`ConfigBuilder::event_checksums`](crate::ConfigBuilder::event_checksums)).
+    pub corrupt_events: u64,
     /// Stream names.
     pub names: u64,
     /// Streams whose class is known, as set or as the [`ClassResolver`](crate::ClassResolver) answered.

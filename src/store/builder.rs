@@ -33,7 +33,7 @@ use crate::store::worker::{self, Progress};
 use crate::sys::machine::Machine;
 use crate::tiers::caught::Caught;
 use crate::tiers::cold::{ColdTier, Namespace};
-use crate::tiers::directory::Directory;
+use crate::tiers::directory::{Directory, writer_of};
 use crate::tiers::disk::DiskTier;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
@@ -227,6 +227,12 @@ impl StoreBuilder {
             (None, None) => None,
         };
         let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        if writer_of(begun) == writer_of(u64::MAX) {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                "the cold tier has given all numbers of pages to earlier openings: none are left. Begin a new namespace",
+            ));
+        }
         let wanted = earlier_seed.or(seed);
         let seed = match &tier {
             Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,

@@ -72,6 +72,8 @@ pub(crate) struct Core {
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
     pub(crate) removed: AtomicU64,
+    /// How often an event in memory failed its checksum.
+    pub(crate) corrupt_events: AtomicU64,
     /// How often a thread of the store's own panicked and was begun anew.
     pub(crate) thread_panics: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
@@ -183,6 +185,7 @@ impl Core {
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
+            corrupt_events: AtomicU64::new(0),
             thread_panics: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
@@ -276,6 +279,15 @@ impl Core {
     #[inline]
     pub(crate) fn is_kept(&self, event: &EventRef<'_>, now_ms: i64) -> bool {
         !event.has_expired(now_ms) && self.retains(event.class(), event.timestamp(), now_ms)
+    }
+
+    /// Whether an event is what was appended, as far as events are summed up. Counts those that are not.
+    pub(crate) fn is_whole(&self, event: &EventRef<'_>) -> bool {
+        if !self.lanes.sums || event.is_whole() {
+            return true;
+        }
+        self.corrupt_events.fetch_add(1, Ordering::Relaxed);
+        false
     }
 
     pub(crate) fn fetch(&self, id: u64, deadline: Deadline) -> Result<Option<EventRef<'static>>> {

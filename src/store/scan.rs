@@ -255,7 +255,7 @@ impl<'g> Reader<'g> {
         // After the committed length: the zone map covers at least what that says.
         let (min_time, max_time) = (meta.min_time(), meta.max_time());
         let kept = meta.expiring() == 0 && guard.core.retains(meta.lane().class(), min_time, guard.now_ms);
-        let all = kept && self.filter.takes_all_of(min_time, max_time);
+        let all = kept && !guard.core.lanes.sums && self.filter.takes_all_of(min_time, max_time);
         Some(HotPage { page: source.page, meta, records, all })
     }
 

@@ -1,5 +1,6 @@
 //! Tests of a whole store that look at what only the inside can see.
 
+mod extremes;
 mod faults;
 
 use std::collections::HashMap;

@@ -269,8 +269,9 @@ impl ColdReader {
                 _ => Ok(None),
             };
         };
-        let block = Block::decode(&bytes).inspect_err(|_| {
-            self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let block = Block::decode(&bytes).inspect_err(|error| {
+            let is_damaged = error.kind() != ErrorKind::Io;
+            self.corrupt.fetch_add(u64::from(is_damaged), Ordering::Relaxed);
         })?;
         if block.id != id {
             return Err(self.count(format!("cold block {id:?} holds the events of {:?}", block.id)));

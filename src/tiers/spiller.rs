@@ -580,22 +580,33 @@ impl Spiller {
             while first + writer.pages() <= meta.seq() {
                 writer.begin_page();
             }
-            let mut seen = 0;
+            let (mut seen, mut damaged_events) = (0, 0);
             let outcome =
                 lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
                     seen += 1;
                     let expired =
                         event.has_expired(now_ms) || ends.is_some_and(|end| event.timestamp() <= end);
                     let addr = Addr::new(*page, offset, 0);
-                    if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
+                    if expired || meta.dead() > 0 && !lanes.is_live(event.id(), addr) {
+                        return true;
+                    }
+                    if lanes.sums && !event.is_whole() {
+                        damaged_events += 1;
+                    } else {
                         writer.push(&event);
                     }
                     true
                 });
-            if let Err(error) = outcome {
-                let lost = u64::from(meta.count().saturating_sub(seen));
+            let lost = u64::from(meta.count().saturating_sub(seen));
+            let told = |error: &Error, lost| {
                 self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);
-                *self.counters.last_error.lock() = Some(damaged(&error, lost));
+                *self.counters.last_error.lock() = Some(damaged(error, lost));
+            };
+            if let Err(error) = outcome {
+                told(&error, lost);
+            }
+            if damaged_events > 0 {
+                told(&Error::corrupt("they fail their checksums"), damaged_events);
             }
         }
         writer

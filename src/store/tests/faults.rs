@@ -9,17 +9,22 @@ use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, Tombstone};
 use crate::tiers::disk::DiskTier;
 
 /// A tier on the disk that counts what is put, and fails or panics on demand.
-struct Tier {
+pub(super) struct Tier {
     disk: DiskTier,
+    /// The first page number that an opening is given.
+    pub(super) begin: AtomicU64,
     refuses_removals: AtomicBool,
+    refuses_lists: AtomicBool,
     /// So many of the next calls panic.
     panics: AtomicU64,
 }
 
 impl Tier {
-    fn new(dir: &std::path::Path) -> Arc<Self> {
+    pub(super) fn new(dir: &std::path::Path) -> Arc<Self> {
         let disk = DiskTier::open(dir, 1 << 20).unwrap();
-        Arc::new(Self { disk, refuses_removals: AtomicBool::default(), panics: AtomicU64::default() })
+        let (begin, panics) = (AtomicU64::default(), AtomicU64::default());
+        let (refuses_removals, refuses_lists) = Default::default();
+        Arc::new(Self { disk, begin, refuses_removals, refuses_lists, panics })
     }
 
     fn call(&self) -> &DiskTier {
@@ -31,6 +36,10 @@ impl Tier {
 }
 
 impl ColdTier for Tier {
+    fn begin(&self, _: &[ClassConfig]) -> Result<u64> {
+        Ok(self.begin.load(Ordering::SeqCst))
+    }
+
     fn namespace(&self) -> Result<Option<Namespace>> {
         self.call().namespace()
     }
@@ -55,6 +64,9 @@ impl ColdTier for Tier {
     }
 
     fn list(&self, visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>) -> Result<()> {
+        if self.refuses_lists.load(Ordering::SeqCst) {
+            return Err(told_to_fail());
+        }
         self.call().list(visit)
     }
 
@@ -68,7 +80,7 @@ impl ColdTier for Tier {
 
     fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
         if self.refuses_removals.load(Ordering::SeqCst) {
-            return Err(crate::error::Error::cold("told to fail", std::io::Error::other("for a test")));
+            return Err(told_to_fail());
         }
         self.call().put_tombstone(tombstone)
     }
@@ -82,7 +94,11 @@ impl ColdTier for Tier {
     }
 }
 
-fn small(background: bool) -> Config {
+fn told_to_fail() -> crate::error::Error {
+    crate::error::Error::cold("told to fail", std::io::Error::other("for a test"))
+}
+
+pub(super) fn small(background: bool) -> Config {
     let config = Config::builder().memory("32MiB").partitions(1).background(background);
     config.hot(|hot| hot.max("4MiB").page_size("16KiB")).build().unwrap()
 }
@@ -235,4 +251,104 @@ fn a_panic_of_who_is_told_of_progress_keeps_no_store_from_opening() {
     });
     append(&opened.open().unwrap(), "default", 0..10);
     assert!(told.load(Ordering::SeqCst) > 0);
+}
+
+/// What was settled stays so: a store that keeps nothing opens where the cold tier has everything, and only there.
+#[test]
+fn an_opening_that_fails_leaves_the_record_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |durability| {
+        let config = Config::builder().memory("32MiB").partitions(1).data_dir(dir.path().join("data"));
+        let config = config.shared_dir(dir.path().join("shared")).background(false);
+        config.durability(durability).build().unwrap()
+    };
+    let tier = Tier::new(dir.path());
+    let open = |durability| Store::builder(config(durability)).cold(tier.clone()).open();
+    let store = open(Durability::Process).unwrap();
+    append(&store, "default", 0..60);
+    assert_eq!(store.close(Duration::from_secs(60)).unwrap().left, 0);
+    drop(store);
+    let fails = || {
+        tier.refuses_lists.store(true, Ordering::SeqCst);
+        assert_eq!(open(Durability::Process).err().unwrap().kind(), ErrorKind::Cold);
+        tier.refuses_lists.store(false, Ordering::SeqCst);
+    };
+    (0..3).for_each(|_| fails());
+    let store = open(Durability::Memory).unwrap();
+    assert_eq!(store.fetch_scan(..).filter(|event| event.is_ok()).count(), 60);
+    drop(store);
+    // And what was not settled does not become so.
+    let store = open(Durability::Process).unwrap();
+    append(&store, "default", 60..80);
+    store.abandon();
+    fails();
+    assert_eq!(open(Durability::Memory).err().unwrap().kind(), ErrorKind::Incompatible);
+    let store = open(Durability::Process).unwrap();
+    assert!((0..80).all(|id| store.fetch(id).unwrap().is_some()));
+}
+
+#[test]
+fn memory_that_cannot_be_touched_is_an_error_of_opening_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // A size that no other test has.
+    let bytes = (4 << 20) + (48 << 10);
+    let config = Config::builder()
+        .memory("32MiB")
+        .durability(Durability::Process)
+        .shared_dir(dir.path())
+        .hot(|hot| hot.max(bytes as u64).initial(bytes as u64).page_size("16KiB").prefault(true));
+    let config = config.build().unwrap();
+    crate::sys::memory::UNTOUCHABLE.store(bytes, Ordering::SeqCst);
+    for _ in 0..3 {
+        let error = Store::open(config.clone()).err().unwrap();
+        assert!(error.kind() == ErrorKind::Io && error.to_string().contains("pre-fault"), "{error}");
+    }
+    crate::sys::memory::UNTOUCHABLE.store(0, Ordering::SeqCst);
+    // The directory is nobody's.
+    let store = Store::open(config).unwrap();
+    append(&store, "default", 0..60);
+    store.validate().unwrap();
+}
+
+/// Whoever waits for the disk shares its turns with all who come meanwhile, and who need not wait does not.
+#[test]
+fn a_disk_that_takes_100_ms_for_each_write_keeps_its_promise_and_says_how_long_it_takes() {
+    const SLOW: Duration = Duration::from_millis(100);
+    let dir = tempfile::tempdir().unwrap();
+    let event = |id| Event::new(Stream::from(1u32), id, 0, 0).payload(&[7; 100]);
+    let store = with_log(dir.path(), DiskSync::EveryBatch, true).unwrap();
+    store.core.log.as_ref().unwrap().slow_down(SLOW);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (store, event) = (&store, &event);
+            scope.spawn(move || {
+                for id in 0..5 {
+                    store.append(&event(thread * 5 + id)).unwrap();
+                }
+            });
+        }
+    });
+    let stats = store.stats().log;
+    assert!(stats.sync.p99 >= SLOW && stats.sync.count >= 5, "{stats:?}");
+    assert!(stats.syncs < 40, "eight share a turn: {} turns for 40 appends", stats.syncs);
+    store.abandon();
+    std::fs::remove_dir_all(dir.path().join("shared")).unwrap();
+    let store = with_log(dir.path(), DiskSync::EveryBatch, true).unwrap();
+    assert!((0..40).all(|id| store.pin().get(id).is_some()));
+    store.abandon();
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_log(dir.path(), DiskSync::Interval(Duration::from_millis(5)), true).unwrap();
+    store.core.log.as_ref().unwrap().slow_down(SLOW);
+    for id in 0..2000 {
+        store.append(&event(id)).unwrap();
+    }
+    store.sync().unwrap();
+    let stats = store.stats().log;
+    assert!(stats.syncs < 1000 && stats.sync.p99 >= SLOW, "nobody waited for the disk: {stats:?}");
+    store.abandon();
+    std::fs::remove_dir_all(dir.path().join("shared")).unwrap();
+    let store = with_log(dir.path(), DiskSync::Interval(Duration::from_millis(5)), true).unwrap();
+    let missing: Vec<u64> = (0..2000).filter(|id| store.fetch(*id).unwrap().is_none()).collect();
+    assert!(missing.is_empty(), "{} missing from {missing:?} on, {:?}", missing.len(), store.recovered());
 }
