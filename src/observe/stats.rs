@@ -187,6 +187,9 @@ pub struct ColdStats {
     pub spill: LatencyStats,
     /// How long reading and unpacking a block took.
     pub load: LatencyStats,
+    /// Whether the tier's server was away when the store opened and has not told yet what it has. Pages of an earlier run then
+    /// stay in memory until it has, since they may be there already.
+    pub awaits_server: bool,
     /// What a tier on a cluster says of itself: whether it is away, what waits in the overflow directory.
     pub tier: TierFigures,
 }

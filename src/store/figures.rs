@@ -143,6 +143,7 @@ impl Core {
             expired_blocks: load(&self.expired_blocks),
             spill: LatencyStats::of(&self.spiller.latency.lock()),
             load: LatencyStats::of(&cold.latency.lock()),
+            awaits_server: cold.check_known().is_err(),
             tier: cold.tier.figures(),
         }
     }

@@ -144,6 +144,9 @@ impl<'g> InTimeOrder<'g> {
 ///
 /// Pages whose times and kinds cannot match are skipped unread. Unless [`ordered`](Self::ordered), events come in no
 /// particular order. Set what to look for before the first event is taken.
+///
+/// While it lives, nothing that leaves memory is reused; one that is leaked ([`std::mem::forget`]) keeps that so until the
+/// store is dropped, as a leaked guard keeps the pages that it was given events of.
 #[must_use]
 pub struct Scan<'g> {
     reader: Reader<'g>,

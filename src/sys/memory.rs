@@ -492,8 +492,8 @@ pub(crate) fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> 
             // SAFETY: the descriptor is that of an open file; the call changes no memory.
             match unsafe { libc::posix_fallocate(file.as_raw_fd(), at as libc::off_t, part as libc::off_t) } {
                 0 => at += part,
-                // A tmpfs begins anew then: with a signal every millisecond, as profilers send, a long range would never be
-                // done.
+                // A tmpfs takes back what it has done then: with a signal every millisecond, as profilers send, a long range
+                // might never be done.
                 libc::EINTR => step = (part / 2).max(ALLOCATE_MIN),
                 error => return Err(std::io::Error::from_raw_os_error(error)),
             }

@@ -60,7 +60,7 @@ fn calls_that_signals_interrupt_are_made_again() {
     let event = |id: u64| Event::new(Stream::from((id % 50) as u32), id, 0, 0).payload(&[7; 1000]);
     let (storm, begin) = (Storm::begin(), Instant::now());
     let (mut next, mut removed) = (0, Vec::new());
-    let each = Duration::from_secs(3);
+    let each = Duration::from_secs(1);
     for round in 0..4u32 {
         let sync =
             if round % 2 == 0 { DiskSync::EveryBatch } else { DiskSync::Interval(Duration::from_millis(5)) };
