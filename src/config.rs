@@ -122,6 +122,8 @@ pub struct Config {
     pub move_rate: Option<u64>,
     /// The share of a page that must be of use; pages of which less is are packed into less room. Zero: never.
     pub defrag_below: f64,
+    /// Whether each event is stored with a checksum, which is looked at when it is read from memory.
+    pub event_checksums: bool,
     /// How long a region must have used much less than it has before it gives memory back to the system.
     pub shrink_after: Duration,
     /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the

@@ -37,6 +37,7 @@ pub struct ConfigBuilder {
     pub(super) slice_time: Duration,
     pub(super) move_rate: Option<u64>,
     pub(super) defrag_below: f64,
+    pub(super) event_checksums: bool,
     pub(super) shrink_after: Duration,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
@@ -71,6 +72,7 @@ impl Default for ConfigBuilder {
             slice_time: Duration::from_millis(1),
             move_rate: None,
             defrag_below: 0.5,
+            event_checksums: false,
             shrink_after: Duration::from_secs(60),
             block_bytes: 128 * KIB,
             background: true,
@@ -205,6 +207,26 @@ impl ConfigBuilder {
     /// ([`chunk`](crate::RegionBuilder::chunk)).
     pub fn shrink_after(mut self, time: Duration) -> Self {
         self.shrink_after = time;
+        self
+    }
+
+    /// Has each event stored with a checksum of 4 bytes, which is looked at whenever the event is read from memory, when it
+    /// leaves for the cold tier, and when the store is opened over the pages of an earlier run (default: no). For memory
+    /// and files that are not trusted to keep what they were given: without it, damage to a page of the hot tier is not
+    /// noticed, as in any program. What fails is not given: [`Guard::try_get`](crate::Guard::try_get) and the reads that
+    /// begin with `fetch` say [`Corrupt`](crate::ErrorKind::Corrupt), those that cannot leave it out, and
+    /// [`EventStats::corrupt_events`](crate::EventStats::corrupt_events) counts it. Can be changed at each opening; events
+    /// that were appended without it have none.
+    ///
+    /// ```
+    /// use esker::Config;
+    ///
+    /// let config = Config::builder().memory("64MiB").event_checksums(true).build()?;
+    /// assert!(config.event_checksums);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    pub fn event_checksums(mut self, sums: bool) -> Self {
+        self.event_checksums = sums;
         self
     }
 

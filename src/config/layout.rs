@@ -123,6 +123,7 @@ impl ConfigBuilder {
             slice_time: self.slice_time,
             move_rate: self.move_rate,
             defrag_below: self.defrag_below,
+            event_checksums: self.event_checksums,
             shrink_after: self.shrink_after,
             block_bytes: self.block_bytes.min(buffers / 16),
             background: self.background,

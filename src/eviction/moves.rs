@@ -242,7 +242,10 @@ fn purge(
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
+    let mut damaged_ids = false;
     let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
+        // So does one whose own checksum is wrong: its id may be another one's.
+        damaged_ids |= lanes.sums && !event.is_whole();
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
         partition.streams.prefetch_to_read(head_hash);
@@ -254,7 +257,7 @@ fn purge(
         true
     });
     flush(&mut run);
-    if damaged.is_err() {
+    if damaged.is_err() || damaged_ids {
         lanes.index.remove_page(page);
     }
     events

@@ -38,7 +38,7 @@ pub(crate) struct Readers {
     /// Whether guards do without a pin.
     by_marks: bool,
     /// Guards that were held when it was last looked: their slot, its serial number, and when it was first seen.
-    seen: Mutex<Vec<(usize, u64, Instant)>>,
+    seen: Mutex<Vec<(u64, u64, Instant)>>,
 }
 
 /// One slot for each thread that has a handle.
@@ -47,6 +47,8 @@ struct Slots(RwLock<Vec<Arc<CachePadded<Slot>>>>);
 
 /// What a thread notes of the guards that it holds on a store. Written by that thread only.
 pub(super) struct Slot {
+    /// No other slot of the process has it, now or later.
+    number: u64,
     thread: ThreadId,
     name: Option<String>,
     pub(super) held: Held,
@@ -109,8 +111,10 @@ thread_local! {
 
 impl Slot {
     fn of_this_thread() -> Arc<CachePadded<Self>> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let thread = std::thread::current();
         Arc::new(CachePadded::new(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             thread: thread.id(),
             name: thread.name().map(str::to_owned),
             held: Held::new(),
@@ -279,7 +283,7 @@ impl Readers {
             if serial.is_multiple_of(2) {
                 continue;
             }
-            let key = (Arc::as_ptr(slot) as usize, serial);
+            let key = (slot.number, serial);
             let before = seen.iter().find(|(slot, serial, _)| (*slot, *serial) == key);
             let since = before.map_or(now, |(_, _, since)| *since);
             held.push((key.0, key.1, since));

@@ -72,6 +72,10 @@ pub(crate) struct Core {
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
     pub(crate) removed: AtomicU64,
+    /// How often an event in memory failed its checksum.
+    pub(crate) corrupt_events: AtomicU64,
+    /// How often a thread of the store's own panicked and was begun anew.
+    pub(crate) thread_panics: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
     removing: [Mutex<()>; REMOVERS],
@@ -91,6 +95,8 @@ pub(crate) struct Core {
     pub(crate) keeper_bell: Bell,
     /// Whether that thread has nothing to do until something is put into the cold tier.
     pub(crate) keeper_rests: AtomicBool,
+    #[cfg(test)]
+    pub(crate) hooks: crate::store::tests::Hooks,
 }
 
 /// When the mover has something to do again.
@@ -179,6 +185,8 @@ impl Core {
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
+            corrupt_events: AtomicU64::new(0),
+            thread_panics: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
             admission,
@@ -191,6 +199,8 @@ impl Core {
             spiller_bells,
             keeper_bell: Bell::default(),
             keeper_rests: AtomicBool::new(false),
+            #[cfg(test)]
+            hooks: crate::store::tests::Hooks::default(),
         }
     }
 
@@ -203,14 +213,18 @@ impl Core {
         self.life.check()
     }
 
-    pub(crate) fn next_id(&self) -> u64 {
+    /// # Errors
+    /// [`ErrorKind::Forked`]: the last id of a store that keeps its pages is not in a forked process's memory.
+    pub(crate) fn next_id(&self) -> Result<u64> {
+        if self.life.is_forked() {
+            return Err(self.life.error());
+        }
         let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
         let floor = now << ID_COUNTER_BITS;
         let next = |last: u64| Some(last.wrapping_add(1).max(floor));
         // The closure always gives a value, so the update cannot fail.
-        self.last_id()
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .map_or(floor, |last| last.wrapping_add(1).max(floor))
+        let last = self.last_id().fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        Ok(last.map_or(floor, |last| last.wrapping_add(1).max(floor)))
     }
 
     /// The last id that the store gave.
@@ -267,6 +281,15 @@ impl Core {
         !event.has_expired(now_ms) && self.retains(event.class(), event.timestamp(), now_ms)
     }
 
+    /// Whether an event is what was appended, as far as events are summed up. Counts those that are not.
+    pub(crate) fn is_whole(&self, event: &EventRef<'_>) -> bool {
+        if !self.lanes.sums || event.is_whole() {
+            return true;
+        }
+        self.corrupt_events.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
     pub(crate) fn fetch(&self, id: u64, deadline: Deadline) -> Result<Option<EventRef<'static>>> {
         self.check_open()?;
         let now_ms = self.lanes.clock.now_ms();
@@ -315,14 +338,16 @@ impl Core {
         }
         let generation = place.generation();
         let number = lane.partition() * self.config.classes.len() + lane.class().index();
-        let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
         // What can fail comes first, and if any of it does, nothing has changed. The tier is told before it is noted: a
         // process that ends in between leaves an event that the next one finds removed, in memory as in the tier.
         let Some(note) = self.lanes.pages.note_removed(addr, generation) else {
             return Err(self.no_room_for_removals());
         };
-        let noted = match spilled().map(|cold| cold.remove(id, lane, seq)).transpose() {
-            Ok(noted) => noted,
+        // Either no spill reads the page before the event is off the index, or the tier is told.
+        let unread = self.cold.as_ref().and_then(|_| self.spiller.hold_off(number, seq));
+        let spilled = self.cold.as_ref().filter(|_| unread.is_none());
+        let told = match spilled.map(|cold| cold.remove(id, lane, seq)).transpose() {
+            Ok(told) => told,
             Err(error) => {
                 note(false);
                 return Err(error);
@@ -330,19 +355,18 @@ impl Core {
         };
         // From now on it is removed, whatever happens.
         note(true);
+        #[cfg(test)]
+        self.hooks.call("removing");
         self.lanes.pages.tell_removed(addr, generation);
         if !self.lanes.index.remove(id, addr) {
             // It has just left memory, or somebody else has just removed it.
-            self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
-            return Ok(noted == Some(true));
+            self.removed.fetch_add(u64::from(told == Some(true)), Ordering::Relaxed);
+            return Ok(told == Some(true));
         }
         self.lanes.pages.mark_dead(addr, generation, len);
+        drop(unread);
         self.lanes.left.fetch_add(1, Ordering::Relaxed);
-        // A spill may have begun since: it has read the event before it was removed.
-        let first = match (noted, spilled()) {
-            (None, Some(cold)) => cold.remove(id, lane, seq)?,
-            (noted, _) => noted.unwrap_or(true),
-        };
+        let first = told.unwrap_or(true);
         self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
         Ok(first)
     }

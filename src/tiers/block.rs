@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, zeros};
 use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{EXPIRY_LEN, RecordHeader};
@@ -86,8 +86,10 @@ impl BlockWriter {
     pub(crate) fn push(&mut self, event: &EventRef<'_>) {
         if let Some(count) = self.pages.last_mut() {
             *count += 1;
-            self.rows.push(event.record());
-            self.bodies.extend_from_slice(event.body());
+            // The whole block is summed up.
+            let (header, body) = event.without_sum();
+            self.rows.push(header);
+            self.bodies.extend_from_slice(body);
         }
     }
 
@@ -228,7 +230,7 @@ fn unpack(packed: &[u8], raw_len: usize, what: &str) -> Result<Vec<u8>> {
     if packed.len() == raw_len {
         return Ok(packed.to_vec());
     }
-    let mut raw = vec![0; raw_len];
+    let mut raw = zeros(raw_len, what)?;
     match lz4_flex::block::decompress_into(packed, &mut raw) {
         Ok(written) if written == raw_len => Ok(raw),
         _ => Err(Error::corrupt(format!("{what} of a cold block do not unpack"))),

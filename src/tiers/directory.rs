@@ -49,6 +49,8 @@ pub(crate) struct BlockInfo {
     pub(crate) kinds: [u64; 4],
     /// Deleting it has failed, maybe after it was deleted: the tier need not have it.
     pub(crate) may_be_gone: bool,
+    /// Whether pages between its first and its last may be in none of the blocks that it stands for.
+    pub(crate) has_gaps: bool,
     filter: Filter,
 }
 
@@ -113,8 +115,19 @@ impl BlockInfo {
             stored_bytes: stored_bytes as u64,
             kinds,
             may_be_gone: false,
+            has_gaps: false,
             filter: Filter::new(rows.iter().map(|row| row.id), streams.into_iter()),
         }
+    }
+
+    /// Whether nothing is known of the block, not even where it ends: see [`Self::unknown`].
+    fn is_unknown(&self) -> bool {
+        (self.events, self.min_id, self.max_id, self.raw_bytes) == (0, 0, u64::MAX, 0)
+    }
+
+    /// Whether a page is in the block. Where that cannot be told it may be, if it is behind the block's first.
+    pub(crate) fn holds(&self, seq: u64) -> bool {
+        self.id.first_seq <= seq && (seq < self.end_seq || self.is_unknown())
     }
 
     /// The same of a block that could not be deleted, or was without anybody knowing.
@@ -174,6 +187,7 @@ impl BlockInfo {
             stored_bytes: word(7),
             kinds: [word(8), word(9), word(10), word(11)],
             may_be_gone: false,
+            has_gaps: false,
             filter: Filter::from_bytes(&body[FIXED..]),
         })
     }
@@ -215,6 +229,7 @@ impl BlockInfo {
         let (first, rest) = run.split_first()?;
         let mut all = Self::clone(first);
         for other in rest {
+            all.has_gaps |= other.has_gaps || other.id.first_seq != all.end_seq;
             all.widen(other);
             all.blocks += other.blocks;
             all.events += other.events;
@@ -511,6 +526,16 @@ mod tests {
             assert_eq!(directory.block_of(lane(), seq).map(|entry| entry.id), Some(found[0].id));
         }
         assert!(!all[all.len() - 1].is_folded(), "the newest are told apart");
+        assert!(!all.iter().any(|entry| entry.has_gaps));
+    }
+
+    #[test]
+    fn an_entry_of_blocks_with_pages_missing_between_them_says_so() {
+        let directory = Directory::new(1, 1, 20_000, 0);
+        (0..2_000).filter(|seq| *seq != 700).for_each(|seq| directory.insert(info(seq, 0)));
+        let folded = directory.block_of(lane(), 700).unwrap();
+        assert!(folded.is_folded() && folded.has_gaps);
+        assert!(!directory.block_of(lane(), 10).unwrap().has_gaps || folded.id.first_seq <= 10);
     }
 
     #[test]

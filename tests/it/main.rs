@@ -29,5 +29,6 @@ mod process;
 mod resize;
 mod restart;
 mod screen;
+mod sums;
 mod tier;
 mod ttl;

@@ -22,6 +22,7 @@ fn child(store: Store) -> i32 {
         kind(store.flush(MINUTE)),
         kind(store.maintain()),
         kind(store.stream("a name that is new").map(drop)),
+        kind(store.next_id().map(drop)),
         kind(store.close(MINUTE).map(drop)),
         kind(store.fetch_history(Stream::from(1)).next().unwrap().map(drop)),
     ];
