@@ -72,7 +72,7 @@ impl EventPoolConfig {
 /// let pool = EventPool::default();
 ///
 /// let mut event = pool.acquire(Duration::from_secs(1))?;
-/// event.stream(store.stream("device-7")?).id(store.next_id()?).timestamp(0).kind(3);
+/// event.stream(store.stream("device-7")?).id(store.next_id()).timestamp(0).kind(3);
 /// event.push("cell", "A7")?;
 /// for reading in [20.5f32, 20.7] {
 ///     event.extend(&reading.to_le_bytes())?;

@@ -213,18 +213,17 @@ impl Core {
         self.life.check()
     }
 
-    /// # Errors
-    /// [`ErrorKind::Forked`]: the last id of a store that keeps its pages is not in a forked process's memory.
-    pub(crate) fn next_id(&self) -> Result<u64> {
+    pub(crate) fn next_id(&self) -> u64 {
+        // The last id of a store that keeps its pages is not in a forked process's memory.
         if self.life.is_forked() {
-            return Err(self.life.error());
+            return 0;
         }
         let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
         let floor = now << ID_COUNTER_BITS;
         let next = |last: u64| Some(last.wrapping_add(1).max(floor));
         // The closure always gives a value, so the update cannot fail.
         let last = self.last_id().fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        Ok(last.map_or(floor, |last| last.wrapping_add(1).max(floor)))
+        last.map_or(floor, |last| last.wrapping_add(1).max(floor))
     }
 
     /// The last id that the store gave.

@@ -203,11 +203,9 @@ impl Store {
     }
 
     /// An id for an event that has none: larger than all that this store gave before, and in the order of time
-    /// (milliseconds since 2020 in the upper 44 bits, a counter below).
-    ///
-    /// # Errors
-    /// [`Forked`](ErrorKind::Forked) in a process that was forked from the one that opened the store.
-    pub fn next_id(&self) -> Result<u64> {
+    /// (milliseconds since 2020 in the upper 44 bits, a counter below). In a process that was forked from the one that opened
+    /// the store, which can append nothing, it is 0.
+    pub fn next_id(&self) -> u64 {
         self.core.next_id()
     }
 
@@ -284,7 +282,7 @@ impl Store {
     ///
     /// let mode = Durability::Disk(DiskSync::Interval(Duration::from_millis(100)));
     /// let store = Store::open(config.durability(mode).build()?)?;
-    /// store.append(&Event::new(store.stream("a")?, store.next_id()?, 0, 0))?;
+    /// store.append(&Event::new(store.stream("a")?, store.next_id(), 0, 0))?;
     /// store.sync()?;
     /// # store.close(Duration::from_secs(10))?;
     /// # Ok::<(), esker::Error>(())

@@ -92,7 +92,7 @@ fn what_was_acknowledged_survives_the_loss_of_power() {
     append_some(&store, 0..500);
     let gone = [0, 7, 100, 499];
     gone.iter().for_each(|id| assert!(store.remove(*id).unwrap()));
-    let (named, last_id) = (store.stream("named").unwrap(), store.next_id().unwrap());
+    let (named, last_id) = (store.stream("named").unwrap(), store.next_id());
     append_some(&store, 500..510);
     let before = history(&store, named);
     let mut after = dirs.after_power_loss();
@@ -106,7 +106,7 @@ fn what_was_acknowledged_survives_the_loss_of_power() {
         let wanted: BTreeSet<u64> = (0..510 + more).filter(|id| !gone.contains(id)).collect();
         assert_eq!(found(&store), wanted);
         assert_eq!(store.stream("named").unwrap(), named);
-        assert!(history(&store, named).ends_with(&before) && store.next_id().unwrap() > last_id);
+        assert!(history(&store, named).ends_with(&before) && store.next_id() > last_id);
         if round == 0 {
             append_some(&store, 510..710);
             let newest: Vec<u64> = (510..710u64).filter(|id| id.is_multiple_of(5)).rev().collect();
@@ -764,7 +764,7 @@ fn ids_go_on_above_those_of_events_in_the_log() {
             let store = &store;
             move || {
                 let append = |_| {
-                    let id = store.next_id().unwrap();
+                    let id = store.next_id();
                     append_proof(store, Event::new(Stream::from(thread), id, 1, 0), 50);
                     id
                 };
@@ -776,7 +776,7 @@ fn ids_go_on_above_those_of_events_in_the_log() {
     });
     let after = dirs.after_power_loss();
     store.abandon();
-    assert!(open(&after).next_id().unwrap() > most);
+    assert!(open(&after).next_id() > most);
 }
 
 #[cfg(unix)]
