@@ -313,6 +313,7 @@ impl StoreBuilder {
             admission,
         );
         core.fit_found();
+        core.check_adapting();
         Store::start(core)
     }
 }

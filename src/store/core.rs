@@ -20,6 +20,7 @@ use crate::lanes::partition::{Lane, Partition};
 use crate::log::logger::Log;
 use crate::observe::recovered::Recovered;
 use crate::pages::pool::FrameCache;
+use crate::pages::readers::GuardPin;
 use crate::pages::removed::Removed;
 use crate::pages::table::{Stamps, Tier};
 use crate::pressure::{Pressure, RegionKind};
@@ -52,6 +53,10 @@ pub(crate) struct Core {
     notes_reads: bool,
     /// Whether it is counted from which node events are read.
     counts_reads: bool,
+    /// Whether it is counted in which tier reads find their events.
+    counts_tiers: bool,
+    /// Reads that found their event in the cold tier, if that is counted.
+    cold_reads: AtomicU64,
     pub(crate) config: Config,
     pub(crate) machine: Arc<Machine>,
     pub(crate) system: Region,
@@ -153,7 +158,8 @@ impl Core {
     ) -> Self {
         let notes_reads = engine.wants_reads();
         let counts_reads = config.numa.count_reads && lanes.pages.hot.spot_of(0).is_some();
-        if notes_reads || counts_reads {
+        let counts_tiers = config.adaptive_sizing.is_some();
+        if notes_reads || counts_reads || counts_tiers {
             lanes.note_reads();
         }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
@@ -162,6 +168,8 @@ impl Core {
             sizes,
             notes_reads,
             counts_reads,
+            counts_tiers,
+            cold_reads: AtomicU64::new(0),
             config,
             machine,
             system,
@@ -246,13 +254,37 @@ impl Core {
 
     /// Notes that a read has met a page, if the policy wants to know.
     #[inline]
-    pub(crate) fn note_read(&self, page: LogicalPage, now_ms: i64) {
+    pub(crate) fn note_read(&self, guard: &GuardPin, page: LogicalPage, now_ms: i64) {
+        if self.counts_tiers {
+            guard.note_read(usize::from(self.lanes.pages.place(page).tier() != Tier::Hot));
+        }
         if self.notes_reads {
             self.lanes.pages.touch(page, Stamps::second(now_ms));
         }
         if self.counts_reads {
             self.lanes.pages.note_reader(page);
         }
+    }
+
+    /// Notes that a read has found nothing in memory. With a cold tier that says little: see [`Self::note_cold`].
+    #[inline]
+    pub(crate) fn note_miss(&self, guard: &GuardPin) {
+        if self.counts_tiers && self.cold.is_none() {
+            guard.note_read(2);
+        }
+    }
+
+    /// Notes reads that found their events in the cold tier.
+    pub(crate) fn note_cold(&self, events: u64) {
+        if self.counts_tiers {
+            self.cold_reads.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads since the store opened, if they are counted: of hot and of warm events, and of such as memory does not have.
+    pub(crate) fn reads_by_tier(&self) -> [u64; 3] {
+        let [hot, warm, missed] = self.lanes.readers.reads();
+        [hot, warm, missed.wrapping_add(self.cold_reads.load(Ordering::Relaxed))]
     }
 
     /// Whether retention still keeps events of that class and time.
@@ -277,7 +309,10 @@ impl Core {
         }
         let Some(cold) = &self.cold else { return memory };
         match cold.find(id, deadline, |event| self.is_kept(event, now_ms))? {
-            Some(found) if found.is_kept => Ok(Some(found.block.event(&found.row))),
+            Some(found) if found.is_kept => {
+                self.note_cold(1);
+                Ok(Some(found.block.event(&found.row)))
+            }
             _ => memory,
         }
     }
@@ -376,6 +411,7 @@ impl Core {
             moved += progress.pages;
             if (progress.pages == 0 && !progress.more || moved > most) && spilled == 0 {
                 self.tidy();
+                self.adapt_alone();
                 self.ring_room();
                 return Ok(());
             }
@@ -520,6 +556,7 @@ impl Core {
 
     /// Writes what only memory has. The threads have stopped.
     pub(crate) fn finish_close(&self, deadline: Deadline) -> CloseReport {
+        self.end_adapting();
         let before = self.spiller.counters.events.load(Ordering::Relaxed);
         // A failure shows in what is left.
         let mut tries = 0;

@@ -238,6 +238,7 @@ impl<'s> FetchHistory<'s> {
             Ok(None) => return,
             Err(error) => return self.fail(walk, error),
         };
+        let ready = walk.ready.len();
         for row in block.rows().iter().rev() {
             let header = &row.header;
             let here =
@@ -252,6 +253,7 @@ impl<'s> FetchHistory<'s> {
                 walk.ready.push_back(Ok(event));
             }
         }
+        self.core.note_cold((walk.ready.len() - ready) as u64);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store: the public door to everything else.
 
+mod adapt;
 mod admission;
 #[cfg(feature = "async")]
 mod async_store;
@@ -23,6 +24,7 @@ mod resize;
 mod scan;
 mod screen;
 mod shared;
+mod sizing;
 #[cfg(test)]
 mod tests;
 mod tidy;
