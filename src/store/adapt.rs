@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const IDLE_TURNS: u32 = 4;
 /// An interval that is so many times as long as it should be says that the clock has jumped.
 const JUMP: u64 = 100;
+/// The index is full from this share on of the threshold at which events leave for its sake.
+const INDEX_FULL: f64 = 0.95;
 /// How much smaller records are taken to become in the warm region before any was squeezed.
 const COMPRESSION: f64 = 3.0;
 
@@ -105,7 +107,8 @@ impl Adapting {
             regions: self.regions(core, peaks, wanted),
             reads,
             stayed,
-            index_full: core.lanes.index_fill() >= core.config.thresholds.warning,
+            // What leaves for its sake keeps it just below the threshold.
+            index_full: core.lanes.index_fill() >= core.config.thresholds.warning * INDEX_FULL,
         })
     }
 

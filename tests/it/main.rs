@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod apart;
+mod adapt;
 mod append;
 #[cfg(target_os = "linux")]
 mod attach;
