@@ -66,8 +66,8 @@ mod tiers;
 pub use clock::Clock;
 pub use config::{
     Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, DiskSync, Durability,
-    EVENT_MAX, ExpectedLoad, HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave,
-    Outside, PagePlacement, RegionBuilder, RegionConfig, SizeEstimate, SizeLimits, Skew, Thresholds,
+    EVENT_MAX, ExpectedLoad, HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull,
+    OnLeave, Outside, PagePlacement, RegionBuilder, RegionConfig, SizeEstimate, SizeLimits, Skew, Thresholds,
 };
 /// For the tests of those who write parts of a store themselves.
 #[cfg(not(loom))]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{
-    Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB, MIB,
-    NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
+    Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB,
+    MIB, NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;

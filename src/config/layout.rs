@@ -33,7 +33,8 @@ impl ConfigBuilder {
         // What nobody asked for is made to fit pages from a pool.
         let whole = if self.huge_pages.is_explicit() { PAGE_MAX } else { 1 };
         let share = |wish: Option<u64>, of| wish.unwrap_or_else(|| share(wish, of) / whole * whole);
-        let (hot_max, warm_max, index_max) = (share(asked[0], shares[0]), share(asked[1], shares[1]), share(asked[2], shares[2]));
+        let (hot_max, warm_max, index_max) =
+            (share(asked[0], shares[0]), share(asked[1], shares[1]), share(asked[2], shares[2]));
 
         let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
         let index_page = floor_power(index_max / 64).clamp(2 * KIB, 16 * KIB);

@@ -297,10 +297,7 @@ impl Adaptive {
         }
         let [warm, cold] = self.costs;
         if !(warm.is_finite() && cold.is_finite() && 1.0 <= warm && warm <= cold) {
-            fault(
-                "costs",
-                format!("{warm} and {cold} are not in rising order from 1 up: hot reads cost 1"),
-            );
+            fault("costs", format!("{warm} and {cold} are not in rising order from 1 up: hot reads cost 1"));
         }
         for (name, limits) in ["hot", "warm", "index"].into_iter().zip(&self.limits) {
             let SizeLimits { least, most } = *limits;
@@ -372,7 +369,11 @@ mod tests {
         let raw = bare.estimate(&class().compress(false));
         assert_eq!((raw.hot, raw.warm), (416_000, 0), "what is not compressed stays hot");
         let short = bare.estimate(&class().retention(Duration::from_secs(50)));
-        assert_eq!((short.hot, short.warm, short.index), (52_000, 0, 10_000), "nothing outlives its retention");
+        assert_eq!(
+            (short.hot, short.warm, short.index),
+            (52_000, 0, 10_000),
+            "nothing outlives its retention"
+        );
         let cheap = bare.ids_in_sequence().streams(10).estimate(&class());
         assert_eq!(cheap.index, 10 * 400 * 8 + 1000);
     }
@@ -410,7 +411,8 @@ mod tests {
             ..Adaptive::new().limits(RegionKind::Warm, 0.7, 0.2)
         };
         let fields: Vec<String> = adaptive.faults(&[class()]).into_iter().map(|fault| fault.field).collect();
-        let expected = ["every", "step", "costs", "limits.warm", "load"].map(|f| format!("adaptive_sizing.{f}"));
+        let expected =
+            ["every", "step", "costs", "limits.warm", "load"].map(|f| format!("adaptive_sizing.{f}"));
         assert_eq!(fields, expected);
         assert!(Adaptive::new().faults(&[]).is_empty());
     }

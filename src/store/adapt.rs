@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Turns without progress after which a store without threads gives up.
 const IDLE_TURNS: u32 = 4;
 /// An interval that is so many times as long as it should be says that the clock has jumped.
-const JUMP: u64 = 100;
+const JUMP: u64 = 10_000;
 /// The index is full from this share on of the threshold at which events leave for its sake.
 const INDEX_FULL: f64 = 0.95;
 /// How much smaller records are taken to become in the warm region before any was squeezed.
@@ -173,7 +173,8 @@ fn wanted(config: &Config, mark: &Mark, begin: &Mark, elapsed_ms: u64) -> [f64; 
 impl Core {
     /// Says at opening what keeps sizes from following the load.
     pub(crate) fn check_adapting(&self) {
-        let can_grow = |kind: &RegionKind| self.region(*kind).pages_ceiling() > self.region(*kind).pages_max();
+        let can_grow =
+            |kind: &RegionKind| self.region(*kind).pages_ceiling() > self.region(*kind).pages_max();
         if self.config.adaptive_sizing.is_some() && !REGIONS.iter().any(can_grow) {
             let text = "no region can become larger than it is, so their sizes do not follow the load: give them ceilings \
                         (RegionBuilder::ceiling)";

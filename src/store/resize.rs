@@ -230,7 +230,8 @@ impl Core {
     /// Bytes that belong to no region and to no buffer.
     pub(super) fn unassigned(&self) -> u64 {
         let parts = self.bytes_with(RegionKind::System, 0);
-        let taken = parts.iter().fold(self.sizes.system_bytes() + self.config.buffers, |sum, part| sum + part);
+        let taken =
+            parts.iter().fold(self.sizes.system_bytes() + self.config.buffers, |sum, part| sum + part);
         self.config.memory.saturating_sub(taken)
     }
 

@@ -342,7 +342,8 @@ impl Controller {
                 continue;
             }
             let share = |at: usize| (self.reads.share(at) * 1000.0).round() as u32;
-            let reason = SizeReason::Reads { count: self.reads.total(), shares: [share(0), share(1), share(2)] };
+            let reason =
+                SizeReason::Reads { count: self.reads.total(), shares: [share(0), share(1), share(2)] };
             let from = if to == HOT { WARM } else { HOT };
             match self.step(seen, Some(from), to, u64::MAX, reason) {
                 Some(step) => return Some(step),
@@ -400,7 +401,14 @@ impl Controller {
     // ---- steps ----
 
     /// A step of so many bytes at most, as far as bounds and pages let it be made.
-    fn step(&self, seen: &Observed, from: Option<usize>, to: usize, most: u64, why: SizeReason) -> Option<Step> {
+    fn step(
+        &self,
+        seen: &Observed,
+        from: Option<usize>,
+        to: usize,
+        most: u64,
+        why: SizeReason,
+    ) -> Option<Step> {
         let receiver = &seen.regions[to];
         let mut bytes = ((seen.memory as f64 * self.step) as u64).min(most);
         bytes = bytes.min(receiver.most.saturating_sub(receiver.bytes));

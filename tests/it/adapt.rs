@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::common::{Random, all_ids, append_proof, small, verify, wait_until};
 use crate::tier::MapTier;
 use esker::{
-    Adaptive, ClassConfig, Clock, ColdTier, ConfigBuilder, Event, OnLeave, RegionKind, SizeReason, Stats, Store,
-    Stream,
+    Adaptive, ClassConfig, Clock, ColdTier, ConfigBuilder, Event, OnLeave, RegionKind, SizeReason, Stats,
+    Store, Stream,
 };
 
 const KIB: u64 = 1 << 10;
@@ -55,7 +55,8 @@ impl Told {
     fn new(config: ConfigBuilder, cold: bool) -> Self {
         let clock = Clock::manual(1_000_000);
         let builder = Store::builder(config.background(false).build().unwrap()).clock(clock.clone());
-        let builder = if cold { builder.cold(MapTier::new() as std::sync::Arc<dyn ColdTier>) } else { builder };
+        let builder =
+            if cold { builder.cold(MapTier::new() as std::sync::Arc<dyn ColdTier>) } else { builder };
         Self { store: builder.seed(5).open().unwrap(), clock, random: Random::new(3), next: 0 }
     }
 
@@ -141,13 +142,16 @@ fn what_a_region_does_not_need_goes_to_one_whose_pages_leave_early() {
 #[test]
 fn an_index_that_is_full_gets_memory() {
     let class = ClassConfig::new("all").on_leave(OnLeave::Drop);
-    let config = config().index(|index| index.max(256 * KIB).page_size(4 * KIB).ceiling(4 * MIB)).class(class);
+    let config =
+        config().index(|index| index.max(256 * KIB).page_size(4 * KIB).ceiling(4 * MIB)).class(class);
     let mut told = Told::new(config, false);
     for _ in 0..300 {
         for _ in 0..200 {
             // Ids all over, which take most of the index, and bodies that take little.
             let id = told.random.next();
-            told.store.append(&Event::new(Stream::from(id as u32 % 900), id, told.clock.now_ms(), 0)).unwrap();
+            told.store
+                .append(&Event::new(Stream::from(id as u32 % 900), id, told.clock.now_ms(), 0))
+                .unwrap();
         }
         told.clock.set_ms(told.clock.now_ms() + 1000);
         told.store.maintain().unwrap();

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
-mod apart;
 mod adapt;
+mod apart;
 mod append;
 #[cfg(target_os = "linux")]
 mod attach;

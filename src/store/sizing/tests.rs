@@ -27,7 +27,14 @@ impl Toy {
         };
         let mut regions = [seen(hot), seen(warm), seen(8 * MIB)];
         regions[INDEX].wanted = 0.0;
-        Self { regions, compression: 4, reads, stayed: [Some(100); 2], index_full: false, per_interval: 20_000 }
+        Self {
+            regions,
+            compression: 4,
+            reads,
+            stayed: [Some(100); 2],
+            index_full: false,
+            per_interval: 20_000,
+        }
     }
 
     fn shares(&self) -> [f64; 3] {
@@ -52,7 +59,8 @@ impl Toy {
         for _ in 0..self.per_interval {
             *noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = (*noise >> 11) as f64 / (1u64 << 53) as f64;
-            reads[if at < hot { HOT } else if at < hot + warm { WARM } else { 2 }] += 1;
+            let borders = [hot, hot + warm];
+            reads[borders.iter().filter(|border| at >= **border).count()] += 1;
         }
         Observed {
             elapsed_ms: 10_000,
@@ -268,7 +276,10 @@ fn nonsense_asks_for_nothing_that_cannot_be() {
         let Some(step) = controller.look(&seen) else { continue };
         assert!(step.bytes > 0 && step.bytes <= seen.memory / 16 + 1, "{step:?} of {seen:?}");
         let to = &seen.regions[place(step.to)];
-        assert!(to.bytes.checked_add(step.bytes).is_some_and(|bytes| bytes <= to.most), "{step:?} of {seen:?}");
+        assert!(
+            to.bytes.checked_add(step.bytes).is_some_and(|bytes| bytes <= to.most),
+            "{step:?} of {seen:?}"
+        );
         if let Some(from) = step.from {
             let from = &seen.regions[place(from)];
             assert!(from.bytes - step.bytes >= from.least, "{step:?} of {seen:?}");
