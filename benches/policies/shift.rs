@@ -73,7 +73,7 @@ fn open(clock: &Clock, adapts: bool) -> Store {
     let parts = config().memory("12MiB").build().expect("the sizes fit together");
     // Nothing is left over that could be given to a region.
     let memory = parts.system.max + parts.buffers + parts.hot.max + parts.warm.max + parts.index.max;
-    let rules = Adaptive::new().every(Duration::from_secs(1)).rest(Duration::from_secs(3));
+    let rules = Adaptive::new().every(Duration::from_secs(5)).rest(Duration::from_secs(10));
     let config = config().memory(memory).adaptive_sizing(adapts.then_some(rules));
     let config = config.build().expect("the sizes fit together");
     Store::builder(config).clock(clock.clone()).open().expect("there must be memory for the store")

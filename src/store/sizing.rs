@@ -30,7 +30,7 @@ const READS_LEAST: u64 = 1000;
 /// Intervals that a region is given to fill up after it became larger.
 const FILL_LONGEST: u32 = 30;
 /// Intervals of measuring after which a trial that has shown nothing is over.
-const MEASURE_LONGEST: u32 = 6;
+const MEASURE_LONGEST: u32 = 8;
 /// Intervals after which it is not tried any more to take a trial back.
 const UNDO_LONGEST: u32 = 60;
 /// A region is full again from this share of the threshold on at which pages leave early.
@@ -44,8 +44,10 @@ const PAUSE_FIRST: u64 = 4;
 const PAUSE_LONGEST: u64 = 64;
 /// A cost that is so many times what it was when trials failed is that of another load.
 const OTHER_LOAD: f64 = 1.25;
-/// At most this part of a region is taken from it at once, and for a trial it is such a part of the other, too.
+/// At most this part of a region is taken from it at once, and given to the hot one for a trial.
 const PART: u64 = 8;
+/// The warm region does not grow by more than this part of it for a trial.
+const PART_OF_WARM: u64 = 2;
 
 /// The place of a region among [`REGIONS`].
 fn place(region: RegionKind) -> usize {
@@ -416,12 +418,16 @@ impl Controller {
         match from.map(|at| &seen.regions[at]) {
             None => bytes = bytes.min(seen.free),
             Some(giver) => {
-                // Above the critical threshold appends would soon have to wait, for the sake of a step.
-                let in_use = (giver.used as f64 / self.thresholds.critical).ceil() as u64;
+                let undone = matches!(why, SizeReason::Undone { .. });
+                // Above the critical threshold appends would soon have to wait, for the sake of a step. A warm region that
+                // is too full keeps nobody out.
+                let in_use = if undone && from == Some(WARM) { 0.0 } else { giver.used as f64 };
+                let in_use = (in_use / self.thresholds.critical).ceil() as u64;
                 let part = match why {
                     SizeReason::Undone { .. } => u64::MAX,
-                    // It can be taken back as it is made.
-                    SizeReason::Reads { .. } => giver.bytes.min(receiver.bytes) / PART,
+                    // So that it can be taken back as it is made.
+                    SizeReason::Reads { .. } if to == HOT => giver.bytes.min(receiver.bytes) / PART,
+                    SizeReason::Reads { .. } => (giver.bytes / PART).min(receiver.bytes / PART_OF_WARM),
                     _ => giver.bytes / PART,
                 };
                 bytes = bytes.min(part).min(giver.bytes.saturating_sub(giver.least.max(in_use)));
