@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB, MIB,
-    NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
+    Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB,
+    MIB, NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;
@@ -39,6 +39,7 @@ pub struct ConfigBuilder {
     pub(super) defrag_below: f64,
     pub(super) event_checksums: bool,
     pub(super) shrink_after: Duration,
+    pub(super) adaptive_sizing: Option<Adaptive>,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
     pub(super) huge_pages: HugePages,
@@ -74,6 +75,7 @@ impl Default for ConfigBuilder {
             defrag_below: 0.5,
             event_checksums: false,
             shrink_after: Duration::from_secs(60),
+            adaptive_sizing: None,
             block_bytes: 128 * KIB,
             background: true,
             huge_pages: HugePages::Advise,
@@ -230,6 +232,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// Lets the sizes of hot, warm and index region follow the load, within [`memory`](Self::memory) (default: `None`, they
+    /// stay as they are). Reads then cost some nanoseconds more each: it is counted in which tier they find their events.
+    pub fn adaptive_sizing(mut self, rules: impl Into<Option<Adaptive>>) -> Self {
+        self.adaptive_sizing = rules.into();
+        self
+    }
+
     /// Uncompressed bytes that a cold block is filled to (default 128 KiB).
     pub fn block_bytes(mut self, bytes: impl IntoByteSize) -> Self {
         if let Some(bytes) = self.take("block_bytes", bytes) {
@@ -312,6 +321,8 @@ impl ConfigBuilder {
         }
         self.check_scalars();
         self.check_classes();
+        let sizing = self.adaptive_sizing.as_ref().map(|rules| rules.faults(&self.classes));
+        self.faults.extend(sizing.into_iter().flatten());
         self.check_durability();
         let config = self.layout();
         if self.faults.is_empty() { Ok(config) } else { Err(Error::config(self.faults)) }

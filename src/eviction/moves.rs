@@ -103,6 +103,8 @@ impl<'a> Mover<'a> {
         self.lanes.pages.forget_reads(page);
         let meta = self.lanes.pages.meta(page);
         let (events, counters) = (meta.count(), &self.shared.counters);
+        let class = &self.config.classes[summary.class.index()];
+        self.shared.stays.squeezed(&summary, meta.image_len(), class, self.lanes.clock.now_ms());
         counters.demoted_pages.fetch_add(1, Ordering::Relaxed);
         counters.demoted_events.fetch_add(u64::from(events), Ordering::Relaxed);
         self.shared.set_passed(found.number, meta.seq() + 1);
@@ -161,6 +163,7 @@ impl<'a> Mover<'a> {
             return Outcome::Refused(Refusal::NotOldest);
         }
         self.cursors[number].gone(self.lanes, page);
+        self.shared.stays.left(&summary, &self.config.classes[class.index()], now_ms);
         let retention = self.config.classes[class.index()].retention;
         let ends = retention.map(|retention| now_ms.saturating_sub(millis(retention)));
         let counters = &self.shared.counters;

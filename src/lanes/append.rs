@@ -228,6 +228,11 @@ impl Lanes {
         PressureReason::IndexFull
     }
 
+    /// The index may have more pages from now on: how many events it has room for is to be seen again.
+    pub(crate) fn index_has_grown(&self) {
+        self.index_capacity.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Brings the level of pressure up to date: whenever a page is taken, and when some were let go.
     pub(crate) fn note_pressure(&self) {
         // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::{Move, Refusal};
+use crate::observe::sizing::SizingStats;
 use crate::pressure::{AdmissionStats, HeldGuard, Pressure, RegionKind, Stall};
 use crate::regions::region::RegionStats;
 use crate::tiers::cold::TierFigures;
@@ -22,6 +23,9 @@ pub struct Stats {
     pub buffer_bytes: u64,
     /// Regions in the order of [`RegionKind::ALL`].
     pub regions: [RegionStats; 4],
+    /// How memory was divided anew, and why; all zero without
+    /// [`ConfigBuilder::adaptive_sizing`](crate::ConfigBuilder::adaptive_sizing).
+    pub sizing: SizingStats,
     /// Packing of sparse pages since the store opened.
     pub defrag: DefragStats,
     /// Events, by where they are and what became of them.

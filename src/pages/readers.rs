@@ -43,7 +43,11 @@ pub(crate) struct Readers {
 
 /// One slot for each thread that has a handle.
 #[derive(Default)]
-struct Slots(RwLock<Vec<Arc<CachePadded<Slot>>>>);
+struct Slots {
+    list: RwLock<Vec<Arc<CachePadded<Slot>>>>,
+    /// What was noted in slots of threads that have ended.
+    ended: [AtomicU64; 3],
+}
 
 /// What a thread notes of the guards that it holds on a store. Written by that thread only.
 pub(super) struct Slot {
@@ -54,6 +58,8 @@ pub(super) struct Slot {
     pub(super) held: Held,
     /// Guards that are held.
     depth: AtomicU64,
+    /// Reads that found their event hot, warm, or not at all, if anybody wants to know.
+    reads: [AtomicU64; 3],
 }
 
 /// What a reader has in hand while it reads pages: a [`Pin`], or a caller's guard during a call.
@@ -100,7 +106,11 @@ impl Drop for Handle {
         if self.slot.depth.load(Ordering::Relaxed) == 0
             && let Some(slots) = self.slots.upgrade()
         {
-            slots.0.write().retain(|other| !Arc::ptr_eq(other, &self.slot));
+            let mut list = slots.list.write();
+            list.retain(|other| !Arc::ptr_eq(other, &self.slot));
+            for (sum, reads) in slots.ended.iter().zip(&self.slot.reads) {
+                sum.fetch_add(reads.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
     }
 }
@@ -119,6 +129,7 @@ impl Slot {
             name: thread.name().map(str::to_owned),
             held: Held::new(),
             depth: AtomicU64::new(0),
+            reads: Default::default(),
         }))
     }
 
@@ -153,6 +164,14 @@ impl GuardPin {
     #[inline(always)]
     pub(crate) fn enter(&self) -> Call<'_> {
         self.slot.held.enter()
+    }
+
+    /// Notes a read that found its event hot (0), warm (1), or not at all (2). Only the guard's thread writes its slot, so
+    /// no locked instruction is needed.
+    #[inline]
+    pub(crate) fn note_read(&self, found: usize) {
+        let count = &self.slot.reads[found];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// The guard lets go of what it held, and sees the present from now on.
@@ -251,9 +270,19 @@ impl Readers {
         }
     }
 
+    /// Reads that were noted since the store opened: hot, warm, not found.
+    pub(crate) fn reads(&self) -> [u64; 3] {
+        // With the list, so that no thread that ends meanwhile is left out or counted twice.
+        let list = self.slots.list.read();
+        std::array::from_fn(|at| {
+            let noted = list.iter().map(|slot| slot.reads[at].load(Ordering::Relaxed));
+            noted.fold(self.slots.ended[at].load(Ordering::Relaxed), u64::wrapping_add)
+        })
+    }
+
     fn register(&self) -> Handle {
         let slot = Slot::of_this_thread();
-        self.slots.0.write().push(slot.clone());
+        self.slots.list.write().push(slot.clone());
         Handle {
             store: self.number,
             local: self.collector.register(),
@@ -269,12 +298,12 @@ impl Readers {
         for _ in 0..4 {
             self.pin().flush();
         }
-        self.limbo.sweep(&self.slots.0.read(), self.by_marks);
+        self.limbo.sweep(&self.slots.list.read(), self.by_marks);
     }
 
     /// The guard that has been held longest. Its age counts from when this was first asked while it was held.
     pub(crate) fn oldest(&self) -> Option<HeldGuard> {
-        let (slots, now) = (self.slots.0.read(), clock::now());
+        let (slots, now) = (self.slots.list.read(), clock::now());
         let mut seen = self.seen.lock();
         let mut oldest: Option<(Duration, &Slot)> = None;
         let mut held = Vec::new();

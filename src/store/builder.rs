@@ -323,6 +323,7 @@ impl StoreBuilder {
             admission,
         );
         core.fit_found();
+        core.check_adapting();
         Store::start(core)
     }
 }

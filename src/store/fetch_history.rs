@@ -239,6 +239,7 @@ impl<'s> FetchHistory<'s> {
             Ok(None) => return,
             Err(error) => return self.fail(walk, error),
         };
+        let ready = walk.ready.len();
         for row in block.rows().iter().rev() {
             let header = &row.header;
             let here =
@@ -253,6 +254,7 @@ impl<'s> FetchHistory<'s> {
                 walk.ready.push_back(Ok(event));
             }
         }
+        self.core.note_cold((walk.ready.len() - ready) as u64);
     }
 }
 

@@ -51,6 +51,7 @@ impl Core {
             memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
             buffer_bytes,
             regions,
+            sizing: self.sizes.stats(),
             defrag: self.defrag_stats(),
             eviction: self.eviction_stats(),
             events: self.event_stats(hot, warm, &admission),

@@ -67,9 +67,12 @@ impl<'s> Guard<'s> {
     #[inline(never)]
     fn try_get_at<'g>(&'g self, id: u64, place: Place<'g>) -> Result<Option<EventRef<'g>>> {
         let found = self.core.lanes.get_at(&self.pin, &self.cache, id, place)?;
-        let Some((addr, event)) = found.filter(|(_, event)| self.exists(event)) else { return Ok(None) };
+        let Some((addr, event)) = found.filter(|(_, event)| self.exists(event)) else {
+            self.core.note_miss(&self.pin);
+            return Ok(None);
+        };
         self.check_whole(&event)?;
-        self.core.note_read(addr.page(), self.now_ms);
+        self.core.note_read(&self.pin, addr.page(), self.now_ms);
         Ok(Some(event))
     }
 
@@ -139,7 +142,7 @@ impl<'s> Guard<'s> {
         }
         self.check_whole(&event)?;
         if let Some(addr) = self.core.lanes.index.in_array(place) {
-            self.core.note_read(addr.page(), self.now_ms);
+            self.core.note_read(&self.pin, addr.page(), self.now_ms);
         }
         Ok(Some(event))
     }
@@ -155,7 +158,7 @@ impl<'s> Guard<'s> {
     fn keeps_at(&self, place: Place<'_>, event: &EventRef<'_>) -> bool {
         let kept = self.keeps(event);
         if kept && let Some(addr) = self.core.lanes.index.in_array(place) {
-            self.core.note_read(addr.page(), self.now_ms);
+            self.core.note_read(&self.pin, addr.page(), self.now_ms);
         }
         kept
     }

@@ -106,7 +106,7 @@ pub(crate) fn is_there(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) ->
 /// Whether an event of a walk still exists. Notes the read.
 #[inline(never)]
 fn keeps_noting(guard: &Guard<'_>, step: &Step<'_>) -> bool {
-    guard.core.note_read(step.addr.page(), guard.now_ms);
+    guard.core.note_read(&guard.pin, step.addr.page(), guard.now_ms);
     guard.keeps(&step.event)
 }
 

@@ -1,5 +1,6 @@
 //! The store: the public door to everything else.
 
+mod adapt;
 mod admission;
 #[cfg(feature = "async")]
 mod async_store;
@@ -19,10 +20,12 @@ mod life;
 mod listeners;
 mod placement;
 mod recover;
+mod remove;
 mod resize;
 mod scan;
 mod screen;
 mod shared;
+mod sizing;
 #[cfg(test)]
 mod tests;
 mod tidy;
