@@ -19,7 +19,8 @@ use crate::pages::table::PageMeta;
 use crate::store::core::Core;
 use crate::store::guard::{Guard, bounds};
 use crate::store::history::{fits, is_there};
-use crate::tiers::directory::{BlockInfo, writer_of};
+use crate::tiers::directory::writer_of;
+use crate::tiers::entry::BlockInfo;
 
 /// Events that are taken from memory under one pin.
 const RUN: usize = 64;

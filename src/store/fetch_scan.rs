@@ -16,7 +16,7 @@ use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::store::core::Core;
 use crate::store::scan::{Filter, InTimeOrder};
 use crate::tiers::block::{BlockId, Row};
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::entry::BlockInfo;
 
 /// Walks all events of a time range through all tiers. Made by [`Store::fetch_scan`](crate::Store::fetch_scan).
 ///

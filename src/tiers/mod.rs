@@ -5,6 +5,7 @@ pub(crate) mod caught;
 pub(crate) mod cold;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod entry;
 pub(crate) mod filter;
 pub(crate) mod letters;
 pub(crate) mod reader;

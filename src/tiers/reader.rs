@@ -15,7 +15,8 @@ use crate::ids::{LaneId, Stream};
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
-use crate::tiers::directory::{BlockInfo, Directory, Learned};
+use crate::tiers::directory::{Directory, Learned};
+use crate::tiers::entry::BlockInfo;
 
 /// What a tombstone takes in memory, roughly.
 pub(crate) const TOMBSTONE_BYTES: usize = 48;

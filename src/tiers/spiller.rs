@@ -23,7 +23,7 @@ use crate::pages::pool::Pin;
 use crate::pages::table::{PageMeta, Tier};
 use crate::tiers::block::BlockWriter;
 use crate::tiers::cold::ColdBlock;
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::entry::BlockInfo;
 use crate::tiers::reader::ColdReader;
 
 /// Blocks that are written in one go.
@@ -407,6 +407,7 @@ impl Spiller {
         let count = self.reached.len();
         let all: Vec<&Lane> = lanes.lanes().collect();
         let (mut jobs, spillers) = (Vec::new(), self.count());
+        let mut writer = BlockWriter::default();
         let share = config.buffers / (BATCH_SHARE * spillers as u64);
         let is_full = |jobs: &[Job]| {
             jobs.len() * spillers >= BATCH || jobs.iter().map(|job| job.bytes).sum::<u64>() >= share
@@ -420,8 +421,16 @@ impl Spiller {
             let urgent = drain || shared.is_wanted(number);
             let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
             while !is_full(&jobs)
-                && let Some(job) =
-                    self.collect(config, lanes, shared, number, (last, from), &turn.tried[number], urgent)
+                && let Some(job) = self.collect(
+                    config,
+                    lanes,
+                    shared,
+                    number,
+                    (last, from),
+                    &turn.tried[number],
+                    urgent,
+                    &mut writer,
+                )
             {
                 (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
                 // One that is not full may be longer when it is tried again: nothing must follow it until it is
@@ -465,6 +474,7 @@ impl Spiller {
         (last, from): ((LogicalPage, u64), u64),
         tried: &[(u64, u64)],
         urgent: bool,
+        writer: &mut BlockWriter,
     ) -> Option<Job> {
         let lane =
             lanes.partitions[number / config.classes.len()].lane(Class::new(number % config.classes.len()));
@@ -531,7 +541,7 @@ impl Spiller {
         // Whoever removes an event of these pages and had not seen it yet that they are reached has removed it by then: see
         // `hold_off`.
         drop(self.removing[number % self.count()].write());
-        let writer = self.encode(config, lanes, lane, first, &pages, &pin);
+        self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
         drop(pin);
         let mut held = 0;
@@ -539,7 +549,7 @@ impl Spiller {
             let bytes = writer.encode();
             held = (bytes.len() + writer.raw_bytes()) as u64;
             self.buffered.fetch_add(held, Ordering::Relaxed);
-            let info = BlockInfo::of(&writer, newest, bytes.len());
+            let info = BlockInfo::of(writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
         });
         Some(Job {
@@ -560,22 +570,23 @@ impl Spiller {
     }
 
     /// Puts the live events of pages into a block.
-    fn encode(
+    #[expect(clippy::too_many_arguments, reason = "what, and whither")]
+    fn fill(
         &self,
+        writer: &mut BlockWriter,
         config: &Config,
         lanes: &Lanes,
         lane: &Lane,
         first: u64,
         pages: &[(LogicalPage, &PageMeta)],
         pin: &Pin,
-    ) -> BlockWriter {
+    ) {
         let retention = config.classes[lane.id.class().index()].retention;
         let clock = if cfg!(canary = "wall-clock") { &clock::Clock::system() } else { &lanes.clock };
         let now_ms = clock.now_ms();
         let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
-        let mut writer = BlockWriter::new(lane.id, first);
         let sum = |of: fn(&PageMeta) -> u32| pages.iter().map(|(_, meta)| of(meta) as usize).sum();
-        writer.reserve(sum(PageMeta::count), sum(PageMeta::committed));
+        writer.begin(lane.id, first, sum(PageMeta::count), sum(PageMeta::committed));
         for (page, meta) in pages {
             while first + writer.pages() <= meta.seq() {
                 writer.begin_page();
@@ -609,7 +620,6 @@ impl Spiller {
                 told(&Error::corrupt("they fail their checksums"), damaged_events);
             }
         }
-        writer
     }
 }
 
