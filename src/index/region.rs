@@ -31,14 +31,17 @@ pub(crate) struct IndexPages {
     region: Arc<Region>,
     readers: Arc<Readers>,
     /// A bit for each page that was wiped when it was freed: whoever reclaims does it, so that an append that takes one need not.
+    /// Empty where pages outlive the process: what an image of them was made of must not change behind it.
     wiped: Arc<[AtomicU64]>,
     /// Where pages come from; `None`: from wherever the caller is.
     home: Option<Spot>,
 }
 
 impl IndexPages {
-    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>) -> Self {
-        let wiped = (0..region.pages_ceiling().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+    /// `outlive`: whether the pages lie in files that outlive the process.
+    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>, outlive: bool) -> Self {
+        let words = if outlive { 0 } else { region.pages_ceiling().div_ceil(64) };
+        let wiped = (0..words).map(|_| AtomicU64::new(0)).collect();
         Self { region, readers, wiped, home: None }
     }
 
@@ -54,7 +57,8 @@ impl IndexPages {
         }
         let frame = self.region.claim_for(self.home, 1)?.first;
         let (is_fresh, bit) = (self.region.is_fresh(frame), 1 << (frame % 64));
-        let was_wiped = self.wiped[frame as usize / 64].fetch_and(!bit, Ordering::Relaxed) & bit != 0;
+        let word = self.wiped.get(frame as usize / 64);
+        let was_wiped = word.is_some_and(|word| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0);
         if !is_fresh && !was_wiped {
             // SAFETY: the frame was just claimed, so it is ours alone until its number is stored in a directory.
             unsafe { self.region.bytes_mut(frame, 0, self.region.page_size() as usize) }.fill(0);
@@ -96,15 +100,17 @@ impl IndexPages {
     }
 }
 
-/// Frees a page of zeros.
+/// Frees a page, and wipes it before where that is noted.
 ///
 /// # Safety
 /// The page was claimed, nobody else refers to it, and nobody else releases it.
 unsafe fn wipe_and_release(region: &Region, wiped: &[AtomicU64], page: u32) {
-    // SAFETY: the caller says that the page is ours alone.
-    unsafe { region.bytes_mut(page, 0, region.page_size() as usize) }.fill(0);
-    // Whoever claims the page sees this, too: it is released after it.
-    wiped[page as usize / 64].fetch_or(1 << (page % 64), Ordering::Relaxed);
+    if let Some(word) = wiped.get(page as usize / 64) {
+        // SAFETY: the caller says that the page is ours alone.
+        unsafe { region.bytes_mut(page, 0, region.page_size() as usize) }.fill(0);
+        // Whoever claims the page sees this, too: it is released after it.
+        word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+    }
     // SAFETY: as above.
     unsafe { region.release(Frames { first: page, count: 1 }) };
 }
@@ -154,7 +160,7 @@ mod tests {
         let machine = Arc::new(Machine::new(&config).unwrap());
         let region = Arc::new(Region::open(RegionKind::Index, config.index, &machine).unwrap());
         let (readers, bytes) = (Arc::new(Readers::new()), region.page_size() as usize);
-        let pages = IndexPages::new(region, readers.clone());
+        let pages = IndexPages::new(region, readers.clone(), false);
         let words = |page| pages.words(page).iter().map(|word| word.load(Ordering::Relaxed));
         let mut taken = Vec::new();
         while let Some(page) = pages.claim_zeroed(0) {

@@ -114,7 +114,7 @@ impl Lanes {
             );
         }
         let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
-        let index_pages = IndexPages::new(index_region.clone(), readers.clone());
+        let index_pages = IndexPages::new(index_region.clone(), readers.clone(), shared.is_some());
         let index = open_index(config, tables, &index_pages, seed, image)?;
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
         let plain = keeps_all && !config.event_checksums;

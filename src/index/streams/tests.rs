@@ -42,7 +42,7 @@ impl Both {
         let tables = Region::open(RegionKind::System, config.system.whole(), &machine).unwrap();
         let region = Arc::new(Region::open(RegionKind::Index, config.index, &machine).unwrap());
         let readers = Arc::new(Readers::new());
-        let pages = IndexPages::new(region, readers.clone());
+        let pages = IndexPages::new(region, readers.clone(), false);
         let directory = StreamDirectory::new(&config, &tables, pages, SEED, None).unwrap();
         Self { directory, readers, wanted: RefCell::default(), there: RefCell::default(), next: Cell::new(0) }
     }
