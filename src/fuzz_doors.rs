@@ -45,7 +45,15 @@ pub fn cold_block(bytes: &[u8]) {
             let _ = (event.payload().len(), event.metadata().count());
         }
     }
-    let _ = BlockInfo::decode(BlockId { partition: 0, class: 0, first_seq: 0 }, bytes);
+    let id = BlockId { partition: 0, class: 0, first_seq: 0 };
+    let _ = BlockInfo::decode(id, bytes);
+    // The same with both checksums that make it an entry, so that what is behind them is reached.
+    let sum = crc32fast::hash(bytes);
+    for sum in [sum, !sum] {
+        if let Ok(info) = BlockInfo::decode(id, &[bytes, &sum.to_le_bytes()].concat()) {
+            let _ = (info.may_hold_id(info.min_id), info.may_hold_stream(1), info.memory());
+        }
+    }
 }
 
 /// Reads the bytes as a record of the overflow directory, and as what such a directory knows of its namespace.

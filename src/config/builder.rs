@@ -213,7 +213,7 @@ impl ConfigBuilder {
     }
 
     /// Has each event stored with a checksum of 4 bytes, which is looked at whenever the event is read from memory, when it
-    /// leaves for the cold tier, and when the store is opened over the pages of an earlier run (default: no). For memory
+    /// leaves for the cold tier, and when an opening builds its indexes anew (default: no). For memory
     /// and files that are not trusted to keep what they were given: without it, damage to a page of the hot tier is not
     /// noticed, as in any program. What fails is not given: [`Guard::try_get`](crate::Guard::try_get) and the reads that
     /// begin with `fetch` say [`Corrupt`](crate::ErrorKind::Corrupt), those that cannot leave it out, and

@@ -51,24 +51,26 @@ fn by_partition(blocks: Vec<(usize, Arc<Op>)>) -> Vec<Vec<(usize, Arc<Op>)>> {
 impl Inner {
     /// Sends changes until there is a verdict on each.
     async fn send_all(self: Arc<Self>, ops: Vec<Arc<Op>>) -> Result<Vec<(usize, Verdict)>, Failure> {
-        let deadline = Deadline::after(self.config.retry_for);
-        let send = |at: usize, part: Part| {
+        let send = |at: usize, part: Part, deadline: Deadline| {
             let inner = self.clone();
             async move { Ok((at, inner.send(part, deadline).await)) }
         };
         let (mut found, mut whole) = (Vec::with_capacity(ops.len()), Vec::new());
-        let changes = ops.iter().cloned().enumerate().map(|(at, op)| send(at, Part::Change(op)));
+        let deadline = Deadline::after(self.config.retry_for);
+        let changes = ops.iter().cloned().enumerate().map(|(at, op)| send(at, Part::Change(op), deadline));
         side_by_side(SIDE_BY_SIDE, changes, |(at, verdict)| match (&verdict, &ops[at].change) {
             (Verdict::Done, Change::Block(_)) => whole.push((at, ops[at].clone())),
             _ => found.push((at, verdict)),
         })
         .await?;
         let mut groups = by_partition(whole);
+        // Of its own: blocks that took all of theirs are there, and only want to be named.
+        let deadline = Deadline::after(self.config.retry_for);
         while !groups.is_empty() {
             let parts = groups.iter().map(|group| group.iter().map(|(_, op)| op.clone()).collect());
             let parts: Vec<Part> = parts.map(Part::Summaries).collect();
             let (mut outcomes, mut alone) = (Vec::new(), Vec::new());
-            let work = parts.into_iter().enumerate().map(|(at, part)| send(at, part));
+            let work = parts.into_iter().enumerate().map(|(at, part)| send(at, part, deadline));
             side_by_side(SIDE_BY_SIDE, work, |outcome| outcomes.push(outcome)).await?;
             for (number, verdict) in outcomes {
                 let group = std::mem::take(&mut groups[number]);
