@@ -20,6 +20,10 @@ const REGIONS: [RegionKind; 3] = [RegionKind::Hot, RegionKind::Warm, RegionKind:
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Turns without progress after which a store without threads gives up.
 const IDLE_TURNS: u32 = 4;
+/// Turns for each page that a region is to give up, and some besides, after which it gives up as well: while others append
+/// there is always some progress.
+const TURNS_PER_PAGE: u32 = 4;
+const TURNS_BESIDES: u32 = 64;
 /// An interval that is so many times as long as it should be says that the clock has jumped.
 const JUMP: u64 = 10_000;
 /// The index is full from this share on of the threshold at which events leave for its sake.
@@ -44,8 +48,9 @@ pub(super) struct Adapting {
     begin: Option<Mark>,
     /// The most pages that were in use since then.
     peaks: [u32; 3],
-    /// Pages that were begun in each lane, when it was last seen.
-    begun: Vec<u64>,
+    /// The number of the next page in each lane, when it was first and last seen. What they begin with says nothing: in a
+    /// tier that several stores share it is each store's own.
+    next_seqs: Vec<Option<[u64; 2]>>,
 }
 
 /// The counters when an interval began.
@@ -67,7 +72,7 @@ impl Adapting {
             limits: rules.limits.map(|limits| [limits.least, limits.most]),
             begin: None,
             peaks: [0; 3],
-            begun: Vec::new(),
+            next_seqs: Vec::new(),
         })
     }
 
@@ -112,17 +117,21 @@ impl Adapting {
         })
     }
 
-    /// Bytes that came since the store opened, by class, in whole pages.
-    fn came(&mut self, core: &Core) -> Vec<u64> {
+    /// Bytes that came since this was first asked, by class, in whole pages.
+    pub(super) fn came(&mut self, core: &Core) -> Vec<u64> {
         let (classes, pin) = (core.config.classes.len(), core.lanes.pin());
-        let mut came = vec![0; classes];
-        self.begun.resize(core.lanes.partitions.len() * classes, 0);
-        for (lane, begun) in core.lanes.lanes().zip(&mut self.begun) {
-            // A lane that is empty just now has begun no page since it was.
-            if let Some((_, newest)) = lane.pages_back(&core.lanes.pages, &pin).next() {
-                *begun = (*begun).max(newest.seq() + 1);
-            }
-            came[lane.id.class().index()] += *begun * core.config.hot.page_size;
+        let mut came = vec![0u64; classes];
+        self.next_seqs.resize(core.lanes.partitions.len() * classes, None);
+        for (lane, seen) in core.lanes.lanes().zip(&mut self.next_seqs) {
+            let newest = lane.pages_back(&core.lanes.pages, &pin).next();
+            let after = newest.map_or(0, |(_, page)| page.seq().saturating_add(1));
+            // Of a lane that is empty just now it is the number of the next one.
+            let next = after.max(lane.tail_seq());
+            let [first, last] = seen.get_or_insert([next; 2]);
+            *last = next.max(*last);
+            let bytes = last.saturating_sub(*first).saturating_mul(core.config.hot.page_size);
+            let of_class = &mut came[lane.id.class().index()];
+            *of_class = of_class.saturating_add(bytes);
         }
         came
     }
@@ -214,7 +223,8 @@ impl Core {
         if !self.begin_step(&mut turn, crate::clock::now()) {
             return;
         }
-        let mut idle = 0;
+        let gives = turn.shift.as_ref().map_or(0, |shift| shift.pages[0].saturating_sub(shift.pages[1]));
+        let (mut idle, mut left) = (0, gives.saturating_mul(TURNS_PER_PAGE).saturating_add(TURNS_BESIDES));
         while let Some(shift) = &turn.shift {
             let moved = match self.empty(shift) {
                 Some(0) => break,
@@ -226,7 +236,8 @@ impl Core {
             let spilled = self.spill(false).unwrap_or(0);
             self.lanes.readers.reclaim();
             idle = if moved + progress.pages as u64 + spilled == 0 { idle + 1 } else { 0 };
-            if idle == IDLE_TURNS {
+            left -= 1;
+            if idle == IDLE_TURNS || left == 0 || self.is_closed() {
                 break;
             }
         }
@@ -246,7 +257,8 @@ impl Core {
             pages = [region.pages_max(), region.pages_max().saturating_sub(gives)];
             // What was seen is a moment old, and appends must not be refused for the sake of a step.
             let used = self.used_now()[place_of(kind).unwrap_or(0)];
-            if f64::from(used) > f64::from(pages[1]) * self.config.thresholds.critical {
+            let full = f64::from(used) > f64::from(pages[1]) * self.config.thresholds.critical;
+            if full && step.heeds_fill() {
                 return false;
             }
             self.set_max(kind, pages[1]);

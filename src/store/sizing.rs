@@ -95,6 +95,15 @@ pub(crate) struct Step {
     pub(crate) why: SizeReason,
 }
 
+impl Step {
+    /// Whether it is made only while what the giving region holds stays below the critical threshold of what is left to it:
+    /// above that appends would soon have to wait, for the sake of a step. A warm region that is too full keeps nobody out,
+    /// and a trial in its favour fills it up, so it could hardly ever be taken back otherwise.
+    pub(crate) fn heeds_fill(&self) -> bool {
+        !(self.from == Some(RegionKind::Warm) && matches!(self.why, SizeReason::Undone { .. }))
+    }
+}
+
 /// Reads since something changed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reads {
@@ -204,6 +213,10 @@ pub(crate) struct Controller {
     /// What a read cost when both had failed, until when no more are made, and for how many rests the next time.
     given_up: Option<(f64, u64)>,
     pause: u64,
+    /// What no region had when it was last looked at.
+    free: u64,
+    /// So much of what no region has was found to be too little for a page of that one, and for what comes with it.
+    too_little: [u64; 3],
 }
 
 impl Controller {
@@ -222,6 +235,8 @@ impl Controller {
             failed: [false; 2],
             given_up: None,
             pause: PAUSE_FIRST,
+            free: 0,
+            too_little: [0; 3],
         }
     }
 
@@ -232,6 +247,7 @@ impl Controller {
             trend.add(region.wanted);
         }
         self.reads.add(seen.reads);
+        self.free = seen.free;
         // What leaves for the index's sake is needed more than the outcome of a trial.
         if let Some(trial) = self.trial.take().filter(|_| !seen.index_full) {
             return self.judge(seen, trial);
@@ -243,12 +259,21 @@ impl Controller {
         self.meet_need(seen).or_else(|| self.climb(seen))
     }
 
-    /// Takes note of what came of a step: so many bytes moved.
+    /// Takes note of what came of a step: so many bytes moved. A step of which this is not told was not begun.
     pub(crate) fn made(&mut self, step: Step, bytes: u64) {
         self.next_ms = self.now_ms.saturating_add(self.rest_ms);
         let before = self.reads.cost(self.costs);
         self.reads = Reads::default();
-        self.trial = None;
+        let tried = self.trial.take();
+        if step.from.is_none() && bytes == 0 {
+            // A page may need more than itself: asked for again and again, it would keep all other steps from being made.
+            self.too_little[place(step.to)] = self.free;
+        }
+        if let (SizeReason::Undone { .. }, Some(tried)) = (step.why, tried) {
+            // Unless most of it was taken back, the rest is still to be.
+            let rest = Step { bytes: tried.step.bytes.saturating_sub(bytes), ..tried.step };
+            self.trial = (rest.bytes > bytes).then_some(Trial { step: rest, ..tried });
+        }
         if !step.why.is_trial() {
             return;
         }
@@ -265,6 +290,7 @@ impl Controller {
     pub(crate) fn forget(&mut self) {
         self.reads = Reads::default();
         self.trial = None;
+        self.too_little = [0; 3];
         self.next_ms = self.now_ms.saturating_add(self.rest_ms);
     }
 
@@ -392,12 +418,9 @@ impl Controller {
         self.failed[at] = true;
         let why = SizeReason::Undone { cost: [trial.before.mean, after.mean] };
         let giver = trial.step.from.map(place)?;
-        let back = self.step(seen, Some(at), giver, trial.step.bytes, why);
-        if back.is_none() && trial.age < UNDO_LONGEST {
-            // It is too full to give anything up just now.
-            self.trial = Some(trial);
-        }
-        back
+        // It may be too full to give anything up just now, or found to be when the step begins.
+        self.trial = Some(trial).filter(|trial| trial.age < UNDO_LONGEST);
+        self.step(seen, Some(at), giver, trial.step.bytes, why)
     }
 
     // ---- steps ----
@@ -411,17 +434,16 @@ impl Controller {
         most: u64,
         why: SizeReason,
     ) -> Option<Step> {
+        let made = |bytes| Step { from: from.map(|at| REGIONS[at]), to: REGIONS[to], bytes, why };
         let receiver = &seen.regions[to];
         let mut bytes = ((seen.memory as f64 * self.step) as u64).min(most);
         bytes = bytes.min(receiver.most.saturating_sub(receiver.bytes));
         let mut page = receiver.page.max(1);
         match from.map(|at| &seen.regions[at]) {
+            None if seen.free <= self.too_little[to] => bytes = 0,
             None => bytes = bytes.min(seen.free),
             Some(giver) => {
-                let undone = matches!(why, SizeReason::Undone { .. });
-                // Above the critical threshold appends would soon have to wait, for the sake of a step. A warm region that
-                // is too full keeps nobody out.
-                let in_use = if undone && from == Some(WARM) { 0.0 } else { giver.used as f64 };
+                let in_use = if made(0).heeds_fill() { giver.used as f64 } else { 0.0 };
                 let in_use = (in_use / self.thresholds.critical).ceil() as u64;
                 let part = match why {
                     SizeReason::Undone { .. } => u64::MAX,
@@ -436,7 +458,7 @@ impl Controller {
         }
         // Page sizes are powers of two, so what is whole pages of the larger is whole pages of both.
         bytes = bytes / page * page;
-        (bytes > 0).then(|| Step { from: from.map(|at| REGIONS[at]), to: REGIONS[to], bytes, why })
+        (bytes > 0).then(|| made(bytes))
     }
 }
 

@@ -185,6 +185,65 @@ fn a_trial_that_brings_nothing_is_taken_back() {
     assert_eq!(toy.regions[HOT].bytes, 30 * MIB);
 }
 
+/// What was seen is a moment old when a step begins, and a region may give up less than it is to.
+#[test]
+fn a_trial_stays_one_until_it_is_taken_back() {
+    let mut toy = Toy::new(30 * MIB, 30 * MIB, |_| 0.0);
+    let (mut controller, mut noise) = (controller(), 7);
+    let mut asked = |controller: &mut Controller, toy: &Toy| {
+        (0..100).find_map(|_| controller.look(&toy.observed(&mut noise))).expect("a step")
+    };
+    let trial = asked(&mut controller, &toy);
+    assert!(trial.why.is_trial() && trial.to == RegionKind::Warm, "{trial:?}");
+    toy.make(trial);
+    controller.made(trial, trial.bytes);
+    // Above the critical threshold, as whoever is given more becomes.
+    toy.regions[WARM].used = toy.regions[WARM].bytes;
+    let is_back = |step: &Step| {
+        matches!(step.why, SizeReason::Undone { .. })
+            && (step.from, step.to, step.heeds_fill()) == (Some(trial.to), RegionKind::Hot, false)
+    };
+    // Not begun, three times.
+    for _ in 0..3 {
+        let back = asked(&mut controller, &toy);
+        assert!(is_back(&back) && back.bytes == trial.bytes, "{back:?}");
+    }
+    // Begun, but nothing came of it, and then less than half of it.
+    let page = toy.regions[WARM].page;
+    for came in [0, page] {
+        let back = asked(&mut controller, &toy);
+        assert!(is_back(&back) && back.bytes == trial.bytes, "{back:?}");
+        controller.made(back, came);
+    }
+    toy.make(Step { from: Some(RegionKind::Warm), to: RegionKind::Hot, bytes: page, why: trial.why });
+    toy.regions[WARM].used = toy.regions[WARM].bytes;
+    let back = asked(&mut controller, &toy);
+    assert!(is_back(&back) && back.bytes == trial.bytes - page, "{back:?}");
+    toy.make(back);
+    controller.made(back, back.bytes);
+    assert_eq!(toy.regions[WARM].bytes, 30 * MIB);
+    let next = asked(&mut controller, &toy);
+    assert!(next.why.is_trial(), "{next:?}");
+}
+
+/// It is not tried for ever: nothing else would move.
+#[test]
+fn a_trial_that_cannot_be_taken_back_is_left_as_it_is() {
+    let mut toy = Toy::new(30 * MIB, 30 * MIB, |_| 0.0);
+    let (mut controller, mut noise) = (controller(), 7);
+    let mut steps = Vec::new();
+    for _ in 0..400 {
+        let Some(step) = controller.look(&toy.observed(&mut noise)) else { continue };
+        if step.why.is_trial() {
+            toy.make(step);
+            controller.made(step, step.bytes);
+        }
+        steps.push(step);
+    }
+    let trials: Vec<&Step> = steps.iter().filter(|step| step.why.is_trial()).collect();
+    assert!(trials.len() >= 2, "{steps:?}");
+}
+
 #[test]
 fn a_region_gives_what_it_does_not_need_and_keeps_headroom() {
     let mut toy = Toy::new(30 * MIB, 30 * MIB, recent);
@@ -228,6 +287,35 @@ fn an_index_that_is_full_comes_first_and_memory_of_nobody_is_used() {
     let step = controller.look(&seen).unwrap();
     assert_eq!((step.from, step.to), (None, RegionKind::Hot));
     assert_eq!(step.why, SizeReason::Unassigned { stayed: 100 });
+}
+
+#[test]
+fn what_no_region_has_and_none_can_use_is_not_asked_for_again() {
+    for index_full in [false, true] {
+        let toy = Toy::new(30 * MIB, 30 * MIB, recent);
+        let (mut controller, mut seen) = (controller(), toy.observed(&mut 1));
+        (seen.free, seen.elapsed_ms, seen.index_full) = (64 << 10, 60_000, index_full);
+        seen.stayed = [Some(1000), Some(100)];
+        (seen.regions[HOT].used, seen.regions[HOT].wanted) = (8 * MIB, 8e6);
+        let step = controller.look(&seen).unwrap();
+        assert_eq!((step.from, step.bytes), (None, 64 << 10));
+        // One more page has a larger page table as well, for which nothing is left.
+        controller.made(step, 0);
+        let next = controller.look(&seen).unwrap();
+        assert_eq!((next.from, next.to), (Some(RegionKind::Hot), step.to), "{next:?}");
+        // Another region may need less for a page, and more of it may be enough.
+        (seen.index_full, seen.stayed) = (!index_full, [Some(1000), Some(100)]);
+        let other = controller.look(&seen).unwrap();
+        assert!(other.from.is_none() && other.to != step.to, "{other:?}");
+        (seen.index_full, seen.free) = (index_full, 128 << 10);
+        let more = controller.look(&seen).unwrap();
+        assert_eq!((more.from, more.to, more.bytes), (None, step.to, 128 << 10));
+        // What was known of other sizes does not hold.
+        seen.free = 64 << 10;
+        controller.forget();
+        let again = controller.look(&seen).unwrap();
+        assert_eq!((again.from, again.to), (None, step.to));
+    }
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 
 use super::faults::{Tier, small};
 use super::*;
+use crate::config::Adaptive;
 use crate::event::Event;
 use crate::ids::mix;
 use crate::lanes::append::Appended;
 use crate::pressure::RegionKind;
+use crate::store::adapt::Adapting;
 
 /// Links of chains, notes of removals and index entries all know a page by its number and generation, and generations have
 /// 20 bits.
@@ -94,6 +96,37 @@ fn a_tier_that_has_given_all_numbers_of_pages_is_refused_before_they_wrap() {
     tier.begin.store(0, Ordering::SeqCst);
     let store = open().unwrap();
     assert!((0..260).all(|id| store.fetch(id).unwrap().is_some() == (id != 7)));
+}
+
+/// The first number of a page says which store of several wrote it, not how many came.
+#[test]
+fn what_comes_is_counted_from_where_the_numbers_of_pages_begin() {
+    let class =
+        || ClassConfig::new("all").hot_for(Duration::from_secs(50)).warm_for(Duration::from_secs(100));
+    let growth = |begin: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let (tier, clock) = (Tier::new(dir.path()), Clock::manual(1_000_000));
+        tier.begin.store(begin, Ordering::SeqCst);
+        let config = Config::builder().memory("16MiB").background(false).class(class());
+        let config = config.adaptive_sizing(Adaptive::new().every(Duration::from_secs(1)));
+        let builder = Store::builder(config.build().unwrap()).clock(clock.clone()).seed(3);
+        let store = builder.cold(tier).open().unwrap();
+        let mut adapting = Adapting::new(&store.core.config).unwrap();
+        (0..4)
+            .map(|round| {
+                for id in round * 1000..round * 1000 + 1000 {
+                    let event = Event::new(Stream::from((id % 5) as u32), id, clock.now_ms(), 0);
+                    store.append(&event.payload(&[7; 100])).unwrap();
+                }
+                clock.set_ms(clock.now_ms() + 2000);
+                store.maintain().unwrap();
+                adapting.came(&store.core)[0]
+            })
+            .collect::<Vec<u64>>()
+    };
+    let counted = growth(0);
+    assert!(counted[0] == 0 && counted[3] >= 300_000 && counted[3] < 2 << 20, "{counted:?}");
+    assert_eq!(growth(600 << 40), counted);
 }
 
 /// A store of the seed 7 that has the smallest pages of the index.
