@@ -187,7 +187,7 @@ impl RecordHeader {
 /// takes; `None` where there is none.
 pub(crate) fn take_body(record: &mut [u8]) -> Option<u32> {
     let header = RecordHeader::read(record)?;
-    record.get_mut(HEADER_LEN..header.record_len() as usize)?.fill(0);
+    record.get_mut(HEADER_LEN..header.record_len_checked()?)?.fill(0);
     record[CLASS_AT] = header.class_bits | GONE;
     Some(header.record_len())
 }
@@ -223,6 +223,12 @@ pub(crate) fn is_whole(record: &[u8]) -> bool {
     let sum = record[HEADER_LEN..].last_chunk::<SUM_LEN>();
     let is_right = sum.is_some_and(|sum| sum_of(&record[..record.len() - SUM_LEN]).to_le_bytes() == *sum);
     is_right == header.is_summed() || cfg!(canary = "skipped-event-checksum")
+}
+
+/// Where the record ends that begins there, and the next one may; `None` where there are too few bytes for what it says.
+pub(crate) fn end_of(bytes: &[u8], at: usize) -> Option<usize> {
+    let end = at + RecordHeader::read(bytes.get(at..)?)?.record_len_checked()?;
+    (end <= bytes.len()).then_some(end)
 }
 
 /// The length of the body of the record that begins with these bytes.

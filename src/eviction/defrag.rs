@@ -203,8 +203,9 @@ fn note(
         }
     }
     let mut dead = Vec::new();
-    let outcome = lanes.pages.walk(&pin, place, meta.committed(), |offset, event| {
-        if !lanes.is_live(event.id(), Addr::new(page, offset, 0)) {
+    let outcome = lanes.walk(&pin, page, meta.committed(), place, |offset, event, whole| {
+        // The id of a damaged one says nothing.
+        if whole && !lanes.is_live(event.id(), Addr::new(page, offset, 0)) {
             dead.push(offset);
         }
         true
@@ -271,8 +272,8 @@ fn find_expired(
     meta.set_looked_at(ends.now_ms);
     let mut bytes = 0;
     // A damaged page is left alone: what was found is too little to matter, or is noted again when it is walked.
-    let _ = lanes.pages.walk(pin, place, meta.committed(), |offset, event| {
-        if ends.has_expired(&event) && lanes.is_live(event.id(), Addr::new(page, offset, 0)) {
+    let _ = lanes.walk(pin, page, meta.committed(), place, |offset, event, whole| {
+        if whole && ends.has_expired(&event) && lanes.is_live(event.id(), Addr::new(page, offset, 0)) {
             let len = event.record().record_len();
             bytes += len;
             expired.push((event.id(), offset, len));

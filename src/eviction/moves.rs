@@ -244,11 +244,12 @@ fn purge(
             streams.rewrite_ahead(event.head_hash, || partition.lock());
         }
     };
-    // Damaged warm frames hide their records: their index entries are found by walking the index instead.
-    let mut damaged_ids = false;
-    let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
+    // Damaged warm frames and lengths hide records: their index entries are found by walking the index instead.
+    let (mut damaged_ids, mut seen) = (false, 0);
+    let damaged = lanes.walk(pin, page, committed, place, |offset, event, whole| {
+        seen += 1;
         // So does one whose own checksum is wrong: its id may be another one's.
-        damaged_ids |= lanes.sums && !event.is_whole();
+        damaged_ids |= !whole;
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
         partition.streams.prefetch_to_read(head_hash);
@@ -260,8 +261,9 @@ fn purge(
         true
     });
     flush(&mut run);
-    if damaged.is_err() || damaged_ids {
-        lanes.index.remove_page(page);
+    // Without sums, a damaged length can lead past records to the beginning of another one.
+    if damaged.is_err() || damaged_ids || seen != meta.count() {
+        lanes.left.fetch_add(lanes.index.remove_page(page), Ordering::Relaxed);
     }
     events
 }

@@ -267,19 +267,22 @@ impl<'a> BucketPage<'a> {
         Some(slot.is_some())
     }
 
-    /// Removes the published entries that `gone` names.
-    pub(crate) fn remove_all(self, gone: impl Fn(Addr) -> bool) {
+    /// Removes the published entries that `gone` names. How many it were.
+    pub(crate) fn remove_all(self, gone: impl Fn(Addr) -> bool) -> u64 {
+        let mut removed = 0;
         for main in 1..=self.mains() {
             if self.buckets[main].lock() {
                 for slot in self.chain(main).flat_map(|bucket| &bucket.entries) {
                     let entry = Addr(slot.load(Ordering::Relaxed));
                     if entry.0 != 0 && entry.high() & TENTATIVE == 0 && gone(entry) {
+                        removed += 1;
                         slot.store(0, Ordering::Release);
                     }
                 }
                 self.buckets[main].unlock();
             }
         }
+        removed
     }
 
     /// Locks all buckets for good: writers from now on find the page moved. Called once, by its splitter.

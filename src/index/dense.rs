@@ -474,9 +474,10 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         if word & USED == 0 { 0 } else { (word & REMOVED_MASK) / REMOVED }
     }
 
-    /// Removes all published entries that lead to a page. Looks at the whole index.
-    pub(crate) fn remove_page(&self, page: LogicalPage) {
+    /// Removes all published entries that lead to a page. Looks at the whole index. How many it were.
+    pub(crate) fn remove_page(&self, page: LogicalPage) -> u64 {
         let _writing = self.writing.lock();
+        let mut removed = 0;
         for slot in 0..1usize << self.slot_bits {
             let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
             let moves = take(lock);
@@ -485,6 +486,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
                 let gone =
                     found > CLOSED && Addr(found).high() & TENTATIVE == 0 && Addr(found).page() == page;
                 if gone {
+                    removed += 1;
                     entry.store(0, Ordering::Release);
                     if self.removed(slot) == 0 {
                         self.word(slot, 1).fetch_add(REMOVED, Ordering::Relaxed);
@@ -493,6 +495,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             }
             lock.store(moves, Ordering::Release);
         }
+        removed
     }
 
     /// Moves chunks off pages at or above `limit` to ones below, up to `most` of them. How many it were. No id is

@@ -256,13 +256,12 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
         moved
     }
 
-    /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index.
-    pub(crate) fn remove_page(&self, page: LogicalPage) {
+    /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index. How many it were.
+    pub(crate) fn remove_page(&self, page: LogicalPage) -> u64 {
         // A page that splits meanwhile takes its entries to pages that may have been looked at already.
         let _splitting = self.splitting.lock();
-        for number in self.directory.pages() {
-            self.page(number).remove_all(|entry| entry.page() == page);
-        }
+        let pages = self.directory.pages().into_iter();
+        pages.map(|number| self.page(number).remove_all(|entry| entry.page() == page)).sum()
     }
 
     /// Every entry. For checks; nobody may write meanwhile.

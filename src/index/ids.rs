@@ -336,10 +336,9 @@ where
     }
 
     /// Removes all entries of a page whose records cannot be read any more. Looks at the whole index, and cannot
-    /// tell which chunks they were of: arrays made later for those are not exclusive.
-    pub(crate) fn remove_page(&self, page: LogicalPage) {
-        self.dense.remove_page(page);
-        self.hash.remove_page(page);
+    /// tell which chunks they were of: arrays made later for those are not exclusive. How many it were.
+    pub(crate) fn remove_page(&self, page: LogicalPage) -> u64 {
+        self.dense.remove_page(page) + self.hash.remove_page(page)
     }
 
     /// Moves pages at or above `limit` to ones below, up to `most` of them. How many it were. Nobody may be announcing:

@@ -10,7 +10,7 @@ use crate::config::{Config, PagePlacement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{EXPIRY_LEN, SUM_LEN, record_len};
 use crate::event::{Event, EventRef};
-use crate::ids::{Addr, Class, LaneId, Stream};
+use crate::ids::{Addr, Class, LaneId, LogicalPage, Stream};
 use crate::index::dense::{Cursor, DenseIndex};
 use crate::index::hash::HashIndex;
 use crate::index::ids::{IdIndex, Outcome, Place, Ticket};
@@ -20,7 +20,7 @@ use crate::lanes::attach::{Files, Image};
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
 use crate::pages::readers::{Readers, Reading};
-use crate::pages::table::{PageMeta, Zone};
+use crate::pages::table::{self, PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::{Frames, Region};
 use crate::sync::{AtomicU32, wait_a_turn};
@@ -422,7 +422,7 @@ impl Lanes {
     /// The id of the event that an index entry names. The caller holds a pin.
     pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, entry: Addr) -> Option<u64> {
         let place = self.pages.place(entry.page());
-        self.pages.id_at(pin, cache, place, entry.offset())
+        self.pages.id_at(pin, cache, place, entry)
     }
 
     /// The event of that id, if it is in memory, and where.
@@ -450,8 +450,11 @@ impl Lanes {
     ) -> Result<Option<(Addr, EventRef<'g>)>> {
         let found = self.index.find_at(id, place, |entry| {
             let place = self.pages.place(entry.page());
-            match self.pages.read(pin, cache, place, entry.offset()) {
-                Ok(event) => event.filter(|event| event.id() == id).map(|event| Ok((entry, event))),
+            match self.pages.read(pin, cache, place, entry) {
+                Ok(event) => match event? {
+                    event if event.id() == id => Some(Ok((entry, event))),
+                    other => self.of_another_id(&other).map(Err),
+                },
                 // The tag says that it is most likely this event that cannot be read.
                 Err(error) => Some(Err(error)),
             }
@@ -459,17 +462,41 @@ impl Lanes {
         found.transpose()
     }
 
+    /// An entry for an id has led to an event of another one. There are such; but where that event is damaged, it is most
+    /// likely the one that was meant.
+    #[cold]
+    #[inline(never)]
+    fn of_another_id(&self, event: &EventRef<'_>) -> Option<Error> {
+        if !self.sums || event.is_whole() {
+            return None;
+        }
+        self.pages.count_corrupt_event();
+        Some(event.damage())
+    }
+
     /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
     #[inline]
     pub(crate) fn get_hot<'g>(&'g self, pin: &'g impl Reading, place: Place<'g>) -> Option<EventRef<'g>> {
         let addr = self.index.in_array(place)?;
-        self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr.offset())
+        self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr)
     }
 
     /// Asks the processor to fetch the beginning of the record at an address whose high bits do not matter.
     #[inline]
     pub(crate) fn prefetch_record(&self, addr: Addr) {
         self.pages.prefetch_hot(self.pages.place(addr.page()), addr.offset());
+    }
+
+    /// Walks the records of a page: see [`Pages::walk`].
+    pub(crate) fn walk<'g>(
+        &'g self,
+        pin: &'g impl Reading,
+        page: LogicalPage,
+        committed: u32,
+        place: table::Place,
+        visit: impl FnMut(u32, EventRef<'g>, bool) -> bool,
+    ) -> Result<()> {
+        self.pages.walk(pin, page, place, committed, |id, addr| self.is_live(id, addr), visit)
     }
 
     /// Whether the record at that place has not been removed. `addr` may have any high bits.

@@ -166,7 +166,7 @@ impl<'g> Chains<'g> {
     fn read(&self, pin: &'g impl Reading, cache: &FrameCache, addr: Addr) -> Result<Option<Step<'g>>> {
         let pages = &self.lanes.pages;
         let Some(place) = pages.resolve(addr) else { return Ok(None) };
-        let event = pages.read(pin, cache, place, addr.offset())?;
+        let event = pages.read(pin, cache, place, addr)?;
         // A page's number can have been used 2^20 times since the link was made.
         let ours = |event: &EventRef<'_>| event.stream() == self.stream && event.class() == self.class;
         if event.as_ref().is_some_and(|event| !ours(event)) {

@@ -17,6 +17,7 @@ use crate::lanes::restore::Source;
 use crate::pages::pool::{FrameCache, Pin};
 use crate::pages::restore::{Segment, SegmentBytes};
 use crate::pages::table::{PageMeta, Zone};
+use crate::pages::walk::Steps;
 use crate::sync::wait_a_turn;
 use crate::sys::memory::prefetch_bytes;
 
@@ -96,23 +97,29 @@ impl Lanes {
         let mut survey = Survey::NOTHING;
         records.clear();
         for segment in segments.iter_mut() {
-            let mut from = 0;
+            let mut end = 0;
             let in_place = matches!(segment.bytes, SegmentBytes::InPlace(_));
-            while let Some(header) = RecordHeader::read(&segment.bytes[from..]) {
+            // The index is empty: behind damage, nothing is a record that is not summed up.
+            let mut steps = Steps::new(&segment.bytes, self.sums, |_, _| false);
+            for (from, whole) in &mut steps {
                 let offset = segment.at + from as u32;
-                let len = header.record_len_checked().filter(|len| *len <= segment.bytes.len() - from);
+                let header = RecordHeader::read(&segment.bytes[from..]);
+                let Some(header) = header else { break };
+                let len = header.record_len() as usize;
                 let stream = stream_hash(Stream::from_raw(header.stream), seed);
                 let ours = header.class() == class
                     && partition_of(stream, partitions) == lane.partition()
                     && offset < Addr::OFFSET_END
                     && header.has_room_for_marks()
                     && survey.count < limit;
-                let Some(len) = len.filter(|_| ours) else { break };
+                if !ours {
+                    break;
+                }
                 if in_place {
                     fetch_ahead(&segment.bytes[from..], len);
                 }
-                let may_be_summed = self.sums || header.is_summed();
-                let is_damaged = may_be_summed && !is_whole(&segment.bytes[from..from + len]);
+                let unasked = !self.sums && header.is_summed();
+                let is_damaged = !whole || unasked && !is_whole(&segment.bytes[from..from + len]);
                 if is_damaged {
                     survey.damaged += 1;
                 } else {
@@ -130,13 +137,11 @@ impl Lanes {
                     is_gone: header.is_gone(),
                     is_damaged,
                 });
-                from += len;
+                end = from + len;
                 survey.end = offset + len as u32;
             }
-            if from < segment.bytes.len() {
-                survey.cut = true;
-                segment.cut(from);
-            }
+            survey.cut |= steps.broken || end < segment.bytes.len();
+            segment.cut(end);
         }
         segments.retain(|segment| !segment.bytes.is_empty());
         survey

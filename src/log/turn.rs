@@ -395,7 +395,7 @@ impl Turn {
             // A note that may yet be taken back is of an event that is there. Of one that is not, the log is told.
             let cache = FrameCache::default();
             let is_gone = |addr: &u64| {
-                let id = lanes.pages.id_at(&pin, &cache, place, Addr(*addr).offset());
+                let id = lanes.pages.id_at(&pin, &cache, place, Addr(*addr));
                 id.is_some_and(|id| !lanes.is_live(id, Addr(*addr)))
             };
             let noted = removed.remove(&(mark.page, mark.generation)).unwrap_or_default();

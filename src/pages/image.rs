@@ -82,7 +82,7 @@ fn cuts(raw: &[u8]) -> Vec<(usize, usize)> {
     let mut cuts = Vec::with_capacity(raw.len() / FRAME_BYTES + 1);
     let (mut from, mut at) = (0, 0);
     while let Some(header) = RecordHeader::read(&raw[at..]) {
-        let end = (at + header.record_len() as usize).min(raw.len());
+        let end = header.record_len_checked().map_or(raw.len(), |len| (at + len).min(raw.len()));
         // A record that would overfill the frame begins the next one.
         if end - from > FRAME_BYTES && at > from {
             cuts.push((from, at));
@@ -90,8 +90,9 @@ fn cuts(raw: &[u8]) -> Vec<(usize, usize)> {
         }
         at = end;
     }
-    if at > from {
-        cuts.push((from, at));
+    // All of it, even if what is behind the last record is none: lengths may be damaged.
+    if raw.len() > from {
+        cuts.push((from, raw.len()));
     }
     cuts
 }

@@ -4,6 +4,9 @@ pub(crate) mod held;
 pub(crate) mod table;
 
 #[cfg(not(loom))]
+pub(crate) mod walk;
+
+#[cfg(not(loom))]
 pub(crate) mod image;
 
 #[cfg(not(loom))]

@@ -124,6 +124,10 @@ pub(crate) struct Pages {
     pub(super) limbo: Arc<Limbo>,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
+    /// Events that failed theirs when they were read, or whose length was not theirs.
+    pub(crate) corrupt_events: AtomicU64,
+    /// Up to where in a hot page a record may end without being looked at first. Nowhere, if events are summed up.
+    pub(super) unasked: usize,
     /// A bit for each class whose pages are overwritten when they are freed.
     pub(super) sensitive: u16,
 }
@@ -165,6 +169,8 @@ impl Pages {
             leaving: Default::default(),
             limbo,
             corrupt: AtomicU64::new(0),
+            corrupt_events: AtomicU64::new(0),
+            unasked: if config.event_checksums { 0 } else { config.hot.page_size as usize },
         })
     }
 
@@ -260,9 +266,9 @@ impl Pages {
         }
     }
 
-    /// The event at that offset of a page, wherever the page is now.
+    /// The event at that address, wherever its page is now.
     ///
-    /// The offset must come from an index entry, a link or a walk over the page that was read under `pin`, and
+    /// The address must come from an index entry, a link or a walk over the page that was read under `pin`, and
     /// that named this page as it was at `place`.
     #[inline]
     pub(crate) fn read<'g>(
@@ -270,38 +276,48 @@ impl Pages {
         pin: &'g impl Reading,
         cache: &FrameCache,
         place: Place,
-        offset: u32,
+        addr: Addr,
     ) -> Result<Option<EventRef<'g>>> {
         match place.tier() {
-            Tier::Hot => Ok(Some(self.read_hot(pin, place, offset))),
-            Tier::Warm => self.read_warm(cache, place, offset).map(Some),
+            Tier::Hot => {
+                self.read_hot(pin, place, addr).map(Some).inspect_err(|_| self.count_corrupt_event())
+            }
+            Tier::Warm => self.read_warm(cache, place, addr.offset()).map(Some),
             Tier::Free => Ok(None),
         }
     }
 
-    /// The event at that offset, if the page is hot. The same conditions as for [`Self::read`].
+    /// The event at that address, if the page is hot and has it whole. The same conditions as for [`Self::read`].
     #[inline]
     pub(crate) fn read_if_hot<'g>(
         &'g self,
         pin: &'g impl Reading,
         place: Place,
-        offset: u32,
+        addr: Addr,
     ) -> Option<EventRef<'g>> {
-        (place.tier() == Tier::Hot).then(|| {
-            // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
-            self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
-            self.read_hot(pin, place, offset)
-        })
+        if place.tier() != Tier::Hot {
+            return None;
+        }
+        // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
+        self.hot.prefetch(place.frame(), addr.offset() as usize + HEADER_LEN);
+        self.read_hot(pin, place, addr).ok()
     }
 
     #[inline]
-    fn read_hot(&self, pin: &impl Reading, place: Place, offset: u32) -> EventRef<'_> {
+    fn read_hot(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<EventRef<'_>> {
+        let offset = addr.offset();
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
-        // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
-        // has the page marked before its call ends, and keeps it by that.
-        let record: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, len) };
+        let record: &[u8] = if offset as usize + len <= self.unasked {
+            // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
+            // has the page marked before its call ends, and keeps it by that. Both end within a page.
+            unsafe { self.hot.more_bytes(place.frame(), offset, len) }
+        } else {
+            self.check_end(addr, len)?;
+            // SAFETY: as above, wherever they end.
+            unsafe { self.hot.bytes(place.frame(), offset, len) }
+        };
         pin.gives(record.as_ptr().addr());
-        EventRef::in_place(record)
+        Ok(EventRef::in_place(record))
     }
 
     #[inline]
@@ -312,12 +328,12 @@ impl Pages {
         RecordHeader::read(bytes).unwrap_or_else(|| unreachable!("the slice has the length of a header"))
     }
 
-    /// The id of the event at that offset; the same conditions as for [`Self::read`].
+    /// The id of the event at that address; the same conditions as for [`Self::read`].
     #[inline]
-    pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, place: Place, offset: u32) -> Option<u64> {
+    pub(crate) fn id_at(&self, pin: &Pin, cache: &FrameCache, place: Place, addr: Addr) -> Option<u64> {
         match place.tier() {
-            Tier::Hot => Some(self.hot_header(place, offset).id),
-            Tier::Warm => self.read(pin, cache, place, offset).ok().flatten().map(|event| event.id()),
+            Tier::Hot => Some(self.hot_header(place, addr.offset()).id),
+            Tier::Warm => self.read(pin, cache, place, addr).ok().flatten().map(|event| event.id()),
             Tier::Free => None,
         }
     }
@@ -369,7 +385,7 @@ impl Pages {
     }
 
     /// Unpacked records, which are those of one class.
-    fn buffer(&self, raw: Vec<u8>) -> Buffer {
+    pub(super) fn buffer(&self, raw: Vec<u8>) -> Buffer {
         let of = |header: RecordHeader| self.sensitive >> header.class().index() & 1 == 1;
         let sensitive = self.sensitive != 0 && RecordHeader::read(&raw).is_some_and(of);
         Buffer::new(raw, sensitive)
@@ -385,7 +401,7 @@ impl Pages {
         }
     }
 
-    /// The committed records of a page that is hot.
+    /// The committed records of a page that is hot, as their lengths have it: `None` where those are not to be believed.
     #[inline]
     pub(crate) fn records<'g>(
         &'g self,
@@ -394,7 +410,8 @@ impl Pages {
         committed: u32,
         ahead: Ahead,
     ) -> Option<Records<'g>> {
-        self.committed_bytes(pin, place, committed).map(|bytes| Records::new(bytes, ahead))
+        let bytes = self.committed_bytes(pin, place, committed).filter(|_| !self.sums())?;
+        Some(Records::new(bytes, ahead))
     }
 
     /// The committed bytes of a page that is hot.
@@ -413,54 +430,6 @@ impl Pages {
         let bytes: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, committed as usize) };
         pin.gives(bytes.as_ptr().addr());
         Some(bytes)
-    }
-
-    /// Calls `visit` for every committed record of a page, in the order of writing, until it says `false`.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) after the readable records of a warm page whose frames are damaged.
-    pub(crate) fn walk<'g>(
-        &'g self,
-        pin: &'g impl Reading,
-        place: Place,
-        committed: u32,
-        mut visit: impl FnMut(u32, EventRef<'g>) -> bool,
-    ) -> Result<()> {
-        let mut damage = Ok(());
-        match place.tier() {
-            Tier::Free => {}
-            Tier::Hot => {
-                for (offset, event) in
-                    self.records(pin, place, committed, Ahead::Headers).into_iter().flatten()
-                {
-                    if !visit(offset, event) {
-                        break;
-                    }
-                }
-            }
-            Tier::Warm => {
-                let image = self.image(place)?;
-                'frames: for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
-                    let bytes = match image.unpack(frame) {
-                        Ok(raw) => Arc::new(self.buffer(raw)),
-                        Err(error) => {
-                            self.count_corrupt();
-                            damage = Err(error);
-                            continue;
-                        }
-                    };
-                    let mut at = 0;
-                    while let Some(event) = EventRef::of_record(bytes.clone(), at) {
-                        let len = event.record().record_len() as usize;
-                        if !visit(frame.raw_at + at as u32, event) {
-                            break 'frames;
-                        }
-                        at += len;
-                    }
-                }
-            }
-        }
-        damage
     }
 
     /// Moves a sealed hot page to the warm region. `false`: the warm region has no room. `scratch` is reused.

@@ -574,6 +574,18 @@ impl Region {
         unsafe { std::slice::from_raw_parts(at, len) }
     }
 
+    /// The same, for bytes that lie within the page size of a frame where [`Self::bytes`] was asked for the first of them.
+    ///
+    /// # Safety
+    /// As for [`Self::bytes`], and those bytes must lie so.
+    #[inline]
+    pub(crate) unsafe fn more_bytes<'a>(&self, frame: u32, offset: u32, len: usize) -> &'a [u8] {
+        debug_assert!(offset as usize + len <= self.page_size() as usize);
+        let start = ((frame as usize) << self.page_shift) + offset as usize;
+        // SAFETY: the frame lies within the mapping, since a byte of it does; the caller promises the rest.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), len) }
+    }
+
     /// Bytes of a frame that only the caller knows of.
     ///
     /// # Safety

@@ -74,8 +74,6 @@ pub(crate) struct Core {
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
     pub(crate) removed: AtomicU64,
-    /// How often an event in memory failed its checksum.
-    pub(crate) corrupt_events: AtomicU64,
     /// How often a thread of the store's own panicked and was begun anew.
     pub(crate) thread_panics: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
@@ -190,7 +188,6 @@ impl Core {
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
-            corrupt_events: AtomicU64::new(0),
             thread_panics: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
@@ -314,7 +311,7 @@ impl Core {
         if !self.lanes.sums || event.is_whole() {
             return true;
         }
-        self.corrupt_events.fetch_add(1, Ordering::Relaxed);
+        self.lanes.pages.count_corrupt_event();
         false
     }
 

@@ -196,7 +196,10 @@ impl<'s> FetchHistory<'s> {
                 walk.last_page = seq;
                 walk.given.clear();
             }
-            walk.given.push(event.id());
+            // A damaged one may lie in a block as it was.
+            if whole {
+                walk.given.push(event.id());
+            }
             if kept {
                 walk.ready.push_back(if whole { Ok(event.into_owned()) } else { Err(event.damage()) });
             }

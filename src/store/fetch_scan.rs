@@ -189,10 +189,11 @@ impl<'s> FetchScan<'s> {
         if lane.has(&lanes.pages, page, seq) {
             let filter = &mut self.filter;
             let (mut gone, mut damage) = (false, Ok(()));
-            let outcome = lanes.pages.walk(&pin, place, meta.committed(), |offset, event| {
+            let outcome = lanes.walk(&pin, page, meta.committed(), place, |offset, event, whole| {
                 let live = || meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(page, offset, 0));
                 let exists = filter.matches(&event) && core.is_kept(&event, state.now_ms) && live();
-                if exists && !core.is_whole(&event) {
+                if exists && !whole {
+                    lanes.pages.count_corrupt_event();
                     damage = Err(event.damage());
                 } else if exists && filter.takes(&event) {
                     found.push(event.into_owned());

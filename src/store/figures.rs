@@ -101,7 +101,7 @@ impl Core {
             dropped: load(&eviction.dropped_events),
             removed: load(&self.removed),
             corrupt_frames: load(&self.lanes.pages.corrupt),
-            corrupt_events: load(&self.corrupt_events),
+            corrupt_events: load(&self.lanes.pages.corrupt_events),
             names: self.names.len() as u64,
             classed_streams: self.screen.classes.len() as u64,
             resolver_calls: load(&self.screen.classes.asked),

@@ -169,6 +169,15 @@ impl<'s> Guard<'s> {
         self.core.lanes.is_plain() || self.core.is_kept(event, self.now_ms) && self.core.is_whole(event)
     }
 
+    /// The same of an event of which it is known whether it is whole.
+    pub(crate) fn gives(&self, event: &EventRef<'_>, whole: bool) -> bool {
+        let kept = self.exists(event);
+        if kept && !whole {
+            self.core.lanes.pages.count_corrupt_event();
+        }
+        kept && whole
+    }
+
     /// Whether an event still exists.
     fn exists(&self, event: &EventRef<'_>) -> bool {
         self.core.lanes.is_plain() || self.core.is_kept(event, self.now_ms)

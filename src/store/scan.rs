@@ -258,7 +258,7 @@ impl<'g> Reader<'g> {
         // After the committed length: the zone map covers at least what that says.
         let (min_time, max_time) = (meta.min_time(), meta.max_time());
         let kept = meta.expiring() == 0 && guard.core.retains(meta.lane().class(), min_time, guard.now_ms);
-        let all = kept && !guard.core.lanes.sums && self.filter.takes_all_of(min_time, max_time);
+        let all = kept && self.filter.takes_all_of(min_time, max_time);
         Some(HotPage { page: source.page, meta, records, all })
     }
 
@@ -285,11 +285,12 @@ impl<'g> Reader<'g> {
         let lanes = &guard.core.lanes;
         let mut found = Vec::new();
         // A damaged frame is counted; the rest of its page is given.
-        let _ = lanes.pages.walk(&guard.pin, source.place, source.meta.committed(), |offset, event| {
+        let (page, committed) = (source.page, source.meta.committed());
+        let _ = lanes.walk(&guard.pin, page, committed, source.place, |offset, event, whole| {
             let live = |event: &EventRef<'_>| {
                 source.meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(source.page, offset, 0))
             };
-            if filter.matches(&event) && guard.keeps(&event) && live(&event) && filter.takes(&event) {
+            if filter.matches(&event) && guard.gives(&event, whole) && live(&event) && filter.takes(&event) {
                 found.push(event);
             }
             true

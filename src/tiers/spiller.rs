@@ -591,33 +591,30 @@ impl Spiller {
             while first + writer.pages() <= meta.seq() {
                 writer.begin_page();
             }
-            let (mut seen, mut damaged_events) = (0, 0);
-            let outcome =
-                lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
-                    seen += 1;
-                    let expired =
-                        event.has_expired(now_ms) || ends.is_some_and(|end| event.timestamp() <= end);
-                    let addr = Addr::new(*page, offset, 0);
-                    if expired || meta.dead() > 0 && !lanes.is_live(event.id(), addr) {
-                        return true;
-                    }
-                    if lanes.sums && !event.is_whole() {
-                        damaged_events += 1;
-                    } else {
+            let (mut seen, mut there, mut damaged_events) = (0, 0, false);
+            let place = lanes.pages.place(*page);
+            let outcome = lanes.walk(pin, *page, meta.committed(), place, |offset, event, whole| {
+                seen += 1;
+                // Nothing that it says can be believed, nor when it expires or which one it is.
+                damaged_events |= !whole;
+                let addr = Addr::new(*page, offset, 0);
+                if whole && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
+                    there += 1;
+                    if !event.has_expired(now_ms) && ends.is_none_or(|end| event.timestamp() > end) {
                         writer.push(&event);
                     }
-                    true
-                });
-            let lost = u64::from(meta.count().saturating_sub(seen));
-            let told = |error: &Error, lost| {
-                self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);
-                *self.counters.last_error.lock() = Some(damaged(error, lost));
-            };
-            if let Err(error) = outcome {
-                told(&error, lost);
+                }
+                true
+            });
+            // Without sums, a length can be damaged so that it leads to the beginning of a record further on.
+            if outcome.is_ok() && !damaged_events && seen == meta.count() {
+                continue;
             }
-            if damaged_events > 0 {
-                told(&Error::corrupt("they fail their checksums"), damaged_events);
+            let lost = u64::from(meta.count().saturating_sub(meta.dead()).saturating_sub(there));
+            let fails = || Error::corrupt("their bytes in memory are not those that came");
+            if let Some(error) = outcome.err().or_else(|| (lost > 0).then(fails)) {
+                self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);
+                *self.counters.last_error.lock() = Some(damaged(&error, lost));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use esker::{ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
+use esker::{ClassConfig, Clock, ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
 
 use crate::common::{Random, append_proof, manual, proof, small, verify};
 use crate::kept::{append_some, open};
@@ -155,6 +155,161 @@ fn an_altered_event_is_told_wherever_it_is_read() {
         store.flush(Duration::from_secs(60)).unwrap();
         assert_eq!((store.stats().cold.events, store.stats().cold.lost_to_damage), (296, 1));
     }
+}
+
+/// The last byte of the length of a body, counted from the payload behind it; and the first.
+#[cfg(unix)]
+const LENGTH: [i64; 2] = [-21, -24];
+
+#[cfg(unix)]
+fn of(id: u64) -> Stream {
+    Stream::from((id % 7) as u32)
+}
+
+/// A store with 300 events in its hot pages.
+#[cfg(unix)]
+fn with_events(config: ConfigBuilder, clock: &Clock, id_of: impl Fn(u64) -> u64) -> Store {
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
+    for id in (0..300).map(id_of) {
+        append_proof(&store, Event::new(of(id), id, 0, 0), 200);
+    }
+    store
+}
+
+#[test]
+#[cfg(unix)]
+fn a_length_beyond_its_page_is_an_error_and_no_panic() {
+    for sums in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, clock) = (config(dir.path()).event_checksums(sums), Clock::manual(1_000_000));
+        let store = with_events(config, &clock, |n| n);
+        alter(&dir.path().join("shared/hot"), 8, LENGTH[0], 0x40);
+        let guard = store.pin();
+        assert_eq!(guard.try_get(8).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(store.stats().events.corrupt_events, 1);
+        assert_eq!(store.fetch(8).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(guard.get(8).is_none() && guard.get_batch(&[8])[0].is_none());
+        assert!((0..300).filter(|id| *id != 8).all(|id| guard.get(id).is_some()));
+        let history = |stream| guard.history(Stream::from(stream)).inspect(verify).count();
+        assert_eq!((0..7).map(history).sum::<usize>(), 299);
+        drop(guard);
+        store.abandon();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_damaged_length_costs_its_own_event_and_no_other() {
+    // A length beyond the page; one that ends 8 bytes early; one that leads past the next record.
+    for (at, bits) in [(LENGTH[0], 0x40), (LENGTH[1], 8), (LENGTH[1] + 1, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path()).data_dir(dir.path().join("data"));
+        let store = with_events(config, &Clock::manual(1_000_000), |n| n);
+        alter(&dir.path().join("shared/hot"), 40, at, bits);
+        let guard = store.pin();
+        assert_eq!(guard.scan(..).inspect(verify).count(), 299, "{at}");
+        assert_eq!(guard.scan(..).ordered().inspect(verify).count(), 299, "{at}");
+        drop(guard);
+        let (whole, told): (Vec<_>, Vec<_>) = store.fetch_scan(..).partition(Result::is_ok);
+        assert_eq!((whole.len(), told.len()), (299, 1), "{at}: {told:?}");
+        whole.iter().for_each(|event| verify(event.as_ref().unwrap()));
+        assert!(store.stats().events.corrupt_events > 0);
+        store.flush(Duration::from_secs(60)).unwrap();
+        assert_eq!((store.stats().cold.events, store.stats().cold.lost_to_damage), (299, 1), "{at}");
+        store.close(Duration::from_secs(60)).unwrap();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_opening_that_builds_anew_makes_up_no_event_of_a_damaged_length() {
+    for (at, bits) in [(LENGTH[0], 0x40), (LENGTH[1], 8), (LENGTH[1] + 1, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_events(config(dir.path()), &Clock::manual(1_000_000), |n| n);
+        alter(&dir.path().join("shared/hot"), 40, at, bits);
+        store.abandon();
+        let store = open(config(dir.path())).unwrap();
+        let found = store.recovered().unwrap();
+        assert_eq!((found.events, found.lost_events), (299, 1), "{at}: {found:?}");
+        let guard = store.pin();
+        assert_eq!(guard.scan(..).inspect(verify).count(), 299, "{at}");
+        assert!((0..300).all(|id| guard.get(id).inspect(verify).is_none() == (id == 40)), "{at}");
+        store.validate().unwrap();
+        drop(guard);
+        store.abandon();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn no_entry_is_left_behind_of_a_page_with_a_damaged_length() {
+    for sums in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, clock) = (config(dir.path()).event_checksums(sums), Clock::manual(1_000_000));
+        let class =
+            ClassConfig::new("all").hot_for(Duration::from_secs(10)).warm_for(Duration::from_secs(20));
+        let config = config.class(class).data_dir(dir.path().join("data"));
+        let store = with_events(config, &clock, |n| n);
+        alter(&dir.path().join("shared/hot"), 8, LENGTH[0], 0x40);
+        store.flush(Duration::from_secs(60)).unwrap();
+        for round in 0..4 {
+            clock.set_ms(clock.now_ms() + 60_000);
+            store.maintain().unwrap();
+            for id in (0..300).map(|n| 1_000_000 + round * 1000 + n) {
+                append_proof(&store, Event::new(of(id), id, clock.now_ms(), 0), 77 + (id % 50) as usize);
+            }
+        }
+        store.validate().unwrap();
+        assert!((0..300).all(|id| store.pin().try_get(id).unwrap().is_none()));
+        let cold = store.stats().cold;
+        let old = store.fetch_scan(..=1_000_000).map(Result::unwrap).inspect(verify).count() as u64;
+        assert_eq!(old + cold.lost_to_damage, 300);
+        assert!(if sums { old == 299 } else { old < 299 }, "{old}");
+        store.close(Duration::from_secs(60)).unwrap();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_event_whose_id_is_damaged_is_told_in_either_index() {
+    let sparse = |n: u64| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8;
+    for id_of in [sparse, |n| n] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_events(config(dir.path()), &Clock::manual(1_000_000), id_of);
+        alter(&dir.path().join("shared/hot"), id_of(17), -32, 1);
+        assert_eq!(store.pin().try_get(id_of(17)).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(store.fetch(id_of(17)).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(store.stats().events.corrupt_events, 2);
+        store.abandon();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_damaged_time_is_not_taken_for_the_end_of_an_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let class = ClassConfig::new("all").retention(Duration::from_secs(2000));
+    let config = config(dir.path()).class(class).data_dir(dir.path().join("data"));
+    let store = with_events(config, &Clock::manual(1_000_000), |n| n);
+    alter(&dir.path().join("shared/hot"), 8, -33, 0x80);
+    store.flush(Duration::from_secs(60)).unwrap();
+    assert_eq!((store.stats().cold.events, store.stats().cold.lost_to_damage), (299, 1));
+    store.close(Duration::from_secs(60)).unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn where_an_event_in_memory_is_damaged_its_copy_in_the_cold_tier_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path()).data_dir(dir.path().join("data"));
+    let store = with_events(config, &Clock::manual(1_000_000), |n| n);
+    store.flush(Duration::from_secs(60)).unwrap();
+    alter(&dir.path().join("shared/hot"), 1, 100, 4);
+    verify(&store.fetch(1).unwrap().unwrap());
+    let (whole, told): (Vec<_>, Vec<_>) = store.fetch_history(of(1)).partition(Result::is_ok);
+    assert_eq!((whole.len(), told.len()), ((0..300).filter(|id| of(*id) == of(1)).count(), 1));
+    assert_eq!(whole.last().unwrap().as_ref().unwrap().id(), 1);
+    store.close(Duration::from_secs(60)).unwrap();
 }
 
 fn filled() -> tempfile::TempDir {
