@@ -131,8 +131,9 @@ impl Lanes {
         // The lane was made to begin after everything that the cold tier knows of it, removed events included.
         let known = self.partitions[lane.partition()].lane(lane.class()).clean_seq();
         let next_seq = found.last().map_or(known, |page| {
-            let next = page.seq.saturating_add(1);
-            next.max(known.min(next.saturating_add(GAP_MAX))).max(confirmed)
+            // Near enough to be taken for one of them the next time.
+            let near = page.seq.saturating_add(GAP_MAX);
+            (page.seq.saturating_add(1)).max(known.min(near)).max(confirmed)
         });
         // What the lane had let go goes.
         while found.first().is_some_and(|page| self.pages.meta(page.page).is_leaving()) {

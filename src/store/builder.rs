@@ -363,6 +363,8 @@ fn keep(
     let marks = found_log.as_ref().map(|log| log.marks(&shared.dir, config)).transpose()?;
     let recovered = match (&earlier, &found_log, &marks) {
         (Some(earlier), ..) => {
+            let go_on = |log: &FoundLog| if attached.is_some() { Ok(()) } else { log.go_on(lanes) };
+            found_log.as_ref().map_or(Ok(()), go_on)?;
             let recovered = attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?;
             Some(Recovered { was_closed: earlier.was_closed(), ..recovered })
         }

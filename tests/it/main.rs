@@ -30,4 +30,6 @@ mod resize;
 mod restart;
 mod screen;
 mod tier;
+#[path = "../sim/torn.rs"]
+mod torn;
 mod ttl;
