@@ -14,6 +14,7 @@ mod layout;
 mod machine;
 mod region;
 mod size;
+mod sizing;
 
 pub use builder::ConfigBuilder;
 pub use class::{ClassConfig, OnFull, OnLeave, Outside, Skew};
@@ -23,6 +24,8 @@ use layout::{index_tables, logical_pages, removal_notes, shared_bytes, system_by
 pub use machine::{Affinity, HugePages, IndexPlacement, NumaConfig, NumaPolicy, PagePlacement};
 pub use region::{RegionBuilder, RegionConfig};
 pub use size::{ByteSize, IntoByteSize};
+pub(crate) use sizing::place_of;
+pub use sizing::{Adaptive, ExpectedLoad, SizeEstimate, SizeLimits};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -122,8 +125,12 @@ pub struct Config {
     pub move_rate: Option<u64>,
     /// The share of a page that must be of use; pages of which less is are packed into less room. Zero: never.
     pub defrag_below: f64,
+    /// Whether each event is stored with a checksum, which is looked at when it is read from memory.
+    pub event_checksums: bool,
     /// How long a region must have used much less than it has before it gives memory back to the system.
     pub shrink_after: Duration,
+    /// Whether the sizes of the regions follow the load, and how; `None`: they stay as they are.
+    pub adaptive_sizing: Option<Adaptive>,
     /// Uncompressed bytes that a cold block is filled to, and that are written at once: at most a sixteenth of the
     /// buffers, whatever was asked for.
     pub block_bytes: u64,

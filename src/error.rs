@@ -185,6 +185,24 @@ impl StdError for Error {
     }
 }
 
+/// A vector with room for so many bytes, zeros: for those that may be large, so that a program without memory is told and not
+/// ended.
+///
+/// # Errors
+/// [`ErrorKind::Io`].
+pub(crate) fn zeros(len: usize, what: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|error| {
+        Error::with_source(
+            ErrorKind::Io,
+            format!("the system has no memory for the {len} bytes of {what}"),
+            error,
+        )
+    })?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
 /// Calls code of the caller's own, which may panic; `what` it is, for the error.
 ///
 /// # Errors

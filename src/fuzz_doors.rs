@@ -14,7 +14,7 @@ use crate::ids::{Class, LaneId};
 use crate::pages::image::{Image, encode};
 use crate::tiers::block::{Block, BlockId, BlockWriter};
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::entry::BlockInfo;
 use crate::tiers::shield::home::Home;
 use crate::tiers::shield::remote::{Change, Op, Stamp};
 use crate::tiers::shield::spool;
@@ -104,7 +104,8 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         let mut image = Vec::new();
         encode(&page, &mut image);
         samples.push(("warm_frame", name, image));
-        let mut writer = BlockWriter::new(LaneId::new(3, Class::new(2)), 40);
+        let mut writer = BlockWriter::default();
+        writer.begin(LaneId::new(3, Class::new(2)), 40, 0, 0);
         for _ in 0..2 {
             writer.begin_page();
             for (offset, header, _) in records(&page) {

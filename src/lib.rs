@@ -65,9 +65,9 @@ mod tiers;
 
 pub use clock::Clock;
 pub use config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, DiskSync, Durability, EVENT_MAX,
-    HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull, OnLeave, Outside, PagePlacement,
-    RegionBuilder, RegionConfig, Skew, Thresholds,
+    Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigBuilder, ConfigFault, DiskSync, Durability,
+    EVENT_MAX, ExpectedLoad, HugePages, IndexPlacement, IntoByteSize, NumaConfig, NumaPolicy, OnFull,
+    OnLeave, Outside, PagePlacement, RegionBuilder, RegionConfig, SizeEstimate, SizeLimits, Skew, Thresholds,
 };
 /// For the tests of those who write parts of a store themselves.
 #[cfg(not(loom))]
@@ -97,6 +97,8 @@ pub use index::classes::ClassResolver;
 pub use lanes::append::Appended;
 #[cfg(not(loom))]
 pub use observe::recovered::{Recovered, RecoveryProgress};
+#[cfg(not(loom))]
+pub use observe::sizing::{SizeChange, SizeReason, SizingStats};
 #[cfg(not(loom))]
 pub use observe::stats::{
     ColdStats, DefragStats, EventStats, EvictionStats, LatencyStats, LogStats, SkewStats, Stats,

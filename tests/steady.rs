@@ -49,7 +49,9 @@ struct Group {
 impl Group {
     /// `Err`: why there is none.
     fn new(limit: u64) -> Result<Self, String> {
-        let name = format!("esker-steady-{}", std::process::id());
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("esker-steady-{}-{number}", std::process::id());
         let known = [
             ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.max_usage_in_bytes"]),
             ("/sys/fs/cgroup", ["memory.max", "memory.peak"]),
@@ -113,6 +115,36 @@ fn a_store_stays_within_its_bound_and_keeps_what_it_promised() {
     }
     assert!(output.status.success(), "the process was ended or has failed: {:?}", output.status);
     assert!(text.contains("1 passed"), "the child tested nothing");
+}
+
+#[test]
+fn a_group_that_allows_less_than_the_store_may_take_is_told_at_opening() {
+    let asked = |strict| Config::builder().memory(CAP * 8).strict(strict).build().unwrap();
+    if let Some(group) = std::env::var_os(CHILD) {
+        std::fs::write(Path::new(&group).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        let store = Store::open(asked(false)).unwrap();
+        let told = store.stats().warnings;
+        assert!(told.iter().any(|line| line.contains("64MiB") && line.contains("128MiB")), "{told:?}");
+        let error = Store::open(asked(true)).err().unwrap();
+        assert!(error.kind() == ErrorKind::Io && error.to_string().contains("memory"), "{error}");
+        let fits = Config::builder().memory(CAP).strict(true).build().unwrap();
+        assert_eq!(Store::open(fits).unwrap().stats().warnings, [""; 0]);
+        return;
+    }
+    let group = match Group::new(CAP * 4) {
+        Ok(group) => group,
+        Err(why) => return println!("WITHOUT a cgroup ({why}): nothing was looked at"),
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "a_group_that_allows_less_than_the_store_may_take_is_told_at_opening",
+        "--exact",
+        "--nocapture",
+    ]);
+    let output = command.env(CHILD, &group.dir).output().unwrap();
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// The classes of the test, in the order of their numbers.

@@ -88,25 +88,33 @@ impl Drop for Node {
     }
 }
 
-/// Seconds of processor time that a process's threads have taken so far, by their names without numbers.
-fn spent(pid: &str) -> BTreeMap<String, f64> {
-    let mut all = BTreeMap::new();
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    for stat in threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok()) {
-        let (Some(begin), Some(end)) = (stat.find('('), stat.rfind(')')) else { continue };
+/// Of a process in all, and of each of its threads with its name.
+type Spent = (f64, BTreeMap<String, (String, f64)>);
+
+/// Seconds of processor time that a process has taken so far: all of it, and each of its threads with its name of now
+/// (those of a server take others), without numbers.
+fn spent(pid: &str) -> Spent {
+    let read = |stat: PathBuf| {
+        let stat = std::fs::read_to_string(stat).ok()?;
+        let (begin, end) = (stat.find('(')?, stat.rfind(')')?);
         // The times are the 12th and 13th word behind the name, in hundredths.
         let words: Vec<&str> = stat[end + 1..].split_whitespace().collect();
         let word = |at: usize| words.get(at).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
         let name = stat[begin + 1..end].trim_end_matches(|end: char| !end.is_alphabetic()).to_string();
-        *all.entry(name).or_insert(0.0) += (word(11) + word(12)) / 100.0;
-    }
-    all
+        Some((name, (word(11) + word(12)) / 100.0))
+    };
+    let process = PathBuf::from("/proc").join(pid);
+    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+    let each = threads.filter_map(|thread| {
+        Some((thread.file_name().to_string_lossy().into_owned(), read(thread.path().join("stat"))?))
+    });
+    (read(process.join("stat")).map_or(0.0, |(_, all)| all), each.collect())
 }
 
-/// What something takes of the two processes. Threads that end meanwhile are not counted.
+/// What something takes of the two processes. Threads that end meanwhile count in the sums only.
 struct Cost<'a> {
     node: &'a Node,
-    before: [BTreeMap<String, f64>; 2],
+    before: [Spent; 2],
     begin: Instant,
 }
 
@@ -119,14 +127,17 @@ impl<'a> Cost<'a> {
         let (after, took) = ([spent(&self.node.pid), spent("self")], self.begin.elapsed().as_secs_f64());
         let mut text = format!("{:.0} blocks a second", count / took);
         for (side, name) in ["server", "this process"].into_iter().enumerate() {
-            let grown = |(thread, total): (&String, &f64)| {
-                (total - self.before[side].get(thread).copied().unwrap_or(0.0), thread.clone())
-            };
-            let mut threads: Vec<(f64, String)> = after[side].iter().map(grown).collect();
+            let (before, before_each) = &self.before[side];
+            let mut threads: BTreeMap<&str, f64> = BTreeMap::new();
+            for (thread, (name, total)) in &after[side].1 {
+                let earlier = before_each.get(thread).map_or(0.0, |(_, earlier)| *earlier);
+                *threads.entry(name.as_str()).or_default() += total - earlier;
+            }
+            let mut threads: Vec<(f64, &str)> =
+                threads.into_iter().map(|(name, seconds)| (seconds, name)).collect();
             threads.sort_by(|one, other| other.0.total_cmp(&one.0));
             let each = |seconds: f64| seconds * 1e6 / count;
-            let sum: f64 = threads.iter().map(|(seconds, _)| seconds).sum();
-            text += &format!("; {name} {:.0} µs a block (", each(sum));
+            text += &format!("; {name} {:.0} µs a block (", each(after[side].0 - before));
             for (seconds, thread) in threads.iter().take(8).filter(|(seconds, _)| each(*seconds) >= 10.0) {
                 text += &format!(" {thread} {:.0}", each(*seconds));
             }
@@ -343,7 +354,7 @@ fn reads(
     written: u64,
     add: &mut impl FnMut(&str, f64, Option<f64>),
 ) -> Outcome<()> {
-    let mut took = Vec::new();
+    let (mut took, before) = (Vec::new(), store.stats().cold);
     for read in 0..1000u64 {
         let id = read.wrapping_mul(0x9e37_79b9_7f4a_7c15) % events;
         let begin = now();
@@ -352,6 +363,9 @@ fn reads(
         found.ok_or("an event that was written is not found")?;
     }
     took.sort_unstable();
+    let after = store.stats().cold;
+    let (blocks, cached) = (after.loads - before.loads, after.cache_hits - before.cache_hits);
+    println!("* {} blocks; 1000 fetches read {blocks} and found {cached} in the cache", after.blocks);
     add("fetch of one event, p50, µs", took[500].as_secs_f64() * 1e6, None);
     add("fetch of one event, p99, µs", took[990].as_secs_f64() * 1e6, None);
     let [p50, p99] = driver.read_rows(written)?;

@@ -8,7 +8,7 @@ use crate::{LONG, Node, Outcome, Payloads, STEP_MS, config_builder, median, now,
 
 const SIZES: [u64; 5] = [32, 64, 128, 256, 512];
 const EVENTS: u64 = 500_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const FETCHES: u64 = 500;
 
 /// What one size gave: written and scanned events a second, seconds of a fetch (p50, p99), KiB of a block.
@@ -26,11 +26,14 @@ pub(crate) fn sweep(node: &Node) -> Outcome<()> {
     let mut all: Vec<Figures> = SIZES.iter().map(|_| Figures::default()).collect();
     // By turns, and the first round does not count: the server is compiled while it runs.
     for round in 0..=ROUNDS {
-        for (size, figures) in SIZES.iter().zip(&mut all) {
+        for turn in 0..SIZES.len() {
+            // Each time another one is first, as what one has written is compacted while the next is measured.
+            let at = (turn + round) % SIZES.len();
+            let (size, figures) = (SIZES[at], &mut all[at]);
             if round == 1 {
                 *figures = Figures::default();
             }
-            measure(node, &payloads, *size, &format!("s{size}r{round}"), figures)?;
+            measure(node, &payloads, size, &format!("s{size}r{round}"), figures)?;
         }
     }
     println!("\n| block, KiB | stored, KiB | spilled, events/s | fetch p50 / p99, ms | scanned, events/s |");

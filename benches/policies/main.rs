@@ -1,16 +1,18 @@
 //! Eviction policies side by side: which share of reads finds its event hot, and which finds it in memory, on generated
-//! traces; and what eviction costs the slowest appends.
+//! traces; what eviction costs the slowest appends; and sizes of regions that follow the load.
 //!
 //! ```sh
-//! cargo bench --bench policies                     # both, about a minute after the build
+//! cargo bench --bench policies                     # all, about a minute after the build
 //! cargo bench --bench policies -- --only hits
 //! cargo bench --bench policies -- --only tail
+//! cargo bench --bench policies -- --only shift
 //! ```
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "the other benchmark uses all of it")]
 mod common;
 mod hits;
+mod shift;
 mod tail;
 mod traces;
 
@@ -33,9 +35,11 @@ fn main() -> ExitCode {
     args.retain(|arg| arg != "--bench");
     let only = match args.as_slice() {
         [] => None,
-        [flag, what] if flag == "--only" && ["hits", "tail"].contains(&what.as_str()) => Some(what.clone()),
+        [flag, what] if flag == "--only" && ["hits", "tail", "shift"].contains(&what.as_str()) => {
+            Some(what.clone())
+        }
         _ => {
-            eprintln!("cargo bench --bench policies -- [--only hits|tail]");
+            eprintln!("cargo bench --bench policies -- [--only hits|tail|shift]");
             return ExitCode::from(2);
         }
     };
@@ -43,11 +47,15 @@ fn main() -> ExitCode {
         true => Size { operations: 200_000, traces: 3, appends: 1_000_000, rounds: 3 },
         false => Size { operations: 20_000, traces: 1, appends: 50_000, rounds: 1 },
     };
-    if only.as_deref() != Some("tail") {
+    let runs = |what: &str| only.as_deref().is_none_or(|only| only == what);
+    if runs("hits") {
         hits::run(&size);
     }
-    if only.as_deref() != Some("hits") {
+    if runs("tail") {
         tail::run(&size);
+    }
+    if runs("shift") {
+        shift::run(&size);
     }
     ExitCode::SUCCESS
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{
-    Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB, MIB,
-    NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
+    Adaptive, Affinity, ByteSize, ClassConfig, Config, ConfigFault, Durability, HugePages, IntoByteSize, KIB,
+    MIB, NumaConfig, NumaPolicy, OnFull, PARTITIONS_MAX, RegionBuilder, Thresholds,
 };
 use crate::error::{Error, Result};
 use crate::ids::Class;
@@ -37,7 +37,9 @@ pub struct ConfigBuilder {
     pub(super) slice_time: Duration,
     pub(super) move_rate: Option<u64>,
     pub(super) defrag_below: f64,
+    pub(super) event_checksums: bool,
     pub(super) shrink_after: Duration,
+    pub(super) adaptive_sizing: Option<Adaptive>,
     pub(super) block_bytes: u64,
     pub(super) background: bool,
     pub(super) huge_pages: HugePages,
@@ -71,7 +73,9 @@ impl Default for ConfigBuilder {
             slice_time: Duration::from_millis(1),
             move_rate: None,
             defrag_below: 0.5,
+            event_checksums: false,
             shrink_after: Duration::from_secs(60),
+            adaptive_sizing: None,
             block_bytes: 128 * KIB,
             background: true,
             huge_pages: HugePages::Advise,
@@ -208,6 +212,33 @@ impl ConfigBuilder {
         self
     }
 
+    /// Has each event stored with a checksum of 4 bytes, which is looked at whenever the event is read from memory, when it
+    /// leaves for the cold tier, and when the store is opened over the pages of an earlier run (default: no). For memory
+    /// and files that are not trusted to keep what they were given: without it, damage to a page of the hot tier is not
+    /// noticed, as in any program. What fails is not given: [`Guard::try_get`](crate::Guard::try_get) and the reads that
+    /// begin with `fetch` say [`Corrupt`](crate::ErrorKind::Corrupt), those that cannot leave it out, and
+    /// [`EventStats::corrupt_events`](crate::EventStats::corrupt_events) counts it. Can be changed at each opening; events
+    /// that were appended without it have none.
+    ///
+    /// ```
+    /// use esker::Config;
+    ///
+    /// let config = Config::builder().memory("64MiB").event_checksums(true).build()?;
+    /// assert!(config.event_checksums);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    pub fn event_checksums(mut self, sums: bool) -> Self {
+        self.event_checksums = sums;
+        self
+    }
+
+    /// Lets the sizes of hot, warm and index region follow the load, within [`memory`](Self::memory) (default: `None`, they
+    /// stay as they are). Reads then cost some nanoseconds more each: it is counted in which tier they find their events.
+    pub fn adaptive_sizing(mut self, rules: impl Into<Option<Adaptive>>) -> Self {
+        self.adaptive_sizing = rules.into();
+        self
+    }
+
     /// Uncompressed bytes that a cold block is filled to (default 128 KiB).
     pub fn block_bytes(mut self, bytes: impl IntoByteSize) -> Self {
         if let Some(bytes) = self.take("block_bytes", bytes) {
@@ -290,6 +321,8 @@ impl ConfigBuilder {
         }
         self.check_scalars();
         self.check_classes();
+        let sizing = self.adaptive_sizing.as_ref().map(|rules| rules.faults(&self.classes));
+        self.faults.extend(sizing.into_iter().flatten());
         self.check_durability();
         let config = self.layout();
         if self.faults.is_empty() { Ok(config) } else { Err(Error::config(self.faults)) }

@@ -12,7 +12,7 @@ const SYSTEM_PAGE: u64 = 4 * KIB;
 
 impl ConfigBuilder {
     /// Divides the memory: what was asked for is taken as it is, the rest is shared 11 : 4 : 3 between hot, warm
-    /// and index.
+    /// and index, or as the load asks for that is expected.
     pub(super) fn layout(&mut self) -> Config {
         let memory = self.memory.unwrap_or(256 * MIB);
         let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
@@ -21,8 +21,10 @@ impl ConfigBuilder {
         let warm = if self.classes.iter().any(|class| class.compress) { None } else { Some(PAGE_WARM) };
         let asked = [self.hot.max, self.warm.max.or(warm), self.index.max];
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
+        let expected = self.adaptive_sizing.as_ref().and_then(|rules| rules.shares(&self.classes));
+        let shares = expected.unwrap_or([11, 4, 3]);
         let open: u64 =
-            asked.iter().zip([11, 4, 3]).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
+            asked.iter().zip(shares).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
         let notes = if self.durability.keeps_pages() { memory / 128 } else { 0 };
         let tables = memory / 64 + MIB / 2 + notes;
         let rest = memory.saturating_sub(buffers).saturating_sub(tables).saturating_sub(fixed);
@@ -31,7 +33,8 @@ impl ConfigBuilder {
         // What nobody asked for is made to fit pages from a pool.
         let whole = if self.huge_pages.is_explicit() { PAGE_MAX } else { 1 };
         let share = |wish: Option<u64>, of| wish.unwrap_or_else(|| share(wish, of) / whole * whole);
-        let (hot_max, warm_max, index_max) = (share(asked[0], 11), share(asked[1], 4), share(asked[2], 3));
+        let (hot_max, warm_max, index_max) =
+            (share(asked[0], shares[0]), share(asked[1], shares[1]), share(asked[2], shares[2]));
 
         let hot_page = floor_power(hot_max / 128).clamp(4 * KIB, 64 * KIB);
         let index_page = floor_power(index_max / 64).clamp(2 * KIB, 16 * KIB);
@@ -123,7 +126,9 @@ impl ConfigBuilder {
             slice_time: self.slice_time,
             move_rate: self.move_rate,
             defrag_below: self.defrag_below,
+            event_checksums: self.event_checksums,
             shrink_after: self.shrink_after,
+            adaptive_sizing: self.adaptive_sizing.take(),
             block_bytes: self.block_bytes.min(buffers / 16),
             background: self.background,
             huge_pages: self.huge_pages,

@@ -4,7 +4,7 @@
 //! With metadata: `varint(length of the pairs)`, the pairs, the payload. A pair is `varint(key length)`, key,
 //! `varint(value length)`, value. Without: the payload alone. Varints are LEB128.
 
-use crate::event::record::{EXPIRY_LEN, NEVER};
+use crate::event::record::{EXPIRY_LEN, Marks, NEVER};
 
 /// Key/value pairs that travel with an event, in the order given; keys may repeat.
 #[derive(Clone, Copy, Debug, Default)]
@@ -185,11 +185,12 @@ pub(crate) fn split(body: &[u8], has_metadata: bool) -> (&[u8], &[u8]) {
     (&[], body)
 }
 
-/// The same of a body that may begin with the moment at which its event expires.
+/// The same of the body of a record, which may begin with the moment at which its event expires, and end with a checksum.
 #[inline(never)]
-pub(crate) fn parts(body: &[u8], expires: bool, has_metadata: bool) -> (&[u8], &[u8]) {
-    let prefix = if expires { EXPIRY_LEN } else { 0 };
-    split(body.get(prefix..).unwrap_or_default(), has_metadata)
+pub(crate) fn parts(body: &[u8], marks: Marks) -> (&[u8], &[u8]) {
+    let [before, behind] = marks.around();
+    let content = body.get(before..body.len().saturating_sub(behind));
+    split(content.unwrap_or_default(), marks.has_metadata())
 }
 
 /// The moment that the body begins with of an event that expires.

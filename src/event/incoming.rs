@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::event::body::Metadata;
-use crate::event::record::{EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader};
+use crate::event::record::{self, EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader, SUM_LEN};
 use crate::ids::{Class, Stream};
 
 /// An event to append. It borrows its metadata and payload; appending copies them once, into the page.
@@ -171,16 +171,28 @@ impl<'a> Event<'a> {
         self.metadata.write_body(self.payload, &mut space[HEADER_LEN..HEADER_LEN + body]);
     }
 
-    /// The same of an event that expires by itself: `body_len` counts the moment, too.
+    /// The same of an event that expires by itself, or is summed up: `body_len` counts the moment and the sum, too.
     #[cold]
-    pub(crate) fn write_expiring(&self, class: Class, body_len: u32, previous: u64, space: &mut [u8]) {
-        let content = body_len as usize - EXPIRY_LEN;
-        self.header(class, body_len, content != self.payload.len(), previous).expiring(true).write(space);
-        let (moment, rest) = space[HEADER_LEN..].split_at_mut(EXPIRY_LEN);
-        moment.copy_from_slice(&self.expiry().to_le_bytes());
+    pub(crate) fn write_marked(
+        &self,
+        class: Class,
+        body_len: u32,
+        previous: u64,
+        space: &mut [u8],
+        sums: bool,
+    ) {
+        let before = if self.expires() { EXPIRY_LEN } else { 0 };
+        let content = body_len as usize - before - if sums { SUM_LEN } else { 0 };
+        let header = self.header(class, body_len, content != self.payload.len(), previous);
+        header.expiring(self.expires()).summed(sums).write(space);
+        let (moment, rest) = space[HEADER_LEN..].split_at_mut(before);
+        moment.copy_from_slice(&self.expiry().to_le_bytes()[..before]);
         let (body, padding) = rest.split_at_mut(content);
         padding.fill(0);
         self.metadata.write_body(self.payload, body);
+        if sums {
+            record::seal(space, body_len);
+        }
     }
 
     /// The event's record, by itself; `None` when it is larger than any store takes.
@@ -192,7 +204,7 @@ impl<'a> Event<'a> {
         }
         let mut record = vec![0; crate::event::record::record_len(body as u32) as usize];
         match self.expires() {
-            true => self.write_expiring(class, body as u32, 0, &mut record),
+            true => self.write_marked(class, body as u32, 0, &mut record, false),
             false => self.write(class, body as u32, 0, &mut record),
         }
         Some(record)

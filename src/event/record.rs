@@ -10,8 +10,9 @@
 //!
 //! All little-endian, records start at multiples of 8. The low half of the class byte is the class; bit 4 says
 //! that there is metadata, bit 5 that the first 8 bytes of the body are the moment at which the event expires (i64,
-//! ms), bit 6 that the body is gone (the event was removed or has expired), bit 7 is zero. `previous` is the address of the event of the same stream and class six before this
-//! one, or zero.
+//! ms), bit 6 that the body is gone (the event was removed or has expired), bit 7 that the last 4 bytes of the body are the
+//! CRC-32 of everything before them but `previous`, which changes where a page is mended. `previous` is the address of the event
+//! of the same stream and class six before this one, or zero.
 
 use crate::ids::Class;
 
@@ -21,10 +22,32 @@ const CLASS_MASK: u8 = 0x0f;
 const HAS_METADATA: u8 = 0x10;
 const EXPIRES: u8 = 0x20;
 const GONE: u8 = 0x40;
+const SUMMED: u8 = 0x80;
 /// Bytes that a body begins with when its event expires by itself.
 pub(crate) const EXPIRY_LEN: usize = 8;
+/// Bytes that a body ends with where it is summed up.
+pub(crate) const SUM_LEN: usize = 4;
+/// Where the class is, and where `previous` begins.
+const CLASS_AT: usize = 23;
+const PREVIOUS_AT: usize = 32;
 /// The moment at which an event expires that does not expire by itself.
 pub(crate) const NEVER: i64 = i64::MAX;
+
+/// What a body has beside the payload. A byte, so that whoever asks for a part of a body needs no more of the header.
+#[derive(Clone, Copy)]
+pub(crate) struct Marks(u8);
+
+impl Marks {
+    pub(crate) fn has_metadata(self) -> bool {
+        self.0 & HAS_METADATA != 0
+    }
+
+    /// Bytes before and behind metadata and payload.
+    pub(crate) fn around(self) -> [usize; 2] {
+        let moment = if self.0 & EXPIRES != 0 { EXPIRY_LEN } else { 0 };
+        [moment, if self.0 & SUMMED != 0 { SUM_LEN } else { 0 }]
+    }
+}
 
 /// Everything of a record but its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +84,34 @@ impl RecordHeader {
         self
     }
 
+    /// The same, of an event that is summed up: `body_len` counts the sum, too.
+    pub(crate) fn summed(mut self, sums: bool) -> Self {
+        self.class_bits = self.class_bits & !SUMMED | if sums { SUMMED } else { 0 };
+        self
+    }
+
+    /// The header of the same event without its sum.
+    pub(crate) fn unsummed(self) -> Self {
+        let sum = if self.is_summed() { SUM_LEN as u32 } else { 0 };
+        Self { body_len: self.body_len.saturating_sub(sum), ..self }.summed(false)
+    }
+
+    /// Whether the body ends with a checksum of the record.
+    #[inline]
+    pub(crate) fn is_summed(&self) -> bool {
+        self.class_bits & SUMMED != 0
+    }
+
+    #[inline]
+    pub(crate) fn marks(&self) -> Marks {
+        Marks(self.class_bits)
+    }
+
+    /// Whether the body has room for all that it is said to have beside metadata and payload.
+    pub(crate) fn has_room_for_marks(&self) -> bool {
+        self.body_len as usize >= self.marks().around().iter().sum()
+    }
+
     pub(crate) fn class(&self) -> Class {
         Class::new(usize::from(self.class_bits & CLASS_MASK))
     }
@@ -74,7 +125,7 @@ impl RecordHeader {
     /// Whether the body is the payload alone.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.class_bits & (HAS_METADATA | EXPIRES) == 0
+        self.class_bits & (HAS_METADATA | EXPIRES | SUMMED) == 0
     }
 
     pub(crate) fn has_metadata(&self) -> bool {
@@ -104,7 +155,7 @@ impl RecordHeader {
         out[16..20].copy_from_slice(&self.body_len.to_le_bytes());
         out[20..22].copy_from_slice(&self.flags.to_le_bytes());
         out[22] = self.kind;
-        out[23] = self.class_bits;
+        out[CLASS_AT] = self.class_bits;
         out[24..32].copy_from_slice(&self.stream.to_le_bytes());
         out[32..40].copy_from_slice(&self.previous.to_le_bytes());
     }
@@ -137,8 +188,41 @@ impl RecordHeader {
 pub(crate) fn take_body(record: &mut [u8]) -> Option<u32> {
     let header = RecordHeader::read(record)?;
     record.get_mut(HEADER_LEN..header.record_len() as usize)?.fill(0);
-    record[23] = header.class_bits | GONE;
+    record[CLASS_AT] = header.class_bits | GONE;
     Some(header.record_len())
+}
+
+/// Sums up a record that is written but for its sum, where a body of that length ends.
+pub(crate) fn seal(record: &mut [u8], body_len: u32) {
+    let end = HEADER_LEN + body_len as usize;
+    let sum = sum_of(&record[..end - SUM_LEN]);
+    record[end - SUM_LEN..end].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Of a record without its sum, as one that has it.
+fn sum_of(record: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&record[..CLASS_AT]);
+    sum.update(&[record[CLASS_AT] | SUMMED]);
+    sum.update(&record[CLASS_AT + 1..PREVIOUS_AT]);
+    sum.update(&record[HEADER_LEN..]);
+    sum.finalize()
+}
+
+/// Whether a record is what was written, as far as can be told; `record` may be longer. Of one that is not summed up it can
+/// not, unless it has a sum all the same: then the bit that says so has changed.
+pub(crate) fn is_whole(record: &[u8]) -> bool {
+    let Some(header) = RecordHeader::read(record) else { return false };
+    let end = HEADER_LEN.checked_add(header.body_len as usize);
+    let Some(record) = end.and_then(|end| record.get(..end)).filter(|_| header.has_room_for_marks()) else {
+        return false;
+    };
+    if header.is_summed() && header.is_gone() {
+        return record[HEADER_LEN..].iter().all(|byte| *byte == 0);
+    }
+    let sum = record[HEADER_LEN..].last_chunk::<SUM_LEN>();
+    let is_right = sum.is_some_and(|sum| sum_of(&record[..record.len() - SUM_LEN]).to_le_bytes() == *sum);
+    is_right == header.is_summed() || cfg!(canary = "skipped-event-checksum")
 }
 
 /// The length of the body of the record that begins with these bytes.

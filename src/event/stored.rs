@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::event::body::{self, Metadata, MetadataIter};
 use crate::event::buffer::Buffer;
 use crate::event::incoming::Event;
-use crate::event::record::{EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader};
+use crate::event::record::{self, EXPIRY_LEN, HEADER_LEN, NEVER, RecordHeader};
 use crate::ids::{Class, Stream};
 
 /// What a scan's filter sees of an event: everything but its bytes.
@@ -111,6 +112,32 @@ impl<'g> EventRef<'g> {
         }
     }
 
+    /// Whether the event is what was written, as far as its record is summed up: see [`record::is_whole`].
+    #[cold]
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.bytes {
+            Bytes::InPlace(record) => record::is_whole(record),
+            Bytes::Record { buffer, at } => record::is_whole(&buffer[*at..]),
+            // Whole blocks are summed up.
+            Bytes::Row(_) => true,
+        }
+    }
+
+    /// What somebody is told who asked for this event, which fails its checksum.
+    #[cold]
+    pub(crate) fn damage(&self) -> Error {
+        let (id, stream) = (self.id(), self.stream().as_u64());
+        Error::corrupt(format!(
+            "the event {id} of stream {stream} fails its checksum: its bytes in memory are not those that came"
+        ))
+    }
+
+    /// Header and body without the sum.
+    pub(crate) fn without_sum(&self) -> (RecordHeader, &[u8]) {
+        let (header, body) = (self.record().unsummed(), self.body());
+        (header, body.get(..header.body_len as usize).unwrap_or(body))
+    }
+
     /// When the event expires by itself, [`NEVER`] for most.
     #[inline]
     pub(crate) fn expiry(&self) -> i64 {
@@ -125,8 +152,7 @@ impl<'g> EventRef<'g> {
 
     /// Metadata and payload, each by itself.
     fn parts(&self) -> (&[u8], &[u8]) {
-        let header = self.record();
-        body::parts(self.body(), header.expires(), header.has_metadata())
+        body::parts(self.body(), self.record().marks())
     }
 
     /// The caller's id.
@@ -183,7 +209,11 @@ impl<'g> EventRef<'g> {
             kind: header.kind,
             flags: header.flags,
             class: header.class(),
-            body_len: header.body_len.saturating_sub(if header.expires() { EXPIRY_LEN as u32 } else { 0 }),
+            body_len: header.unsummed().body_len.saturating_sub(if header.expires() {
+                EXPIRY_LEN as u32
+            } else {
+                0
+            }),
             expires_at: self.expires_at(),
         }
     }
@@ -196,7 +226,7 @@ impl<'g> EventRef<'g> {
         if header.is_plain() {
             return body;
         }
-        body::parts(body, header.expires(), header.has_metadata()).1
+        body::parts(body, header.marks()).1
     }
 
     /// The key/value pairs.

@@ -16,6 +16,7 @@ use crate::eviction::cursor::Cursor;
 use crate::eviction::defrag::DefragCounters;
 use crate::eviction::guarded::{Guarded, Who};
 use crate::eviction::moves::{Mover, Outcome};
+use crate::eviction::stays::Stays;
 use crate::eviction::view::summary;
 use crate::eviction::{LaneView, Move, PageSummary, Plan, Policy, Refusal, RegionView, View};
 use crate::ids::{Class, LogicalPage};
@@ -72,6 +73,7 @@ pub(crate) struct Engine {
 pub(crate) struct EvictionShared {
     pub(crate) counters: EvictionCounters,
     pub(crate) defrag: DefragCounters,
+    pub(crate) stays: Stays,
     /// Lanes whose oldest page should leave but is not confirmed: the spiller writes them first.
     wanted: Vec<AtomicBool>,
     /// For each lane, one more than the highest number of a page that was demoted.
@@ -85,6 +87,7 @@ impl EvictionShared {
         Self {
             counters: EvictionCounters::default(),
             defrag: DefragCounters::default(),
+            stays: Stays::default(),
             wanted: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             passed: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             spills: AtomicU32::new(0),

@@ -11,6 +11,7 @@ mod priority;
 mod random;
 mod sieve;
 mod size;
+pub(crate) mod stays;
 mod time;
 pub(crate) mod vacate;
 mod victims;

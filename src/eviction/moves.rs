@@ -103,6 +103,8 @@ impl<'a> Mover<'a> {
         self.lanes.pages.forget_reads(page);
         let meta = self.lanes.pages.meta(page);
         let (events, counters) = (meta.count(), &self.shared.counters);
+        let class = &self.config.classes[summary.class.index()];
+        self.shared.stays.squeezed(&summary, meta.image_len(), class, self.lanes.clock.now_ms());
         counters.demoted_pages.fetch_add(1, Ordering::Relaxed);
         counters.demoted_events.fetch_add(u64::from(events), Ordering::Relaxed);
         self.shared.set_passed(found.number, meta.seq() + 1);
@@ -161,6 +163,7 @@ impl<'a> Mover<'a> {
             return Outcome::Refused(Refusal::NotOldest);
         }
         self.cursors[number].gone(self.lanes, page);
+        self.shared.stays.left(&summary, &self.config.classes[class.index()], now_ms);
         let retention = self.config.classes[class.index()].retention;
         let ends = retention.map(|retention| now_ms.saturating_sub(millis(retention)));
         let counters = &self.shared.counters;
@@ -234,13 +237,18 @@ fn purge(
         if run.is_empty() {
             return;
         }
-        let _writer = partition.lock();
+        let writer = partition.lock();
+        run.retain(|event| streams.remove_if_newest(event.head_hash, event.stream, class, at(event)));
+        drop(writer);
         for event in run.drain(..) {
-            streams.remove_if_newest(event.head_hash, event.stream, class, at(&event));
+            streams.rewrite_ahead(event.head_hash, || partition.lock());
         }
     };
     // Damaged warm frames hide their records: their index entries are found by walking the index instead.
+    let mut damaged_ids = false;
     let damaged = lanes.pages.walk(pin, place, committed, |offset, event| {
+        // So does one whose own checksum is wrong: its id may be another one's.
+        damaged_ids |= lanes.sums && !event.is_whole();
         let head_hash = head_hash(stream_hash(event.stream(), lanes.seed), class);
         // Its line is there when the run is full.
         partition.streams.prefetch_to_read(head_hash);
@@ -252,7 +260,7 @@ fn purge(
         true
     });
     flush(&mut run);
-    if damaged.is_err() {
+    if damaged.is_err() || damaged_ids {
         lanes.index.remove_page(page);
     }
     events

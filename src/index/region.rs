@@ -7,7 +7,7 @@ use crate::index::hash::BucketPages;
 use crate::index::streams::Head;
 use crate::pages::readers::Readers;
 use crate::regions::region::{Frames, Region};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys::machine::Spot;
 use crate::sys::memory::ZeroInit;
 use crate::sys::sum::Sum;
@@ -30,13 +30,19 @@ pub(crate) const RESERVE: u32 = 2;
 pub(crate) struct IndexPages {
     region: Arc<Region>,
     readers: Arc<Readers>,
+    /// A bit for each page that was wiped when it was freed: whoever reclaims does it, so that an append that takes one need not.
+    /// Empty where pages outlive the process: what an image of them was made of must not change behind it.
+    wiped: Arc<[AtomicU64]>,
     /// Where pages come from; `None`: from wherever the caller is.
     home: Option<Spot>,
 }
 
 impl IndexPages {
-    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>) -> Self {
-        Self { region, readers, home: None }
+    /// `outlive`: whether the pages lie in files that outlive the process.
+    pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>, outlive: bool) -> Self {
+        let words = if outlive { 0 } else { region.pages_ceiling().div_ceil(64) };
+        let wiped = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { region, readers, wiped, home: None }
     }
 
     /// The same, with pages that come from near that spot.
@@ -50,7 +56,10 @@ impl IndexPages {
             return None;
         }
         let frame = self.region.claim_for(self.home, 1)?.first;
-        if !self.region.is_fresh(frame) {
+        let (is_fresh, bit) = (self.region.is_fresh(frame), 1 << (frame % 64));
+        let word = self.wiped.get(frame as usize / 64);
+        let was_wiped = word.is_some_and(|word| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0);
+        if !is_fresh && !was_wiped {
             // SAFETY: the frame was just claimed, so it is ours alone until its number is stored in a directory.
             unsafe { self.region.bytes_mut(frame, 0, self.region.page_size() as usize) }.fill(0);
         }
@@ -78,16 +87,32 @@ impl IndexPages {
     /// Frees a page that no reader has seen.
     pub(crate) fn release(&self, page: u32) {
         // SAFETY: the caller claimed it and has told nobody.
-        unsafe { self.region.release(Frames { first: page, count: 1 }) };
+        unsafe { wipe_and_release(&self.region, &self.wiped, page) };
     }
 
     /// Frees a page after all present readers are gone.
     pub(crate) fn retire_later(&self, page: u32) {
-        let region = self.region.clone();
-        // SAFETY: the closure owns its region. The page is in no directory any more, and is retired once.
-        let free = move || unsafe { region.release(Frames { first: page, count: 1 }) };
+        let (region, wiped) = (self.region.clone(), self.wiped.clone());
+        // SAFETY: the closure owns its region. The page is in no directory any more, is retired once, and every pin and call
+        // that could have found it is gone when the closure is called.
+        let free = move || unsafe { wipe_and_release(&region, &wiped, page) };
         self.readers.limbo().let_go(None, free);
     }
+}
+
+/// Frees a page, and wipes it before where that is noted.
+///
+/// # Safety
+/// The page was claimed, nobody else refers to it, and nobody else releases it.
+unsafe fn wipe_and_release(region: &Region, wiped: &[AtomicU64], page: u32) {
+    if let Some(word) = wiped.get(page as usize / 64) {
+        // SAFETY: the caller says that the page is ours alone.
+        unsafe { region.bytes_mut(page, 0, region.page_size() as usize) }.fill(0);
+        // Whoever claims the page sees this, too: it is released after it.
+        word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+    }
+    // SAFETY: as above.
+    unsafe { region.release(Frames { first: page, count: 1 }) };
 }
 
 impl BucketPages for IndexPages {
@@ -119,5 +144,45 @@ impl BucketPages for IndexPages {
     #[inline]
     fn prefetch(&self, page: u32, bucket: usize) {
         self.region.prefetch(page, bucket * LINE);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::pressure::RegionKind;
+    use crate::sys::machine::Machine;
+
+    #[test]
+    fn a_page_that_is_freed_is_wiped_before_it_is_taken_again() {
+        let config = Config::builder().memory("32MiB").partitions(1).build().unwrap();
+        let machine = Arc::new(Machine::new(&config).unwrap());
+        let region = Arc::new(Region::open(RegionKind::Index, config.index, &machine).unwrap());
+        let (readers, bytes) = (Arc::new(Readers::new()), region.page_size() as usize);
+        let pages = IndexPages::new(region, readers.clone(), false);
+        let words = |page| pages.words(page).iter().map(|word| word.load(Ordering::Relaxed));
+        let mut taken = Vec::new();
+        while let Some(page) = pages.claim_zeroed(0) {
+            taken.push(page);
+        }
+        for page in &taken {
+            assert!(words(*page).all(|word| word == 0));
+            pages.words(*page).iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        }
+        let [first, second] = [taken[0], taken[1]];
+        pages.release(first);
+        pages.retire_later(second);
+        while !readers.limbo().is_empty() {
+            readers.reclaim();
+        }
+        for page in [first, second] {
+            assert_eq!(words(page).filter(|word| *word == 0).count(), bytes / size_of::<u64>());
+        }
+        let mut again = [pages.claim_zeroed(0), pages.claim_zeroed(0)];
+        again.sort_unstable();
+        assert_eq!((again, pages.claim_zeroed(0)), ([Some(first), Some(second)], None));
+        // Only what was freed since counts as wiped.
+        assert!(pages.wiped.iter().all(|bits| bits.load(Ordering::Relaxed) == 0));
     }
 }

@@ -13,7 +13,8 @@
 //! Heads lie in pages of an extendible hash table with linear probing. All writing is done under the partition's
 //! lock; readers take none. A line belongs to one (stream, class) for as long as its page exists: a head that is
 //! removed is marked GONE, and the page is rewritten when it fills up. So a reader never sees one stream's key with
-//! another's addresses.
+//! another's addresses. Where heads come and go the mover rewrites pages before they fill up: it takes an append the time of a
+//! few dozen others.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -82,6 +83,14 @@ impl Head {
         })
     }
 
+    /// Becomes as another head is, whose word was read before the rest. Only who copies it knows of this one.
+    fn copy_from(&self, head: &Head, word: u64) {
+        for (to, from) in self.newest.iter().zip(&head.newest) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.word.store(word, Ordering::Relaxed);
+    }
+
     fn newest_is(&self, addr: Addr) -> bool {
         let slot = Self::newest_slot(self.word.load(Ordering::Relaxed));
         self.newest[slot].load(Ordering::Relaxed) == addr.0
@@ -110,7 +119,7 @@ pub(crate) struct StreamDirectory {
     moves: AtomicU64,
 }
 
-/// A page's heads: line 0 is its header (depth, lines in use).
+/// A page's heads: line 0 is its header (depth, lines in use, about how many of them are GONE).
 #[derive(Clone, Copy)]
 struct HeadPage<'a> {
     heads: &'a [Head],
@@ -131,6 +140,19 @@ impl<'a> HeadPage<'a> {
 
     fn set_used(self, used: usize) {
         self.heads[0].newest[0].store(used as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a head that is GONE. The mover is the only one who does, with no lock, so a page that is rewritten meanwhile may
+    /// count it too.
+    fn count_gone(self) {
+        let gone = &self.heads[0].newest[1];
+        gone.store(gone.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether it will be full soon, and a fifth of its lines can be won back.
+    fn is_sparse(self) -> bool {
+        let (used, gone) = (self.used(), self.heads[0].newest[1].load(Ordering::Relaxed) as usize);
+        used >= (self.heads.len() - 1) * 11 / 16 && gone * 5 >= used
     }
 
     /// The line of a hash, not counting the header: its upper half decides, since the lower one chose the page.
@@ -175,8 +197,12 @@ impl<'a> HeadPage<'a> {
     }
 
     fn live(self) -> impl Iterator<Item = &'a Head> {
-        self.heads[1..].iter().filter(|head| head.word.load(Ordering::Relaxed) & (USED | GONE) == USED)
+        self.heads[1..].iter().filter(|head| is_live(head.word.load(Ordering::Relaxed)))
     }
+}
+
+fn is_live(word: u64) -> bool {
+    word & (USED | GONE) == USED
 }
 
 impl StreamDirectory {
@@ -346,18 +372,68 @@ impl StreamDirectory {
     }
 
     fn copy(&self, old: HeadPage<'_>, page_of: impl Fn(u64) -> u32) -> Option<()> {
-        for head in old.live() {
-            let stream = Stream::from_raw(head.stream.load(Ordering::Relaxed));
-            let word = head.word.load(Ordering::Relaxed);
-            let class = Class::new((word >> CLASS_SHIFT) as usize & 0xff);
-            let hash = head_hash(stream_hash(stream, self.seed), class);
-            let copy = self.page(page_of(hash)).insert(hash, stream, class)?;
-            for (to, from) in copy.newest.iter().zip(&head.newest) {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-            copy.word.store(word, Ordering::Relaxed);
+        old.live().try_for_each(|head| {
+            self.copy_head(head, head.word.load(Ordering::Relaxed), &page_of).map(|_| ())
+        })
+    }
+
+    /// Copies a head, whose word was read before.
+    fn copy_head(&self, head: &Head, word: u64, page_of: impl Fn(u64) -> u32) -> Option<&Head> {
+        let stream = Stream::from_raw(head.stream.load(Ordering::Relaxed));
+        let class = Class::new((word >> CLASS_SHIFT) as usize & 0xff);
+        let hash = head_hash(stream_hash(stream, self.seed), class);
+        let copy = self.page(page_of(hash)).insert(hash, stream, class)?;
+        copy.copy_from(head, word);
+        Some(copy)
+    }
+
+    /// Rewrites the page of a hash, of which a head was just removed, without its removed heads if it will be full soon:
+    /// otherwise an append will have to. The mover is the only caller, and holds a pin.
+    ///
+    /// The heads are copied while appends go on. Then `lock` takes the partition's lock, and what has changed is copied again.
+    pub(crate) fn rewrite_ahead<G>(&self, hash: u64, lock: impl FnOnce() -> G) {
+        let number = self.directory.page_for(hash);
+        if number == NO_PAGE {
+            return;
         }
-        Some(())
+        let old = self.page(number);
+        old.count_gone();
+        if !old.is_sparse() {
+            return;
+        }
+        let Some(fresh) = self.pages.claim_zeroed(RESERVE) else { return };
+        self.page(fresh).set_depth(old.depth());
+        // A page has room for its own heads.
+        let copy_head = |head, word| self.copy_head(head, word, |_| fresh);
+        let heads = &old.heads[1..];
+        let copies: Vec<(u64, Option<&Head>)> = heads
+            .iter()
+            .map(|head| {
+                let word = head.word.load(Ordering::Acquire);
+                (word, is_live(word).then(|| copy_head(head, word)).flatten())
+            })
+            .collect();
+        let writer = lock();
+        if self.directory.page_for(hash) != number {
+            drop(writer);
+            return self.pages.release(fresh);
+        }
+        for (head, (before, copy)) in heads.iter().zip(copies) {
+            // A word counts what was pushed, and a line is never another head's: who has the same word is the same.
+            let word = head.word.load(Ordering::Relaxed);
+            match copy {
+                Some(copy) if word != before => copy.copy_from(head, word),
+                None if is_live(word) => {
+                    let copied = copy_head(head, word);
+                    debug_assert!(copied.is_some(), "a page has room for its own heads");
+                }
+                _ => {}
+            }
+        }
+        self.moves.store(self.moves() + 1, Ordering::Relaxed);
+        self.directory.redirect(hash, old.depth(), fresh);
+        drop(writer);
+        self.pages.retire_later(number);
     }
 
     /// Whether a stream's newest event may be at `addr`, on a page that gets no more events. When it is not, it will never be. A
@@ -366,14 +442,14 @@ impl StreamDirectory {
         self.find(hash, stream, class).is_some_and(|head| head.newest_is(addr))
     }
 
-    /// Removes the head of a stream whose newest event is at `addr`, which is about to leave memory. The
+    /// Removes the head of a stream whose newest event is at `addr`, which is about to leave memory. Whether it was. The
     /// partition's lock is held, and a pin.
-    pub(crate) fn remove_if_newest(&self, hash: u64, stream: Stream, class: Class, addr: Addr) {
-        if let Some(head) = self.find(hash, stream, class)
-            && head.newest_is(addr)
-        {
+    pub(crate) fn remove_if_newest(&self, hash: u64, stream: Stream, class: Class, addr: Addr) -> bool {
+        let head = self.find(hash, stream, class).filter(|head| head.newest_is(addr));
+        if let Some(head) = head {
             head.word.fetch_or(GONE, Ordering::Release);
         }
+        head.is_some()
     }
 
     /// Removes a head that was made for an event that did not come to be.
@@ -400,3 +476,6 @@ impl StreamDirectory {
         self.directory.pages().into_iter().filter(|page| *page != NO_PAGE).collect()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

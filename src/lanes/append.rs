@@ -8,7 +8,7 @@ use crossbeam_utils::CachePadded;
 use crate::clock::Clock;
 use crate::config::{Config, PagePlacement};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::record::{EXPIRY_LEN, record_len};
+use crate::event::record::{EXPIRY_LEN, SUM_LEN, record_len};
 use crate::event::{Event, EventRef};
 use crate::ids::{Addr, Class, LaneId, Stream};
 use crate::index::dense::{Cursor, DenseIndex};
@@ -62,14 +62,18 @@ pub(crate) struct Lanes {
     index_capacity: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
     pub(crate) hot_run_wanted: AtomicU32,
-    /// Whether every event in memory that was not removed exists: no class has a retention, and no event expires by
-    /// itself.
+    /// Whether every event in memory that was not removed can be given: no class has a retention, no event expires by
+    /// itself, and none is to be checked.
     plain: AtomicBool,
     /// Whether a read need not look at anything but the event: the same, and nobody wants to know of reads.
     reads_plainly: AtomicBool,
     /// How short of memory the store is.
     pub(crate) gauge: Gauge,
     classes: usize,
+    /// Whether events are summed up, and checked when they are read.
+    pub(crate) sums: bool,
+    /// Classes whose events may be appended with nothing special about them: none, where all are summed up.
+    plain_classes: usize,
     /// Bytes of pages from which on a class gets no new one.
     quotas: Box<[u64]>,
     max_event: u64,
@@ -86,6 +90,8 @@ pub(crate) struct Checked<'e, 'a> {
     pub(crate) at: u32,
     pub(crate) partition: u16,
     pub(crate) class: Class,
+    /// Whether its record has more than metadata and payload.
+    marked: bool,
 }
 
 impl Lanes {
@@ -108,9 +114,10 @@ impl Lanes {
             );
         }
         let pages = Arc::new(Pages::open(config, system, machine, shared, readers.limbo().clone())?);
-        let index_pages = IndexPages::new(index_region.clone(), readers.clone());
+        let index_pages = IndexPages::new(index_region.clone(), readers.clone(), shared.is_some());
         let index = open_index(config, tables, &index_pages, seed, image)?;
         let keeps_all = config.classes.iter().all(|class| class.retention.is_none());
+        let plain = keeps_all && !config.event_checksums;
         let partition = |number| {
             let home = machine.home(number, config.partitions);
             let (index, found) = (index_pages.clone().near(home), image.map(|image| image.depths[number]));
@@ -131,10 +138,12 @@ impl Lanes {
             recovered: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
             hot_run_wanted: AtomicU32::new(0),
-            plain: AtomicBool::new(keeps_all),
-            reads_plainly: AtomicBool::new(keeps_all),
+            plain: AtomicBool::new(plain),
+            reads_plainly: AtomicBool::new(plain),
             gauge: Gauge::new(config.thresholds),
             classes: config.classes.len(),
+            sums: config.event_checksums,
+            plain_classes: if config.event_checksums { 0 } else { config.classes.len() },
             quotas: quotas(config),
             max_event: config.max_event,
         })
@@ -219,6 +228,11 @@ impl Lanes {
         PressureReason::IndexFull
     }
 
+    /// The index may have more pages from now on: how many events it has room for is to be seen again.
+    pub(crate) fn index_has_grown(&self) {
+        self.index_capacity.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Brings the level of pressure up to date: whenever a page is taken, and when some were let go.
     pub(crate) fn note_pressure(&self) {
         // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.
@@ -232,9 +246,9 @@ impl Lanes {
     #[inline(always)]
     pub(crate) fn check<'e, 'a>(&self, at: u32, event: &'e Event<'a>) -> Result<Checked<'e, 'a>> {
         let class = event.class.unwrap_or(Class::DEFAULT);
-        let mut body_len = event.metadata.body_len(event.payload);
-        if class.index() >= self.classes || body_len > self.max_event || event.expires() {
-            body_len = self.check_rare(event, class, body_len)?;
+        let (mut body_len, mut marked) = (event.metadata.body_len(event.payload), false);
+        if class.index() >= self.plain_classes || body_len > self.max_event || event.expires() {
+            (body_len, marked) = (self.check_rare(event, class, body_len)?, true);
         }
         let hash = stream_hash(event.stream, self.seed);
         let partition = partition_of(hash, self.partitions.len()) as u16;
@@ -245,6 +259,7 @@ impl Lanes {
             at,
             partition,
             class,
+            marked,
         })
     }
 
@@ -256,7 +271,8 @@ impl Lanes {
             return Err(Error::new(ErrorKind::InvalidInput, text));
         }
         if body_len <= self.max_event {
-            return Ok(body_len + EXPIRY_LEN as u64);
+            let moment = if event.expires() { EXPIRY_LEN } else { 0 };
+            return Ok(body_len + (moment + if self.sums { SUM_LEN } else { 0 }) as u64);
         }
         let text = format!(
             "event {} has {body_len} bytes of metadata and payload; this store takes up to {} \
@@ -336,11 +352,13 @@ impl Lanes {
         let (addr, len) = (open.addr_after(0), record_len(checked.body_len));
         let (slot, previous) = head.next_link();
         let space = self.pages.space(open, len);
-        let Checked { event, class, body_len, .. } = *checked;
-        if event.expires() {
-            self.has_expiring();
-            meta.note_expiring();
-            event.write_expiring(class, body_len, previous, space);
+        let Checked { event, class, body_len, marked, .. } = *checked;
+        if marked {
+            if event.expires() {
+                self.has_expiring();
+                meta.note_expiring();
+            }
+            event.write_marked(class, body_len, previous, space, self.sums);
         } else {
             event.write(class, body_len, previous, space);
         }

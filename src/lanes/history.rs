@@ -169,7 +169,16 @@ impl<'g> Chains<'g> {
         let event = pages.read(pin, cache, place, addr.offset())?;
         // A page's number can have been used 2^20 times since the link was made.
         let ours = |event: &EventRef<'_>| event.stream() == self.stream && event.class() == self.class;
-        Ok(event.filter(ours).map(|event| Step { event, addr, place }))
+        match event {
+            Some(event) if !ours(&event) => self.not_ours(&event),
+            event => Ok(event.map(|event| Step { event, addr, place })),
+        }
+    }
+
+    /// A link has led to another stream's event, or to one that only seems to be.
+    #[cold]
+    fn not_ours(&self, event: &EventRef<'_>) -> Result<Option<Step<'g>>> {
+        if self.lanes.sums && !event.is_whole() { Err(event.damage()) } else { Ok(None) }
     }
 
     /// Asks the processor to fetch the record that a link names, if it is hot.

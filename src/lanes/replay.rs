@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::record::{EXPIRY_LEN, HEADER_LEN, RecordHeader};
+use crate::event::record::{HEADER_LEN, RecordHeader, is_whole};
 use crate::ids::{Addr, LaneId, LogicalPage, Stream};
 use crate::index::dense::Cursor;
 use crate::index::ids::{Outcome, SHARE};
@@ -37,6 +37,8 @@ pub(super) struct FoundRecord {
     offset: u32,
     len: u32,
     is_gone: bool,
+    /// Whether it fails its checksum.
+    is_damaged: bool,
 }
 
 /// What the records of a page are, all together.
@@ -45,6 +47,8 @@ pub(super) struct Survey {
     pub(super) count: u32,
     /// Records of events that expire by themselves.
     pub(super) expiring: u32,
+    /// Records that fail their checksums; nothing else is known of them but where they are.
+    pub(super) damaged: u32,
     /// Where the last one ends.
     pub(super) end: u32,
     /// Whether something behind records was none.
@@ -52,7 +56,8 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) const NOTHING: Self = Self { zone: Zone::NOTHING, count: 0, expiring: 0, end: 0, cut: false };
+    pub(super) const NOTHING: Self =
+        Self { zone: Zone::NOTHING, count: 0, expiring: 0, damaged: 0, end: 0, cut: false };
 
     /// Whether these can be the records that the page had: its zone map is of them, or of them and others that are
     /// missing.
@@ -72,6 +77,8 @@ pub(super) struct Walk {
     pub(super) dead_bytes: u32,
     /// Of the dead, those that had been removed; the others have the id of another event.
     pub(super) removed: u64,
+    /// Of the dead, those that fail their checksums.
+    pub(super) damaged: u64,
     /// Links to be written anew: where, and to what.
     pub(super) links: Vec<(u32, u64)>,
 }
@@ -98,15 +105,21 @@ impl Lanes {
                 let ours = header.class() == class
                     && partition_of(stream, partitions) == lane.partition()
                     && offset < Addr::OFFSET_END
-                    && (!header.expires() || header.body_len as usize >= EXPIRY_LEN)
+                    && header.has_room_for_marks()
                     && survey.count < limit;
                 let Some(len) = len.filter(|_| ours) else { break };
                 if in_place {
                     fetch_ahead(&segment.bytes[from..], len);
                 }
-                survey.zone.add(header.timestamp, header.kind);
+                let may_be_summed = self.sums || header.is_summed();
+                let is_damaged = may_be_summed && !is_whole(&segment.bytes[from..from + len]);
+                if is_damaged {
+                    survey.damaged += 1;
+                } else {
+                    survey.zone.add(header.timestamp, header.kind);
+                    survey.expiring += u32::from(header.expires());
+                }
                 survey.count += 1;
-                survey.expiring += u32::from(header.expires());
                 records.push(FoundRecord {
                     id: header.id,
                     stream: header.stream,
@@ -115,6 +128,7 @@ impl Lanes {
                     offset,
                     len: len as u32,
                     is_gone: header.is_gone(),
+                    is_damaged,
                 });
                 from += len;
                 survey.end = offset + len as u32;
@@ -202,7 +216,7 @@ impl<'r> Replay<'r> {
             tombstones: &source.tombstones,
             seq: meta.seq(),
             cache: FrameCache::default(),
-            walk: Walk { dead: 0, dead_bytes: 0, removed: 0, links: Vec::new() },
+            walk: Walk { dead: 0, dead_bytes: 0, removed: 0, damaged: 0, links: Vec::new() },
         }
     }
 
@@ -226,10 +240,13 @@ impl<'r> Replay<'r> {
             }
             for record in run {
                 let noted = !self.removed.is_empty() && self.removed.binary_search(&record.offset).is_ok();
-                let is_removed = noted || record.is_gone || self.has_tombstone(record.id);
+                let is_gone = record.is_gone && !record.is_damaged;
+                let is_removed = noted || is_gone || self.has_tombstone(record.id);
+                let is_damaged = record.is_damaged && !is_removed;
                 self.walk.removed += u64::from(is_removed);
+                self.walk.damaged += u64::from(is_damaged);
                 let addr = Addr::new(self.page, record.offset, 0);
-                if is_removed || !self.publish(pin, record.id, addr, &mut cursor)? {
+                if is_removed || is_damaged || !self.publish(pin, record.id, addr, &mut cursor)? {
                     self.walk.dead += 1;
                     self.walk.dead_bytes += record.len;
                 }

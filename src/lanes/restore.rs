@@ -225,7 +225,7 @@ impl Lanes {
             self.pages.prefetch_page(self.pages.place(next));
         }
         let damaged = unreadable || survey.cut || survey.count + 1 < claimed;
-        if !survey.is_of(meta, damaged || next.is_none()) {
+        if !survey.is_of(meta, damaged || survey.damaged > 0 || next.is_none()) {
             rebuilt.lost.describe(|| format!("page {}: its records are not those that it had", page.0));
             (rebuilt.lost.pages, rebuilt.lost.events) =
                 (rebuilt.lost.pages + 1, rebuilt.lost.events + u64::from(claimed.max(1)));
@@ -247,7 +247,13 @@ impl Lanes {
         rebuilt.events += u64::from(survey.count - walk.dead);
         rebuilt.removed += walk.removed;
         rebuilt.mended += walk.links.len() as u64;
-        let twice = u64::from(walk.dead) - walk.removed;
+        if walk.damaged > 0 {
+            rebuilt.lost.events += walk.damaged;
+            rebuilt
+                .lost
+                .describe(|| format!("page {}: {} records fail their checksums", page.0, walk.damaged));
+        }
+        let twice = u64::from(walk.dead) - walk.removed - walk.damaged;
         if twice > 0 {
             rebuilt.lost.events += twice;
             rebuilt.lost.describe(|| format!("page {}: {twice} records have ids of others", page.0));

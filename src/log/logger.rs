@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{self, Deadline};
 use crate::config::DiskSync;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::log::segment::{Failure, prepare};
@@ -167,7 +167,9 @@ impl Log {
         let (number, served) = (state.begun, std::mem::take(&mut state.coming));
         drop(state);
         let began = clock::now();
-        let outcome = self.turn.lock().take(source, &self.counters);
+        let outcome = call_user("a turn of the log", || self.turn.lock().take(source, &self.counters));
+        // Nobody knows then what it has written. Nor may others wait for one who does not come back.
+        let outcome = outcome.unwrap_or_else(|panic| Err(Failure::Broken(std::io::Error::other(panic))));
         if let Ok(true) = outcome {
             let took = clock::now().saturating_duration_since(began);
             self.latency.lock().saturating_record(took.as_micros() as u64);
@@ -223,6 +225,16 @@ impl Log {
     #[cfg(test)]
     pub(crate) fn fail_syncs(&self, fail: bool) {
         self.turn.lock().fail_syncs(fail);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn slow_down(&self, by: Duration) {
+        self.turn.lock().slow_down(by);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn panic_in_sync(&self) {
+        self.turn.lock().panic_in_sync();
     }
 }
 

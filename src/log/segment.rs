@@ -289,6 +289,12 @@ pub(crate) struct Writer {
     /// Fails the next syncs, as a disk does that is about to.
     #[cfg(test)]
     pub(crate) fail_syncs: bool,
+    /// Has the next sync panic.
+    #[cfg(test)]
+    pub(crate) panic_in_sync: bool,
+    /// How long each sync takes more than it does.
+    #[cfg(test)]
+    pub(crate) slow: std::time::Duration,
 }
 
 impl Writer {
@@ -310,6 +316,10 @@ impl Writer {
             written_bytes: 0,
             #[cfg(test)]
             fail_syncs: false,
+            #[cfg(test)]
+            panic_in_sync: false,
+            #[cfg(test)]
+            slow: std::time::Duration::ZERO,
         }
     }
 
@@ -410,6 +420,10 @@ impl Writer {
     /// [`Failure::Broken`].
     pub(crate) fn sync(&mut self) -> Result<(), Failure> {
         if let Some(current) = self.current.as_mut().filter(|current| current.dirty) {
+            #[cfg(test)]
+            std::thread::sleep(self.slow);
+            #[cfg(test)]
+            assert!(!self.panic_in_sync, "a panic for a test");
             #[cfg(test)]
             if self.fail_syncs {
                 return Err(Failure::Broken(std::io::Error::other("a disk that fails for a test")));

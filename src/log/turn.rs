@@ -426,6 +426,16 @@ impl Turn {
     pub(crate) fn fail_syncs(&mut self, fail: bool) {
         self.writer.fail_syncs = fail;
     }
+
+    #[cfg(test)]
+    pub(crate) fn slow_down(&mut self, by: std::time::Duration) {
+        self.writer.slow = by;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn panic_in_sync(&mut self) {
+        self.writer.panic_in_sync = true;
+    }
 }
 
 fn lane_of(lanes: &Lanes, lane: LaneId) -> &Lane {

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::{Move, Refusal};
+use crate::observe::sizing::SizingStats;
 use crate::pressure::{AdmissionStats, HeldGuard, Pressure, RegionKind, Stall};
 use crate::regions::region::RegionStats;
 use crate::tiers::cold::TierFigures;
@@ -22,6 +23,9 @@ pub struct Stats {
     pub buffer_bytes: u64,
     /// Regions in the order of [`RegionKind::ALL`].
     pub regions: [RegionStats; 4],
+    /// How memory was divided anew, and why; all zero without
+    /// [`ConfigBuilder::adaptive_sizing`](crate::ConfigBuilder::adaptive_sizing).
+    pub sizing: SizingStats,
     /// Packing of sparse pages since the store opened.
     pub defrag: DefragStats,
     /// Events, by where they are and what became of them.
@@ -38,6 +42,8 @@ pub struct Stats {
     pub pinned_bytes: u64,
     /// Calls of listeners that panicked.
     pub listener_panics: u64,
+    /// How often a thread of the store's own panicked, by an error in esker, and was begun anew; `warnings` has the text.
+    pub thread_panics: u64,
     /// The cold tier; all zero without one.
     pub cold: ColdStats,
     /// The log on the disk; all zero without [`Durability::Disk`](crate::Durability::Disk).
@@ -115,6 +121,9 @@ pub struct EventStats {
     pub removed: u64,
     /// Checks of warm pages that failed.
     pub corrupt_frames: u64,
+    /// Events in memory that failed their own checksums when they were read
+    /// ([`ConfigBuilder::event_checksums`](crate::ConfigBuilder::event_checksums)).
+    pub corrupt_events: u64,
     /// Stream names.
     pub names: u64,
     /// Streams whose class is known, as set or as the [`ClassResolver`](crate::ClassResolver) answered.
@@ -182,6 +191,9 @@ pub struct ColdStats {
     pub spill: LatencyStats,
     /// How long reading and unpacking a block took.
     pub load: LatencyStats,
+    /// Whether the tier's server was away when the store opened and has not told yet what it has. Pages of an earlier run then
+    /// stay in memory until it has, since they may be there already.
+    pub awaits_server: bool,
     /// What a tier on a cluster says of itself: whether it is away, what waits in the overflow directory.
     pub tier: TierFigures,
 }

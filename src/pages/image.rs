@@ -114,6 +114,13 @@ pub(crate) struct Image<'a> {
     frames: usize,
 }
 
+impl Frame {
+    /// Bytes that it says it unpacks to.
+    pub(crate) fn raw_len(&self) -> usize {
+        self.raw_len as usize
+    }
+}
+
 impl<'a> Image<'a> {
     /// How long the image is that begins with these bytes.
     pub(crate) fn len_of(header: &[u8]) -> Result<usize> {
@@ -181,6 +188,11 @@ impl<'a> Image<'a> {
 
     /// Unpacks one frame after checking its bytes.
     pub(crate) fn unpack(&self, frame: Frame) -> Result<Vec<u8>> {
+        self.unpack_into(frame, Vec::new())
+    }
+
+    /// The same, into a vector that is empty.
+    pub(crate) fn unpack_into(&self, frame: Frame, mut raw: Vec<u8>) -> Result<Vec<u8>> {
         let (raw_len, len) = (frame.raw_len as usize, frame.len as usize);
         let packed = (frame.at as usize)
             .checked_add(len)
@@ -194,9 +206,10 @@ impl<'a> Image<'a> {
             return Err(Error::corrupt("a warm frame fails its checksum"));
         }
         if len == raw_len {
-            return Ok(packed.to_vec());
+            raw.extend_from_slice(packed);
+            return Ok(raw);
         }
-        let mut raw = vec![0; raw_len];
+        raw.resize(raw_len, 0);
         match lz4_flex::block::decompress_into(packed, &mut raw) {
             Ok(written) if written == raw_len => Ok(raw),
             Ok(written) => Err(Error::corrupt(format!("a warm frame holds {written} bytes, not {raw_len}"))),

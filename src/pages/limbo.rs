@@ -58,7 +58,7 @@ struct List {
     /// What arrived before the threads were last fenced, and the calls in which they were then: whoever has left that
     /// call cannot come to it any more.
     passing: Vec<Waiting>,
-    inside: Vec<(usize, u64)>,
+    inside: Vec<(Arc<CachePadded<Slot>>, u64)>,
     /// What nobody can come to any more: marks alone decide.
     waiting: Vec<Waiting>,
     /// Whether the store is gone, and its guards with it.
@@ -154,11 +154,7 @@ impl List {
                 self.passing = take(&mut self.arrived);
             }
             for _ in 0..LOOKS {
-                let is_in = |(at, call): &(usize, u64)| {
-                    let slot = slots.iter().find(|slot| address_of(slot) == *at);
-                    slot.is_some_and(|slot| slot.held.call() == Some(*call))
-                };
-                self.inside.retain(is_in);
+                self.inside.retain(|(slot, call)| slot.held.call() == Some(*call));
                 if self.inside.is_empty() {
                     break;
                 }
@@ -182,16 +178,10 @@ impl List {
         if !fence_all_threads() {
             return false;
         }
-        let inside = |slot: &Arc<CachePadded<Slot>>| Some((address_of(slot), slot.held.call()?));
+        let inside = |slot: &Arc<CachePadded<Slot>>| Some((slot.clone(), slot.held.call()?));
         self.inside.extend(slots.iter().filter_map(inside));
         true
     }
-}
-
-/// What tells slots apart while they are there. If a thread ends and another one gets its address, that is waited for in vain
-/// for one call at most.
-fn address_of(slot: &Arc<CachePadded<Slot>>) -> usize {
-    Arc::as_ptr(slot).addr()
 }
 
 /// The marks of the threads that hold guards.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch as epoch;
 use crossbeam_utils::CachePadded;
 
-use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::config::{Config, EVENT_MAX};
+use crate::error::{Error, Result, zeros};
 use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{HEADER_LEN, RecordHeader};
@@ -37,6 +37,9 @@ unsafe impl ZeroInit for PageMeta {}
 unsafe impl ZeroInit for Whereabouts {}
 // SAFETY: as above.
 unsafe impl ZeroInit for Stamps {}
+
+/// Frames that unpack to more than this are asked for in a way that may fail.
+const LARGE_FRAME: usize = 64 << 10;
 
 /// Keeps what a reader may know of from being reused.
 pub(crate) struct Pin {
@@ -346,7 +349,14 @@ impl Pages {
                 let image = self.image(place)?;
                 let frame =
                     image.frame_of(offset).ok_or_else(|| Error::corrupt("a warm page has no such record"))?;
-                let raw = image.unpack(frame).inspect_err(|_| self.count_corrupt())?;
+                // A frame may be of one large event. What lies about its length is told when it is unpacked.
+                let mut room = if frame.raw_len() > LARGE_FRAME && frame.raw_len() <= EVENT_MAX as usize * 2 {
+                    zeros(frame.raw_len(), "an event")?
+                } else {
+                    Vec::new()
+                };
+                room.clear();
+                let raw = image.unpack_into(frame, room).inspect_err(|_| self.count_corrupt())?;
                 let bytes = Arc::new(self.buffer(raw));
                 let unpacked = Unpacked { place, claims, raw_at: frame.raw_at, bytes };
                 cache.keep(unpacked.clone());

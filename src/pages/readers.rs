@@ -38,20 +38,28 @@ pub(crate) struct Readers {
     /// Whether guards do without a pin.
     by_marks: bool,
     /// Guards that were held when it was last looked: their slot, its serial number, and when it was first seen.
-    seen: Mutex<Vec<(usize, u64, Instant)>>,
+    seen: Mutex<Vec<(u64, u64, Instant)>>,
 }
 
 /// One slot for each thread that has a handle.
 #[derive(Default)]
-struct Slots(RwLock<Vec<Arc<CachePadded<Slot>>>>);
+struct Slots {
+    list: RwLock<Vec<Arc<CachePadded<Slot>>>>,
+    /// What was noted in slots of threads that have ended.
+    ended: [AtomicU64; 3],
+}
 
 /// What a thread notes of the guards that it holds on a store. Written by that thread only.
 pub(super) struct Slot {
+    /// No other slot of the process has it, now or later.
+    number: u64,
     thread: ThreadId,
     name: Option<String>,
     pub(super) held: Held,
     /// Guards that are held.
     depth: AtomicU64,
+    /// Reads that found their event hot, warm, or not at all, if anybody wants to know.
+    reads: [AtomicU64; 3],
 }
 
 /// What a reader has in hand while it reads pages: a [`Pin`], or a caller's guard during a call.
@@ -98,7 +106,11 @@ impl Drop for Handle {
         if self.slot.depth.load(Ordering::Relaxed) == 0
             && let Some(slots) = self.slots.upgrade()
         {
-            slots.0.write().retain(|other| !Arc::ptr_eq(other, &self.slot));
+            let mut list = slots.list.write();
+            list.retain(|other| !Arc::ptr_eq(other, &self.slot));
+            for (sum, reads) in slots.ended.iter().zip(&self.slot.reads) {
+                sum.fetch_add(reads.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
     }
 }
@@ -109,12 +121,15 @@ thread_local! {
 
 impl Slot {
     fn of_this_thread() -> Arc<CachePadded<Self>> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let thread = std::thread::current();
         Arc::new(CachePadded::new(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             thread: thread.id(),
             name: thread.name().map(str::to_owned),
             held: Held::new(),
             depth: AtomicU64::new(0),
+            reads: Default::default(),
         }))
     }
 
@@ -149,6 +164,14 @@ impl GuardPin {
     #[inline(always)]
     pub(crate) fn enter(&self) -> Call<'_> {
         self.slot.held.enter()
+    }
+
+    /// Notes a read that found its event hot (0), warm (1), or not at all (2). Only the guard's thread writes its slot, so
+    /// no locked instruction is needed.
+    #[inline]
+    pub(crate) fn note_read(&self, found: usize) {
+        let count = &self.slot.reads[found];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// The guard lets go of what it held, and sees the present from now on.
@@ -247,9 +270,19 @@ impl Readers {
         }
     }
 
+    /// Reads that were noted since the store opened: hot, warm, not found.
+    pub(crate) fn reads(&self) -> [u64; 3] {
+        // With the list, so that no thread that ends meanwhile is left out or counted twice.
+        let list = self.slots.list.read();
+        std::array::from_fn(|at| {
+            let noted = list.iter().map(|slot| slot.reads[at].load(Ordering::Relaxed));
+            noted.fold(self.slots.ended[at].load(Ordering::Relaxed), u64::wrapping_add)
+        })
+    }
+
     fn register(&self) -> Handle {
         let slot = Slot::of_this_thread();
-        self.slots.0.write().push(slot.clone());
+        self.slots.list.write().push(slot.clone());
         Handle {
             store: self.number,
             local: self.collector.register(),
@@ -265,12 +298,12 @@ impl Readers {
         for _ in 0..4 {
             self.pin().flush();
         }
-        self.limbo.sweep(&self.slots.0.read(), self.by_marks);
+        self.limbo.sweep(&self.slots.list.read(), self.by_marks);
     }
 
     /// The guard that has been held longest. Its age counts from when this was first asked while it was held.
     pub(crate) fn oldest(&self) -> Option<HeldGuard> {
-        let (slots, now) = (self.slots.0.read(), clock::now());
+        let (slots, now) = (self.slots.list.read(), clock::now());
         let mut seen = self.seen.lock();
         let mut oldest: Option<(Duration, &Slot)> = None;
         let mut held = Vec::new();
@@ -279,7 +312,7 @@ impl Readers {
             if serial.is_multiple_of(2) {
                 continue;
             }
-            let key = (Arc::as_ptr(slot) as usize, serial);
+            let key = (slot.number, serial);
             let before = seen.iter().find(|(slot, serial, _)| (*slot, *serial) == key);
             let since = before.map_or(now, |(_, _, since)| *since);
             held.push((key.0, key.1, since));

@@ -301,6 +301,14 @@ impl Pages {
         self.places[page.0 as usize].set(Place::new(Tier::Free, generation, 0));
     }
 
+    /// Has all numbers come near to the end of their generations.
+    #[cfg(test)]
+    pub(crate) fn age_free_numbers(&self) {
+        for word in self.places.iter().skip(1).filter(|word| word.place().is_plain_free()) {
+            word.set(Place::new(Tier::Free, Addr::HIGH_MASK - 2, 0));
+        }
+    }
+
     /// Whether a link can be one to a page that has left memory: of an earlier generation of a number that there is.
     pub(crate) fn is_past(&self, link: Addr) -> bool {
         const HALF: u32 = 1 << (Addr::HIGH_BITS - 1);

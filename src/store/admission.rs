@@ -207,6 +207,10 @@ impl Core {
 
     #[inline(always)]
     fn append_now(&self, checked: &Checked<'_, '_>) -> Result<Result<Appended, PressureReason>> {
+        // Before anything is looked at that may lie in files: a forked process does not have those.
+        if !self.life.takes_appends() {
+            return self.shut().map(Err);
+        }
         let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         self.lanes.prefetch(checked);
         let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();

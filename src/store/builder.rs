@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigFault, OnFull};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::eviction::Policy;
 use crate::eviction::engine::{Engine, EvictionShared};
 use crate::ids::LaneId;
@@ -31,8 +31,9 @@ use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
 use crate::sys::machine::Machine;
+use crate::tiers::caught::Caught;
 use crate::tiers::cold::{ColdTier, Namespace};
-use crate::tiers::directory::Directory;
+use crate::tiers::directory::{Directory, writer_of};
 use crate::tiers::disk::DiskTier;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
@@ -129,7 +130,9 @@ impl StoreBuilder {
     /// # Ok::<(), esker::Error>(())
     /// ```
     pub fn on_prefault(mut self, told: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
-        self.on_prefault = Some(Box::new(told));
+        // What it does is its own affair: a panic of it must not keep the store from opening.
+        let tell = move |done, all| drop(call_user("StoreBuilder::on_prefault", || told(done, all)));
+        self.on_prefault = Some(Box::new(tell));
         self
     }
 
@@ -167,6 +170,7 @@ impl StoreBuilder {
     /// Is told how far the opening is that takes over the pages of an earlier run, where it walks over every record in
     /// memory: it need not where that run was closed ([`Recovered::attached`]). Called from several threads.
     pub fn on_recovery(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
+        let tell = move |progress| drop(call_user("StoreBuilder::on_recovery", || tell(progress)));
         self.on_recovery = Some(Box::new(tell));
         self
     }
@@ -218,11 +222,17 @@ impl StoreBuilder {
         }
         let earlier_seed = earlier.map(|earlier| earlier.seed).or(replayed.map(|identity| identity.seed));
         let tier = match (cold, &config.data_dir) {
-            (Some(tier), _) => Some(tier),
+            (Some(tier), _) => Some(Arc::new(Caught(tier)) as Arc<dyn ColdTier>),
             (None, Some(dir)) => Some(Arc::new(DiskTier::open(dir, shares.disk)?) as Arc<dyn ColdTier>),
             (None, None) => None,
         };
         let begun = tier.as_ref().map(|tier| tier.begin(&config.classes)).transpose()?.unwrap_or(0);
+        if writer_of(begun) == writer_of(u64::MAX) {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                "the cold tier has given all numbers of pages to earlier openings: none are left. Begin a new namespace",
+            ));
+        }
         let wanted = earlier_seed.or(seed);
         let seed = match &tier {
             Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
@@ -313,6 +323,7 @@ impl StoreBuilder {
             admission,
         );
         core.fit_found();
+        core.check_adapting();
         Store::start(core)
     }
 }

@@ -19,8 +19,7 @@ use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
 use crate::log::logger::Log;
 use crate::observe::recovered::Recovered;
-use crate::pages::pool::FrameCache;
-use crate::pages::removed::Removed;
+use crate::pages::readers::GuardPin;
 use crate::pages::table::{Stamps, Tier};
 use crate::pressure::{Pressure, RegionKind};
 use crate::regions::region::Region;
@@ -30,6 +29,7 @@ use crate::store::guard::Guard;
 use crate::store::life::Life;
 use crate::store::listeners::Listeners;
 use crate::store::recover::run_all;
+use crate::store::remove::REMOVERS;
 use crate::store::resize::Sizes;
 use crate::store::screen::Screen;
 use crate::store::shared::Shared;
@@ -43,8 +43,6 @@ use crate::tiers::spiller::Spiller;
 /// Milliseconds from 1970 to 2020.
 const ID_EPOCH_MS: i64 = 1_577_836_800_000;
 const ID_COUNTER_BITS: u32 = 20;
-/// How many ids can be removed side by side.
-const REMOVERS: usize = 64;
 
 pub(crate) struct Core {
     pub(crate) sizes: Sizes,
@@ -52,6 +50,10 @@ pub(crate) struct Core {
     notes_reads: bool,
     /// Whether it is counted from which node events are read.
     counts_reads: bool,
+    /// Whether it is counted in which tier reads find their events.
+    counts_tiers: bool,
+    /// Reads that found their event in the cold tier, if that is counted.
+    cold_reads: AtomicU64,
     pub(crate) config: Config,
     pub(crate) machine: Arc<Machine>,
     pub(crate) system: Region,
@@ -72,9 +74,13 @@ pub(crate) struct Core {
     /// Where pages outlive the process, what does so beside them.
     pub(crate) kept: Option<Kept>,
     pub(crate) removed: AtomicU64,
+    /// How often an event in memory failed its checksum.
+    pub(crate) corrupt_events: AtomicU64,
+    /// How often a thread of the store's own panicked and was begun anew.
+    pub(crate) thread_panics: AtomicU64,
     pub(crate) expired_blocks: AtomicU64,
     /// Whoever holds an id's lock is the one who removes it; held while the cold tier is told. See [`Self::remove`].
-    removing: [Mutex<()>; REMOVERS],
+    pub(crate) removing: [Mutex<()>; REMOVERS],
     pub(crate) admission: Admission,
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
@@ -91,6 +97,8 @@ pub(crate) struct Core {
     pub(crate) keeper_bell: Bell,
     /// Whether that thread has nothing to do until something is put into the cold tier.
     pub(crate) keeper_rests: AtomicBool,
+    #[cfg(test)]
+    pub(crate) hooks: crate::store::tests::Hooks,
 }
 
 /// When the mover has something to do again.
@@ -153,7 +161,8 @@ impl Core {
     ) -> Self {
         let notes_reads = engine.wants_reads();
         let counts_reads = config.numa.count_reads && lanes.pages.hot.spot_of(0).is_some();
-        if notes_reads || counts_reads {
+        let counts_tiers = config.adaptive_sizing.is_some();
+        if notes_reads || counts_reads || counts_tiers {
             lanes.note_reads();
         }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
@@ -162,6 +171,8 @@ impl Core {
             sizes,
             notes_reads,
             counts_reads,
+            counts_tiers,
+            cold_reads: AtomicU64::new(0),
             config,
             machine,
             system,
@@ -179,6 +190,8 @@ impl Core {
             last_id: CachePadded::default(),
             kept,
             removed: AtomicU64::new(0),
+            corrupt_events: AtomicU64::new(0),
+            thread_panics: AtomicU64::new(0),
             expired_blocks: AtomicU64::new(0),
             removing: [const { Mutex::new(()) }; REMOVERS],
             admission,
@@ -191,6 +204,8 @@ impl Core {
             spiller_bells,
             keeper_bell: Bell::default(),
             keeper_rests: AtomicBool::new(false),
+            #[cfg(test)]
+            hooks: crate::store::tests::Hooks::default(),
         }
     }
 
@@ -204,13 +219,16 @@ impl Core {
     }
 
     pub(crate) fn next_id(&self) -> u64 {
+        // The last id of a store that keeps its pages is not in a forked process's memory.
+        if self.life.is_forked() {
+            return 0;
+        }
         let now = (self.lanes.clock.now_ms().saturating_sub(ID_EPOCH_MS)).max(0) as u64;
         let floor = now << ID_COUNTER_BITS;
         let next = |last: u64| Some(last.wrapping_add(1).max(floor));
         // The closure always gives a value, so the update cannot fail.
-        self.last_id()
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .map_or(floor, |last| last.wrapping_add(1).max(floor))
+        let last = self.last_id().fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        last.map_or(floor, |last| last.wrapping_add(1).max(floor))
     }
 
     /// The last id that the store gave.
@@ -246,13 +264,37 @@ impl Core {
 
     /// Notes that a read has met a page, if the policy wants to know.
     #[inline]
-    pub(crate) fn note_read(&self, page: LogicalPage, now_ms: i64) {
+    pub(crate) fn note_read(&self, guard: &GuardPin, page: LogicalPage, now_ms: i64) {
+        if self.counts_tiers {
+            guard.note_read(usize::from(self.lanes.pages.place(page).tier() != Tier::Hot));
+        }
         if self.notes_reads {
             self.lanes.pages.touch(page, Stamps::second(now_ms));
         }
         if self.counts_reads {
             self.lanes.pages.note_reader(page);
         }
+    }
+
+    /// Notes that a read has found nothing in memory. With a cold tier that says little: see [`Self::note_cold`].
+    #[inline]
+    pub(crate) fn note_miss(&self, guard: &GuardPin) {
+        if self.counts_tiers && self.cold.is_none() {
+            guard.note_read(2);
+        }
+    }
+
+    /// Notes reads that found their events in the cold tier.
+    pub(crate) fn note_cold(&self, events: u64) {
+        if self.counts_tiers {
+            self.cold_reads.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads since the store opened, if they are counted: of hot and of warm events, and of such as memory does not have.
+    pub(crate) fn reads_by_tier(&self) -> [u64; 3] {
+        let [hot, warm, missed] = self.lanes.readers.reads();
+        [hot, warm, missed.wrapping_add(self.cold_reads.load(Ordering::Relaxed))]
     }
 
     /// Whether retention still keeps events of that class and time.
@@ -267,6 +309,15 @@ impl Core {
         !event.has_expired(now_ms) && self.retains(event.class(), event.timestamp(), now_ms)
     }
 
+    /// Whether an event is what was appended, as far as events are summed up. Counts those that are not.
+    pub(crate) fn is_whole(&self, event: &EventRef<'_>) -> bool {
+        if !self.lanes.sums || event.is_whole() {
+            return true;
+        }
+        self.corrupt_events.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
     pub(crate) fn fetch(&self, id: u64, deadline: Deadline) -> Result<Option<EventRef<'static>>> {
         self.check_open()?;
         let now_ms = self.lanes.clock.now_ms();
@@ -277,86 +328,12 @@ impl Core {
         }
         let Some(cold) = &self.cold else { return memory };
         match cold.find(id, deadline, |event| self.is_kept(event, now_ms))? {
-            Some(found) if found.is_kept => Ok(Some(found.block.event(&found.row))),
+            Some(found) if found.is_kept => {
+                self.note_cold(1);
+                Ok(Some(found.block.event(&found.row)))
+            }
             _ => memory,
         }
-    }
-
-    pub(crate) fn remove(&self, id: u64) -> Result<bool> {
-        self.check_open()?;
-        // Of two who remove the same event exactly one is told that it was there, in whichever tier each meets it.
-        // Neither appends nor reads wait for this.
-        let _turn = self.removing[id as usize % REMOVERS].lock();
-        if self.remove_from_memory(id)? {
-            self.wait_for_log()?;
-            return Ok(true);
-        }
-        let Some(cold) = &self.cold else { return Ok(false) };
-        let now_ms = self.lanes.clock.now_ms();
-        let (deadline, kept) =
-            (Deadline::after(self.config.fetch_timeout), |event: &EventRef<'_>| self.is_kept(event, now_ms));
-        // One that has expired, too: what was removed must stay so although the clock is set back.
-        let Some(found) = cold.find(id, deadline, kept)? else { return Ok(false) };
-        let first = cold.remove(id, found.block.id.lane(), found.row.seq)?;
-        self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
-        Ok(first)
-    }
-
-    fn remove_from_memory(&self, id: u64) -> Result<bool> {
-        let (pin, cache) = (self.lanes.pin(), FrameCache::default());
-        let Some((addr, event)) = self.lanes.get(&pin, &cache, id)? else { return Ok(false) };
-        let len = event.record().record_len();
-        let meta = self.lanes.pages.meta(addr.page());
-        let (lane, seq) = (meta.lane(), meta.seq());
-        let place = self.lanes.pages.place(addr.page());
-        if place.tier() == Tier::Free {
-            // It has left memory since: its generation is the next page's, for which nothing must be noted.
-            return Ok(false);
-        }
-        let generation = place.generation();
-        let number = lane.partition() * self.config.classes.len() + lane.class().index();
-        let spilled = || self.cold.as_ref().filter(|_| self.spiller.may_have_read(number, seq));
-        // What can fail comes first, and if any of it does, nothing has changed. The tier is told before it is noted: a
-        // process that ends in between leaves an event that the next one finds removed, in memory as in the tier.
-        let Some(note) = self.lanes.pages.note_removed(addr, generation) else {
-            return Err(self.no_room_for_removals());
-        };
-        let noted = match spilled().map(|cold| cold.remove(id, lane, seq)).transpose() {
-            Ok(noted) => noted,
-            Err(error) => {
-                note(false);
-                return Err(error);
-            }
-        };
-        // From now on it is removed, whatever happens.
-        note(true);
-        self.lanes.pages.tell_removed(addr, generation);
-        if !self.lanes.index.remove(id, addr) {
-            // It has just left memory, or somebody else has just removed it.
-            self.removed.fetch_add(u64::from(noted == Some(true)), Ordering::Relaxed);
-            return Ok(noted == Some(true));
-        }
-        self.lanes.pages.mark_dead(addr, generation, len);
-        self.lanes.left.fetch_add(1, Ordering::Relaxed);
-        // A spill may have begun since: it has read the event before it was removed.
-        let first = match (noted, spilled()) {
-            (None, Some(cold)) => cold.remove(id, lane, seq)?,
-            (noted, _) => noted.unwrap_or(true),
-        };
-        self.removed.fetch_add(u64::from(first), Ordering::Relaxed);
-        Ok(first)
-    }
-
-    #[cold]
-    fn no_room_for_removals(&self) -> Error {
-        let notes = self.lanes.pages.removed.as_ref().map_or(0, Removed::capacity);
-        Error::new(
-            ErrorKind::MemoryPressure,
-            format!(
-                "{notes} events that are still in memory have been removed, and there is no room to note one more: what is \
-                 removed must stay so after the process has ended. Room is made as pages leave memory"
-            ),
-        )
     }
 
     // ---- moving ----
@@ -376,6 +353,7 @@ impl Core {
             moved += progress.pages;
             if (progress.pages == 0 && !progress.more || moved > most) && spilled == 0 {
                 self.tidy();
+                self.adapt_alone();
                 self.ring_room();
                 return Ok(());
             }
@@ -520,6 +498,7 @@ impl Core {
 
     /// Writes what only memory has. The threads have stopped.
     pub(crate) fn finish_close(&self, deadline: Deadline) -> CloseReport {
+        self.end_adapting();
         let before = self.spiller.counters.events.load(Ordering::Relaxed);
         // A failure shows in what is left.
         let mut tries = 0;

@@ -18,8 +18,9 @@ use crate::lanes::history::{Chains, Turn};
 use crate::pages::table::PageMeta;
 use crate::store::core::Core;
 use crate::store::guard::{Guard, bounds};
-use crate::store::history::fits;
-use crate::tiers::directory::{BlockInfo, writer_of};
+use crate::store::history::{fits, is_there};
+use crate::tiers::directory::writer_of;
+use crate::tiers::entry::BlockInfo;
 
 /// Events that are taken from memory under one pin.
 const RUN: usize = 64;
@@ -179,24 +180,25 @@ impl<'s> FetchHistory<'s> {
             if meta.max_time_so_far() < range.0 && self.core.cold.is_none() {
                 break;
             }
-            let kept = fits(&guard, &step, range);
-            run.push((meta.seq(), step.event, kept));
+            let whole = self.core.is_whole(&step.event);
+            let kept = if whole { fits(&guard, &step, range) } else { is_there(&guard, &step, range) };
+            run.push((meta.seq(), step.event, kept, whole));
         }
         // A page that is being purged makes its events look removed: leave it to the cold part. What was not taken
         // for removed was read rightly.
         let tail = lane.tail_seq();
-        if let Some(cut) = run.iter().position(|(seq, _, kept)| *seq < tail && !kept) {
+        if let Some(cut) = run.iter().position(|(seq, _, kept, _)| *seq < tail && !kept) {
             run.truncate(cut);
             over = true;
         }
-        for (seq, event, kept) in run {
+        for (seq, event, kept, whole) in run {
             if seq != walk.last_page {
                 walk.last_page = seq;
                 walk.given.clear();
             }
             walk.given.push(event.id());
             if kept {
-                walk.ready.push_back(Ok(event.into_owned()));
+                walk.ready.push_back(if whole { Ok(event.into_owned()) } else { Err(event.damage()) });
             }
         }
         if let Some(damage) = chains.damage.take() {
@@ -238,6 +240,7 @@ impl<'s> FetchHistory<'s> {
             Ok(None) => return,
             Err(error) => return self.fail(walk, error),
         };
+        let ready = walk.ready.len();
         for row in block.rows().iter().rev() {
             let header = &row.header;
             let here =
@@ -252,6 +255,7 @@ impl<'s> FetchHistory<'s> {
                 walk.ready.push_back(Ok(event));
             }
         }
+        self.core.note_cold((walk.ready.len() - ready) as u64);
     }
 }
 

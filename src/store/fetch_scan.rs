@@ -16,7 +16,7 @@ use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::store::core::Core;
 use crate::store::scan::{Filter, InTimeOrder};
 use crate::tiers::block::{BlockId, Row};
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::entry::BlockInfo;
 
 /// Walks all events of a time range through all tiers. Made by [`Store::fetch_scan`](crate::Store::fetch_scan).
 ///
@@ -188,11 +188,13 @@ impl<'s> FetchScan<'s> {
         let place = lanes.pages.place(page);
         if lane.has(&lanes.pages, page, seq) {
             let filter = &mut self.filter;
-            let mut gone = false;
+            let (mut gone, mut damage) = (false, Ok(()));
             let outcome = lanes.pages.walk(&pin, place, meta.committed(), |offset, event| {
                 let live = || meta.dead() == 0 || lanes.is_live(event.id(), Addr::new(page, offset, 0));
                 let exists = filter.matches(&event) && core.is_kept(&event, state.now_ms) && live();
-                if exists && filter.takes(&event) {
+                if exists && !core.is_whole(&event) {
+                    damage = Err(event.damage());
+                } else if exists && filter.takes(&event) {
                     found.push(event.into_owned());
                 }
                 true
@@ -200,7 +202,7 @@ impl<'s> FetchScan<'s> {
             // Purging its index entries makes a page's events look removed: whoever reads it meanwhile starts over.
             gone |= lane.tail_seq() > seq;
             if !gone {
-                return outcome;
+                return outcome.and(damage);
             }
             found.clear();
         }

@@ -51,6 +51,7 @@ impl Core {
             memory_bytes: regions.iter().map(|region| region.committed_bytes).sum::<u64>() + buffer_bytes,
             buffer_bytes,
             regions,
+            sizing: self.sizes.stats(),
             defrag: self.defrag_stats(),
             eviction: self.eviction_stats(),
             events: self.event_stats(hot, warm, &admission),
@@ -59,6 +60,7 @@ impl Core {
             oldest_guard: self.lanes.readers.oldest(),
             pinned_bytes: self.lanes.readers.limbo().pinned_bytes(),
             listener_panics: self.listeners.panics.load(Ordering::Relaxed),
+            thread_panics: self.thread_panics.load(Ordering::Relaxed),
             cold: self.cold.as_ref().map_or_else(ColdStats::default, |cold| self.cold_stats(cold)),
             log: self.log_stats(),
             locked_bytes: self.machine.locked.load(Ordering::Relaxed),
@@ -99,6 +101,7 @@ impl Core {
             dropped: load(&eviction.dropped_events),
             removed: load(&self.removed),
             corrupt_frames: load(&self.lanes.pages.corrupt),
+            corrupt_events: load(&self.corrupt_events),
             names: self.names.len() as u64,
             classed_streams: self.screen.classes.len() as u64,
             resolver_calls: load(&self.screen.classes.asked),
@@ -141,6 +144,7 @@ impl Core {
             expired_blocks: load(&self.expired_blocks),
             spill: LatencyStats::of(&self.spiller.latency.lock()),
             load: LatencyStats::of(&cold.latency.lock()),
+            awaits_server: cold.check_known().is_err(),
             tier: cold.tier.figures(),
         }
     }

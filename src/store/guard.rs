@@ -42,7 +42,7 @@ impl<'s> Guard<'s> {
 
     /// The event of that id, if it is in memory.
     ///
-    /// An event whose warm frame fails its check is not given, and counted; [`try_get`](Self::try_get) tells.
+    /// An event that fails its checksum, or whose warm frame does, is not given, and counted; [`try_get`](Self::try_get) tells.
     #[inline]
     pub fn get(&self, id: u64) -> Option<EventRef<'_>> {
         self.try_get(id).ok().flatten()
@@ -51,15 +51,15 @@ impl<'s> Guard<'s> {
     /// The event of that id, if it is in memory.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) when the event lies on a warm frame that fails its check.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when the event lies on a warm frame that fails its check, or fails its own
+    /// ([`ConfigBuilder::event_checksums`](crate::ConfigBuilder::event_checksums)).
     #[inline]
     pub fn try_get(&self, id: u64) -> Result<Option<EventRef<'_>>> {
         let (lanes, _call) = (&self.core.lanes, self.pin.enter());
         let place = lanes.index.locate(id);
         // Most events that are asked for are hot and in an array.
         if let Some(event) = lanes.get_hot(&self.pin, place) {
-            let plain = lanes.reads_plainly();
-            return Ok(if plain || self.keeps_at(place, &event) { Some(event) } else { None });
+            return if lanes.reads_plainly() { Ok(Some(event)) } else { self.give_at(place, event) };
         }
         self.try_get_at(id, place)
     }
@@ -67,8 +67,12 @@ impl<'s> Guard<'s> {
     #[inline(never)]
     fn try_get_at<'g>(&'g self, id: u64, place: Place<'g>) -> Result<Option<EventRef<'g>>> {
         let found = self.core.lanes.get_at(&self.pin, &self.cache, id, place)?;
-        let Some((addr, event)) = found.filter(|(_, event)| self.keeps(event)) else { return Ok(None) };
-        self.core.note_read(addr.page(), self.now_ms);
+        let Some((addr, event)) = found.filter(|(_, event)| self.exists(event)) else {
+            self.core.note_miss(&self.pin);
+            return Ok(None);
+        };
+        self.check_whole(&event)?;
+        self.core.note_read(&self.pin, addr.page(), self.now_ms);
         Ok(Some(event))
     }
 
@@ -130,19 +134,43 @@ impl<'s> Guard<'s> {
         }
     }
 
+    /// A hot event that an array led to, if it still exists. Notes the read.
+    #[inline(never)]
+    fn give_at<'g>(&self, place: Place<'_>, event: EventRef<'g>) -> Result<Option<EventRef<'g>>> {
+        if !self.exists(&event) {
+            return Ok(None);
+        }
+        self.check_whole(&event)?;
+        if let Some(addr) = self.core.lanes.index.in_array(place) {
+            self.core.note_read(&self.pin, addr.page(), self.now_ms);
+        }
+        Ok(Some(event))
+    }
+
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) for an event that fails its checksum.
+    fn check_whole(&self, event: &EventRef<'_>) -> Result<()> {
+        if self.core.is_whole(event) { Ok(()) } else { Err(event.damage()) }
+    }
+
     /// Whether a hot event still exists that an array led to. Notes the read.
     #[inline(never)]
     fn keeps_at(&self, place: Place<'_>, event: &EventRef<'_>) -> bool {
         let kept = self.keeps(event);
         if kept && let Some(addr) = self.core.lanes.index.in_array(place) {
-            self.core.note_read(addr.page(), self.now_ms);
+            self.core.note_read(&self.pin, addr.page(), self.now_ms);
         }
         kept
     }
 
-    /// Whether an event still exists.
+    /// Whether an event still exists and is whole.
     #[inline]
     pub(crate) fn keeps(&self, event: &EventRef<'_>) -> bool {
+        self.core.lanes.is_plain() || self.core.is_kept(event, self.now_ms) && self.core.is_whole(event)
+    }
+
+    /// Whether an event still exists.
+    fn exists(&self, event: &EventRef<'_>) -> bool {
         self.core.lanes.is_plain() || self.core.is_kept(event, self.now_ms)
     }
 }

@@ -89,17 +89,24 @@ impl<'g> Walk<'g> {
 /// Whether an event of a walk is in range, still exists, and was not removed.
 #[inline]
 pub(crate) fn fits(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
-    let time = step.event.timestamp();
     let lanes = &guard.core.lanes;
-    (range.0..=range.1).contains(&time)
+    (range.0..=range.1).contains(&step.event.timestamp())
         && (lanes.reads_plainly() || keeps_noting(guard, step))
         && (!step.place.has_dead() || lanes.is_live(step.event.id(), step.addr))
+}
+
+/// The same of an event of which it is known that it fails its checksum.
+pub(crate) fn is_there(guard: &Guard<'_>, step: &Step<'_>, range: (i64, i64)) -> bool {
+    let (core, event) = (guard.core, &step.event);
+    (range.0..=range.1).contains(&event.timestamp())
+        && core.is_kept(event, guard.now_ms)
+        && (!step.place.has_dead() || core.lanes.is_live(event.id(), step.addr))
 }
 
 /// Whether an event of a walk still exists. Notes the read.
 #[inline(never)]
 fn keeps_noting(guard: &Guard<'_>, step: &Step<'_>) -> bool {
-    guard.core.note_read(step.addr.page(), guard.now_ms);
+    guard.core.note_read(&guard.pin, step.addr.page(), guard.now_ms);
     guard.keeps(&step.event)
 }
 

@@ -1,5 +1,6 @@
 //! The store: the public door to everything else.
 
+mod adapt;
 mod admission;
 #[cfg(feature = "async")]
 mod async_store;
@@ -19,10 +20,12 @@ mod life;
 mod listeners;
 mod placement;
 mod recover;
+mod remove;
 mod resize;
 mod scan;
 mod screen;
 mod shared;
+mod sizing;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -205,7 +208,8 @@ impl Store {
     }
 
     /// An id for an event that has none: larger than all that this store gave before, and in the order of time
-    /// (milliseconds since 2020 in the upper 44 bits, a counter below).
+    /// (milliseconds since 2020 in the upper 44 bits, a counter below). In a process that was forked from the one that opened
+    /// the store, which can append nothing, it is 0.
     pub fn next_id(&self) -> u64 {
         self.core.next_id()
     }

@@ -125,7 +125,7 @@ pub(crate) fn take_over(
 
 /// Whether the cold tier has a block of that page.
 pub(crate) fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
-    cold.is_some_and(|cold| cold.directory.block_of(lane, seq).is_some())
+    cold.is_some_and(|cold| cold.has_block(lane, seq))
 }
 
 /// A cold tier cannot have pages of a lane that come after all that memory has, unless somebody else wrote them.

@@ -10,8 +10,10 @@ use crate::config::{ByteSize, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::vacate::{vacate, vacate_index};
 use crate::index::region::RESERVE;
+use crate::observe::sizing::SizingStats;
 use crate::pages::table::Tier;
 use crate::pressure::RegionKind;
+use crate::store::adapt::{Adapting, Shift};
 use crate::store::core::Core;
 
 /// How long a shrinking region waits for readers or for the spiller before it looks again.
@@ -27,7 +29,18 @@ pub(crate) struct Sizes {
     /// What the page table and the directories count. They never become smaller.
     system_bytes: AtomicU64,
     /// Whoever changes sizes holds this.
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
+    /// What was changed to follow the load.
+    changes: Mutex<SizingStats>,
+}
+
+/// What whoever changes sizes has in hand.
+#[derive(Default)]
+pub(crate) struct Turn {
+    /// A change that is under way without its maker waiting for it.
+    pub(super) shift: Option<Shift>,
+    /// What decides on such, if sizes are to follow the load.
+    pub(super) adapting: Option<Adapting>,
 }
 
 impl Sizes {
@@ -35,7 +48,8 @@ impl Sizes {
         let sizes = Self {
             reject_pages: AtomicU32::new(0),
             system_bytes: AtomicU64::new(config.system.max),
-            turn: Mutex::new(()),
+            turn: Mutex::new(Turn { shift: None, adapting: Adapting::new(config) }),
+            changes: Mutex::default(),
         };
         sizes.set_hot(config, hot_pages);
         sizes
@@ -47,8 +61,17 @@ impl Sizes {
     }
 
     /// The right to change sizes, if nobody else has it.
-    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
+    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, Turn>> {
         self.turn.try_lock()
+    }
+
+    /// What was changed to follow the load, and why.
+    pub(crate) fn stats(&self) -> SizingStats {
+        self.changes.lock().clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut SizingStats)) {
+        change(&mut self.changes.lock());
     }
 
     #[inline]
@@ -89,7 +112,8 @@ impl Resized {
 impl Core {
     pub(crate) fn resize(&self, kind: RegionKind, bytes: u64, deadline: Deadline) -> Result<Resized> {
         self.check_open()?;
-        let _turn = self.sizes.turn.lock();
+        let mut turn = self.sizes.turn.lock();
+        self.interrupt(&mut turn);
         let region = self.region(kind);
         let (page, before) = (u64::from(region.page_size()), region.pages_max());
         let (mut pages, system) = self.check_size(kind, bytes)?;
@@ -102,9 +126,7 @@ impl Core {
             returned_bytes: 0,
         };
         if kind == RegionKind::Index {
-            // What it uses stays, and an index without room to split its pages would have all events leave.
-            let used = region.used_pages();
-            pages = pages.max((used + used / INDEX_ROOM + RESERVE + 2).min(before));
+            pages = pages.max(self.index_least().min(before));
         }
         report.to_bytes = u64::from(pages) * page;
         self.sizes.system_bytes.fetch_max(system, Ordering::Relaxed);
@@ -178,8 +200,12 @@ impl Core {
         ));
     }
 
-    fn set_max(&self, kind: RegionKind, pages: u32) {
+    pub(super) fn set_max(&self, kind: RegionKind, pages: u32) {
+        let grows = pages > self.region(kind).pages_max();
         self.region(kind).set_max(pages);
+        if kind == RegionKind::Index && grows {
+            self.lanes.index_has_grown();
+        }
         if kind == RegionKind::Hot {
             self.sizes.set_hot(&self.config, pages);
         }
@@ -192,6 +218,42 @@ impl Core {
             let region = self.region(other);
             if other == kind { bytes } else { u64::from(region.pages_max()) * u64::from(region.page_size()) }
         })
+    }
+
+    /// The fewest pages that the index can do with now. What it uses stays, and an index without room to split its pages
+    /// would have all events leave.
+    pub(super) fn index_least(&self) -> u32 {
+        let used = self.lanes.index_region.used_pages();
+        used + used / INDEX_ROOM + RESERVE + 2
+    }
+
+    /// Bytes that belong to no region and to no buffer.
+    pub(super) fn unassigned(&self) -> u64 {
+        let parts = self.bytes_with(RegionKind::System, 0);
+        let taken =
+            parts.iter().fold(self.sizes.system_bytes() + self.config.buffers, |sum, part| sum + part);
+        self.config.memory.saturating_sub(taken)
+    }
+
+    /// Lets a region have up to so many bytes more: as much of it as there is. How many it got.
+    pub(super) fn grow_by(&self, kind: RegionKind, bytes: u64) -> u64 {
+        let region = self.region(kind);
+        let (page, before) = (u64::from(region.page_size()), region.pages_max());
+        let (mut got, mut least, mut most) = (None, 1, (bytes / page).min(u64::from(u32::MAX)) as u32);
+        // More pages make a larger page table, which takes a part of it.
+        while least <= most {
+            let middle = least + (most - least) / 2;
+            match self.check_size(kind, u64::from(before.saturating_add(middle)) * page) {
+                Ok(size) => (got, least) = (Some(size), middle + 1),
+                Err(_) => most = middle - 1,
+            }
+        }
+        let Some((pages, system)) = got else { return 0 };
+        self.sizes.system_bytes.fetch_max(system, Ordering::Relaxed);
+        let [hot, warm, _] = self.bytes_with(kind, u64::from(pages) * page);
+        self.lanes.pages.raise_numbers(self.config.logical_pages(hot, warm));
+        self.set_max(kind, pages);
+        u64::from(pages - before) * page
     }
 
     /// The pages of a size that a region can have, and what the system region then counts.
@@ -243,7 +305,7 @@ impl Core {
     }
 
     /// The fewest pages that a region of this store can do with.
-    fn least_pages(&self, kind: RegionKind) -> u64 {
+    pub(super) fn least_pages(&self, kind: RegionKind) -> u64 {
         let config = &self.config;
         match kind {
             // As when a store is opened: each lane keeps a page open, and the largest event must fit twice.

@@ -144,6 +144,9 @@ impl<'g> InTimeOrder<'g> {
 ///
 /// Pages whose times and kinds cannot match are skipped unread. Unless [`ordered`](Self::ordered), events come in no
 /// particular order. Set what to look for before the first event is taken.
+///
+/// While it lives, nothing that leaves memory is reused; one that is leaked ([`std::mem::forget`]) keeps that so until the
+/// store is dropped, as a leaked guard keeps the pages that it was given events of.
 #[must_use]
 pub struct Scan<'g> {
     reader: Reader<'g>,
@@ -255,7 +258,7 @@ impl<'g> Reader<'g> {
         // After the committed length: the zone map covers at least what that says.
         let (min_time, max_time) = (meta.min_time(), meta.max_time());
         let kept = meta.expiring() == 0 && guard.core.retains(meta.lane().class(), min_time, guard.now_ms);
-        let all = kept && self.filter.takes_all_of(min_time, max_time);
+        let all = kept && !guard.core.lanes.sums && self.filter.takes_all_of(min_time, max_time);
         Some(HotPage { page: source.page, meta, records, all })
     }
 

@@ -111,6 +111,17 @@ pub(crate) struct Shared {
     pub(crate) pages: u64,
     /// What a store that was closed has left of its heap. Any later write of the record makes it worthless.
     pub(crate) image: Option<Vec<u64>>,
+    /// Until the store is open: what the record said before, which holds still if it does not come to that.
+    before: Mutex<Option<State>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.get_mut().take() {
+            // If this fails, too, the next opening takes it that the process was ended, which is as well.
+            let _ = self.write(before);
+        }
+    }
 }
 
 /// A directory that was taken, and what an earlier run left there.
@@ -232,7 +243,9 @@ impl Taken {
         let Self { dir, record, earlier } = self;
         let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
         let image = if closed { read_image(&dir, record.turn()) } else { None };
-        let shared = Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), pages, image };
+        let before = Mutex::new(earlier.as_ref().map(|earlier| earlier.state));
+        let shared =
+            Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), pages, image, before };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
         Ok((shared, earlier))
     }
@@ -253,7 +266,9 @@ impl Shared {
     pub(crate) fn opened(&self) -> Result<()> {
         self.write(State::Open)?;
         self.write(State::Open)?;
-        self.dir.delete(IMAGE)
+        self.dir.delete(IMAGE)?;
+        *self.before.lock() = None;
+        Ok(())
     }
 
     /// Notes that the store was closed. `settled`: the cold tier has everything. `image` is what the next one needs so as

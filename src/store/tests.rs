@@ -1,6 +1,12 @@
 //! Tests of a whole store that look at what only the inside can see.
 
+mod extremes;
+mod faults;
+
+use std::collections::HashMap;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, Deadline};
 use crate::config::{ClassConfig, Config, DiskSync, Durability, OnLeave};
@@ -8,6 +14,25 @@ use crate::error::{ErrorKind, Result};
 use crate::event::Event;
 use crate::ids::{Addr, LogicalPage, Stream};
 use crate::store::Store;
+
+/// What tests have done at points of the store's own code, once each.
+#[derive(Default)]
+pub(crate) struct Hooks(Mutex<HashMap<&'static str, Vec<Hook>>>);
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+impl Hooks {
+    pub(crate) fn add(&self, point: &'static str, hook: impl FnOnce() + Send + 'static) {
+        self.0.lock().entry(point).or_default().push(Box::new(hook));
+    }
+
+    pub(crate) fn call(&self, point: &'static str) {
+        let hook = self.0.lock().get_mut(point).and_then(Vec::pop);
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+}
 
 /// Bytes that no other memory has.
 const SECRET: &[u8] = b"the seven of diamonds, face down";

@@ -60,16 +60,20 @@ impl Core {
     pub(crate) fn tidy(&self) {
         let now = clock::now();
         // One at a time; and not while somebody changes a region's size.
-        let (Some(mut tidy), Some(_turn)) = (self.tidy.try_lock(), self.sizes.try_turn()) else { return };
-        let busy = tidy.defrag.is_busy() || tidy.regions.iter().any(|watched| watched.goal.is_some());
+        let (Some(mut tidy), Some(mut turn)) = (self.tidy.try_lock(), self.sizes.try_turn()) else { return };
+        let shrinks = tidy.regions.iter().any(|watched| watched.goal.is_some());
+        let busy = tidy.defrag.is_busy() || shrinks || turn.shift.is_some();
         if now < tidy.next_look && !busy {
             return;
         }
         tidy.next_look = now + LOOK;
-        for (kind, watched) in REGIONS.into_iter().zip(&mut tidy.regions) {
-            match watched.goal {
-                Some(goal) => self.shrink(kind, goal, watched, now),
-                None => self.watch(kind, watched, now),
+        // One thing at a time is done to a region.
+        if shrinks || !self.config.background || !self.adapt(&mut turn, now) {
+            for (kind, watched) in REGIONS.into_iter().zip(&mut tidy.regions) {
+                match watched.goal {
+                    Some(goal) => self.shrink(kind, goal, watched, now),
+                    None => self.watch(kind, watched, now),
+                }
             }
         }
         self.defrag_once(&mut tidy.defrag);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{self, Deadline};
 use crate::config::Affinity;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, call_user};
 use crate::pressure::Hysteresis;
 use crate::regions::region::Region;
 use crate::store::CloseReport;
@@ -80,9 +80,9 @@ impl Workers {
         &self,
         name: &str,
         number: usize,
-        work: impl FnOnce(&Core, &AtomicBool) + Send + 'static,
+        work: impl Fn(&Core, &AtomicBool) + Send + 'static,
     ) -> Result<()> {
-        let (core, stop) = (self.core.clone(), self.stop.clone());
+        let (core, stop, thread_name) = (self.core.clone(), self.stop.clone(), name.to_string());
         let thread = start(name, move || {
             if core.config.affinity.pin(number).is_none() && core.config.affinity != Affinity::Leave {
                 core.machine.warn(format!(
@@ -90,7 +90,7 @@ impl Workers {
                     core.config.affinity
                 ));
             }
-            work(&core, &stop);
+            go_on(&core, &stop, &thread_name, work);
         })?;
         self.threads.lock().push(thread);
         Ok(())
@@ -139,7 +139,6 @@ impl Workers {
             let finished = thread.is_finished();
             all &= finished;
             if finished {
-                // A thread that panicked has nothing left to do; what it worked on is still in memory.
                 let _ = thread.join();
             }
         }
@@ -172,9 +171,27 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     thread.map_err(|source| Error::io(format!("cannot start the thread {name}"), source))
 }
 
+/// Has a thread work until the store stops. A panic is a fault of the store's own, as what callers bring is caught where it
+/// is called: it is told, and the thread begins anew rather than leave the store without it. What it had in hand may stay
+/// taken until the store is opened again, but nothing that was acknowledged depends on it.
+fn go_on(core: &Core, stop: &AtomicBool, name: &str, work: impl Fn(&Core, &AtomicBool)) {
+    let mut pause = BACKOFF[0];
+    while let Err(panic) = call_user(&format!("the store's thread {name}"), || work(core, stop)) {
+        core.thread_panics.fetch_add(1, Ordering::Relaxed);
+        core.machine.warn(format!("{panic}; it goes on. This is an error in esker, please report it"));
+        let begin = clock::now();
+        while begin.elapsed() < pause && !stop.load(Ordering::Acquire) {
+            std::thread::sleep(STOP_TURN);
+        }
+        pause = (pause * 2).min(BACKOFF[1]);
+    }
+}
+
 fn mover(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         core.lanes.clock.tick(true);
+        #[cfg(test)]
+        core.hooks.call("moving");
         let turn = core.move_once();
         core.tidy();
         core.look_at_log();
@@ -189,6 +206,8 @@ fn mover(core: &Core, stop: &AtomicBool) {
 fn spiller(core: &Core, stop: &AtomicBool, number: usize) {
     let mut pause = BACKOFF[0];
     while !stop.load(Ordering::Acquire) {
+        #[cfg(test)]
+        core.hooks.call("spilling");
         let outcome = core.spill_of(number, false).and_then(|pages| {
             // One of them sees to what has expired.
             if number == 0 { core.expire_cold().map(|()| pages) } else { Ok(pages) }
@@ -216,6 +235,8 @@ fn logger(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         let Some(log) = &core.log else { return };
         let begin = clock::now();
+        #[cfg(test)]
+        core.hooks.call("logging");
         core.turn_log();
         let rest = if log.trouble().is_some() { LOG_RETRY } else { log.mode.rest() };
         core.log_bell.wait(rest.saturating_sub(begin.elapsed()));
@@ -225,6 +246,8 @@ fn logger(core: &Core, stop: &AtomicBool) {
 /// What the tier does unasked must not wait for a spill that is under way, nor the other way round.
 fn keeper(core: &Core, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
+        #[cfg(test)]
+        core.hooks.call("keeping");
         // The tier counts its failures and keeps their texts.
         let _ = core.keep_cold();
         let Some(cold) = &core.cold else { return };

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::config::{Config, HugePages, IndexPlacement, NumaConfig, NumaPolicy};
+use crate::config::{ByteSize, Config, HugePages, IndexPlacement, NumaConfig, NumaPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pressure::RegionKind;
+use crate::sys::cgroup::memory_limit;
 use crate::sys::memory::{self, Mapping};
 use crate::sys::topology::{NumaNode, Topology, ranges};
 
@@ -52,9 +53,21 @@ impl Machine {
     /// The machine that this process runs on.
     ///
     /// # Errors
-    /// In a strict store: nodes that cannot be used.
+    /// In a strict store: nodes that cannot be used, and less memory than the store may take.
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        Self::of(Topology::nodes_of_this_machine(), config)
+        let machine = Self::of(Topology::nodes_of_this_machine(), config)?;
+        if let Some(limit) = memory_limit().filter(|limit| *limit < config.memory) {
+            machine.trouble(|| {
+                format!(
+                    "memory: the control group of this process, its container's for example, allows {}, and the store may \
+                     take {}: the system ends the process when it does; lower ConfigBuilder::memory, and leave room for \
+                     the program",
+                    ByteSize::new(limit),
+                    ByteSize::new(config.memory)
+                )
+            })?;
+        }
+        Ok(machine)
     }
 
     fn of(topology: Topology, config: &Config) -> Result<Self> {

@@ -346,6 +346,10 @@ impl Mapping {
     /// # Errors
     /// [`ErrorKind::Io`] when the system has no memory for it: better now than at some append.
     pub(crate) fn populate(&self, from: usize, len: usize) -> Result<()> {
+        #[cfg(test)]
+        if len == UNTOUCHABLE.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Error::io("no memory to pre-fault", std::io::Error::other("for a test")));
+        }
         #[cfg(target_os = "linux")]
         {
             match self.raw.advise_range(memmap2::Advice::PopulateWrite, self.skip + from, len) {
@@ -368,6 +372,10 @@ impl Mapping {
         }
     }
 }
+
+/// The length of ranges that cannot be touched, for tests of what happens then.
+#[cfg(test)]
+pub(crate) static UNTOUCHABLE: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 /// Bytes of the system's pages.
 pub(crate) fn page_size() -> usize {
@@ -469,20 +477,28 @@ fn is_whole(file: &File, len: u64) -> bool {
     }
 }
 
+/// The least that is asked for in one call when longer ones are interrupted.
+#[cfg(target_os = "linux")]
+const ALLOCATE_MIN: u64 = 64 << 10;
+
 /// Has the file system set room aside.
 pub(crate) fn allocate(file: &File, from: u64, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
-        let (from, len) = (from as libc::off_t, len as libc::off_t);
-        loop {
+        let (mut at, end, mut step) = (from, from + len, len);
+        while at < end {
+            let part = step.min(end - at);
             // SAFETY: the descriptor is that of an open file; the call changes no memory.
-            match unsafe { libc::posix_fallocate(file.as_raw_fd(), from, len) } {
-                0 => return Ok(()),
-                libc::EINTR => {}
+            match unsafe { libc::posix_fallocate(file.as_raw_fd(), at as libc::off_t, part as libc::off_t) } {
+                0 => at += part,
+                // A tmpfs takes back what it has done then: with a signal every millisecond, as profilers send, a long range
+                // might never be done.
+                libc::EINTR => step = (part / 2).max(ALLOCATE_MIN),
                 error => return Err(std::io::Error::from_raw_os_error(error)),
             }
         }
+        Ok(())
     }
     #[cfg(not(target_os = "linux"))]
     {

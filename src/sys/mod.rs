@@ -8,6 +8,8 @@ pub(crate) mod memory;
 pub(crate) mod affinity;
 
 #[cfg(not(loom))]
+pub(crate) mod cgroup;
+#[cfg(not(loom))]
 pub(crate) mod machine;
 #[cfg(not(loom))]
 pub(crate) mod shared;

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, zeros};
 use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{EXPIRY_LEN, RecordHeader};
@@ -58,23 +58,37 @@ impl BlockId {
     }
 }
 
-/// Collects the events of a block.
+/// Collects the events of a block, then those of another one: memory that was touched once is used again.
+#[derive(Default)]
 pub(crate) struct BlockWriter {
     id: BlockId,
     pages: Vec<u32>,
     rows: Vec<RecordHeader>,
     bodies: Vec<u8>,
+    /// In the order of first appearance.
+    streams: Vec<u64>,
+    /// Their numbers in that order.
+    numbers: HashMap<u64, u32, Streams>,
+    /// For each row the number of its stream.
+    of_rows: Vec<u32>,
+    columns: Vec<u8>,
+    /// Where the block is put together; as long as it had to be at most.
+    packed: Vec<u8>,
 }
 
 impl BlockWriter {
-    pub(crate) fn new(lane: LaneId, first_seq: u64) -> Self {
-        Self { id: BlockId::of(lane, first_seq), pages: Vec::new(), rows: Vec::new(), bodies: Vec::new() }
-    }
-
-    /// Makes room for so many events and bytes of bodies at once.
-    pub(crate) fn reserve(&mut self, events: usize, bytes: usize) {
+    /// Begins a block, which will be of so many events and bytes of bodies at most.
+    pub(crate) fn begin(&mut self, lane: LaneId, first_seq: u64, events: usize, bytes: usize) {
+        self.id = BlockId::of(lane, first_seq);
+        self.pages.clear();
+        self.rows.clear();
         self.rows.reserve(events);
+        self.bodies.clear();
         self.bodies.reserve(bytes);
+        self.streams.clear();
+        self.numbers.clear();
+        self.of_rows.clear();
+        self.of_rows.reserve(events);
     }
 
     /// Begins the events of the next page.
@@ -86,8 +100,16 @@ impl BlockWriter {
     pub(crate) fn push(&mut self, event: &EventRef<'_>) {
         if let Some(count) = self.pages.last_mut() {
             *count += 1;
-            self.rows.push(event.record());
-            self.bodies.extend_from_slice(event.body());
+            // The whole block is summed up.
+            let (row, body) = event.without_sum();
+            let fresh = self.streams.len() as u32;
+            let number = *self.numbers.entry(row.stream).or_insert(fresh);
+            if number == fresh {
+                self.streams.push(row.stream);
+            }
+            self.of_rows.push(number);
+            self.rows.push(row);
+            self.bodies.extend_from_slice(body);
         }
     }
 
@@ -103,80 +125,90 @@ impl BlockWriter {
         &self.rows
     }
 
+    /// The streams of the rows, each once.
+    pub(crate) fn streams(&self) -> &[u64] {
+        &self.streams
+    }
+
     pub(crate) fn raw_bytes(&self) -> usize {
         self.bodies.len() + self.rows.len() * crate::event::record::HEADER_LEN
     }
 
     /// The block's bytes.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&mut self) -> Vec<u8> {
         let version = match self.rows.iter().any(RecordHeader::expires) {
             true => VERSION_EXPIRING,
             false => VERSION,
         };
-        let columns = self.columns(version);
-        let most = lz4_flex::block::get_maximum_output_size(self.bodies.len());
-        let mut out = Vec::with_capacity(HEADER + columns.len() + most);
-        out.resize(HEADER, 0);
-        let packed_columns = pack(&columns, &mut out);
-        let packed_bodies = pack(&self.bodies, &mut out);
+        self.make_columns(version);
+        let most = [self.columns.len(), self.bodies.len()].map(lz4_flex::block::get_maximum_output_size);
+        let room = HEADER + most[0] + most[1];
+        if self.packed.len() < room {
+            self.packed.resize(room, 0);
+        }
+        let packed_columns = pack(&self.columns, &mut self.packed[HEADER..]);
+        let split = HEADER + packed_columns;
+        let packed_bodies = pack(&self.bodies, &mut self.packed[split..]);
+        let out = &mut self.packed[..split + packed_bodies];
         out[..4].copy_from_slice(MAGIC);
         out[4..6].copy_from_slice(&version.to_le_bytes());
         out[6..8].copy_from_slice(&u16::from(self.id.class).to_le_bytes());
-        let lengths = [columns.len(), packed_columns, self.bodies.len(), packed_bodies].map(|len| len as u32);
+        let lengths = [self.columns.len(), packed_columns, self.bodies.len(), packed_bodies];
         for (at, value) in [(8, self.id.partition), (12, self.rows.len() as u32)] {
             out[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         out[16..24].copy_from_slice(&self.id.first_seq.to_le_bytes());
         out[24..28].copy_from_slice(&(self.pages.len() as u32).to_le_bytes());
         for (number, value) in lengths.into_iter().enumerate() {
-            out[28 + number * 4..32 + number * 4].copy_from_slice(&value.to_le_bytes());
+            out[28 + number * 4..32 + number * 4].copy_from_slice(&(value as u32).to_le_bytes());
         }
-        let crc = checksum(&out);
+        let crc = checksum(out);
         out[44..48].copy_from_slice(&crc.to_le_bytes());
-        out
+        // A copy of the right length costs less than what is held of one that is too long until it is written.
+        out.to_vec()
     }
 
-    fn columns(&self, version: u16) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.rows.len() * 12);
+    fn make_columns(&mut self, version: u16) {
+        let out = &mut self.columns;
+        out.clear();
+        out.reserve(self.rows.len() * 16);
         for count in &self.pages {
-            put(&mut out, u64::from(*count));
+            put(out, u64::from(*count));
         }
         let mut last = 0u64;
         for row in &self.rows {
-            put(&mut out, zigzag(row.id.wrapping_sub(last)));
+            put(out, zigzag(row.id.wrapping_sub(last)));
             last = row.id;
         }
         let mut last = 0u64;
         for row in &self.rows {
-            put(&mut out, zigzag((row.timestamp as u64).wrapping_sub(last)));
+            put(out, zigzag((row.timestamp as u64).wrapping_sub(last)));
             last = row.timestamp as u64;
         }
-        let mut seen: HashMap<u64, u64, Streams> = HashMap::with_hasher(Streams::new());
-        for row in &self.rows {
-            let fresh = seen.len() as u64;
-            let number = *seen.entry(row.stream).or_insert(fresh);
-            put(&mut out, number);
-            if number == fresh {
-                out.extend_from_slice(&row.stream.to_le_bytes());
+        let mut fresh = 0;
+        for number in &self.of_rows {
+            put(out, u64::from(*number));
+            if *number == fresh {
+                out.extend_from_slice(&self.streams[fresh as usize].to_le_bytes());
+                fresh += 1;
             }
         }
         for row in &self.rows {
-            put(&mut out, u64::from(row.flags));
+            put(out, u64::from(row.flags));
         }
         for row in &self.rows {
             let len = u64::from(row.body_len) << 1 | u64::from(row.has_metadata());
-            put(&mut out, if version == VERSION { len } else { len << 1 | u64::from(row.expires()) });
+            put(out, if version == VERSION { len } else { len << 1 | u64::from(row.expires()) });
         }
         out.extend(self.rows.iter().map(|row| row.kind));
-        out
     }
 }
 
-/// Hashes streams quickly, and differently for each block, so that nobody can choose streams that collide.
+/// Hashes streams quickly, and differently for each writer, so that nobody can choose streams that collide.
 struct Streams(u64);
 
-impl Streams {
-    fn new() -> Self {
+impl Default for Streams {
+    fn default() -> Self {
         Self(RandomState::new().hash_one(0))
     }
 }
@@ -205,19 +237,14 @@ impl Hasher for StreamHasher {
     }
 }
 
-/// Appends `raw` to `out`, packed if that is smaller, and gives the length it has there.
-fn pack(raw: &[u8], out: &mut Vec<u8>) -> usize {
-    let at = out.len();
-    out.resize(at + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
-    let packed = lz4_flex::block::compress_into(raw, &mut out[at..]).unwrap_or(usize::MAX);
+/// Puts `raw` at the front of `out`, packed if that is smaller, and gives the length it has there.
+fn pack(raw: &[u8], out: &mut [u8]) -> usize {
+    let packed = lz4_flex::block::compress_into(raw, out).unwrap_or(usize::MAX);
     if packed < raw.len() {
-        out.truncate(at + packed);
-        packed
-    } else {
-        out.truncate(at);
-        out.extend_from_slice(raw);
-        raw.len()
+        return packed;
     }
+    out[..raw.len()].copy_from_slice(raw);
+    raw.len()
 }
 
 fn unpack(packed: &[u8], raw_len: usize, what: &str) -> Result<Vec<u8>> {
@@ -228,7 +255,7 @@ fn unpack(packed: &[u8], raw_len: usize, what: &str) -> Result<Vec<u8>> {
     if packed.len() == raw_len {
         return Ok(packed.to_vec());
     }
-    let mut raw = vec![0; raw_len];
+    let mut raw = zeros(raw_len, what)?;
     match lz4_flex::block::decompress_into(packed, &mut raw) {
         Ok(written) if written == raw_len => Ok(raw),
         _ => Err(Error::corrupt(format!("{what} of a cold block do not unpack"))),
@@ -442,7 +469,13 @@ mod tests {
     }
 
     fn writer_of(events: u64, expires: impl Fn(u64) -> bool) -> BlockWriter {
-        let mut writer = BlockWriter::new(LaneId::new(5, Class::new(3)), 77);
+        let mut writer = BlockWriter::default();
+        fill(&mut writer, events, expires);
+        writer
+    }
+
+    fn fill(writer: &mut BlockWriter, events: u64, expires: impl Fn(u64) -> bool) {
+        writer.begin(LaneId::new(5, Class::new(3)), 77, 0, 0);
         for id in 0..events {
             if id % 10 == 0 {
                 writer.begin_page();
@@ -462,7 +495,6 @@ mod tests {
             .expiring(expires(id));
             writer.push(&EventRef::of_row(header, Arc::new(body.into()), 0).unwrap());
         }
-        writer
     }
 
     #[test]
@@ -470,7 +502,7 @@ mod tests {
         let writers = [0, 1, 9, 1000].into_iter().flat_map(|events| {
             [writer(events), writer_of(events, |id| id % 3 == 0), writer_of(events, |_| true)]
         });
-        for writer in writers {
+        for mut writer in writers {
             let events = writer.rows().len() as u64;
             let block = Block::decode(&writer.encode()).unwrap();
             assert_eq!(block.id, writer.id());
@@ -483,6 +515,18 @@ mod tests {
                 assert_eq!(block.event(row).body(), body);
                 at += body.len();
             }
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_used_again_writes_what_a_new_one_does() {
+        let mut again = writer(1000);
+        let _ = again.encode();
+        for events in [40, 0, 300] {
+            let mut fresh = writer(events);
+            fill(&mut again, events, |_| false);
+            assert_eq!(again.encode(), fresh.encode(), "{events} events");
+            assert_eq!(again.streams(), fresh.streams());
         }
     }
 
@@ -508,7 +552,8 @@ mod tests {
 
     #[test]
     fn an_event_that_expires_has_room_for_the_moment() {
-        let mut short = BlockWriter::new(LaneId::new(0, Class::DEFAULT), 0);
+        let mut short = BlockWriter::default();
+        short.begin(LaneId::new(0, Class::DEFAULT), 0, 0, 0);
         short.begin_page();
         for len in [8u32, 7] {
             let header = RecordHeader::new(0, 1, len, 0, 0, Class::DEFAULT, false, 0).expiring(true);

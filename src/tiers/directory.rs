@@ -1,9 +1,11 @@
 //! What the store knows of each cold block without reading it.
 //!
-//! An entry costs about 250 bytes and its filter. When the entries take more than their share of the buffers, the
-//! filters of the oldest blocks are let go. When that is not enough, entries of old blocks that follow each other in a
-//! lane are *folded*: one entry then says what all of them may hold together, and a read that it does not rule out asks
-//! the tier for theirs. A read then looks into more than it needs, and finds the same.
+//! An entry costs about 200 bytes, its filter of streams, and what it knows of the ids: a bit for each from the least to
+//! the greatest where that is no more than a filter would take, as with ids in sequence. When the entries take more than
+//! their share of the buffers, the oldest let go of their streams, then, if need be, of their ids. When that is not
+//! enough, entries of old blocks that follow each other in a lane are *folded*: one entry then says what all of them may
+//! hold together, and a read that it does not rule out asks the tier for theirs. A read then looks into more than it
+//! needs, and finds the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,10 +13,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
-use crate::event::record::RecordHeader;
 use crate::ids::LaneId;
-use crate::tiers::block::{Block, BlockId, BlockWriter};
-use crate::tiers::filter::Filter;
+use crate::tiers::block::{Block, BlockId};
+use crate::tiers::entry::{BlockInfo, Keep};
 
 /// Stores that share a tier number their pages in ranges of so many bits.
 pub(crate) const WRITER_SHIFT: u32 = 40;
@@ -28,202 +29,6 @@ pub(crate) fn writer_of(seq: u64) -> u64 {
 const FOLD: u64 = 64;
 /// The most that anything is folded to.
 const FOLD_MAX: u64 = 1 << 40;
-
-/// What is known of one block, or of several that are folded: their first one's id, and bounds that hold for all.
-#[derive(Clone, Debug)]
-pub(crate) struct BlockInfo {
-    pub(crate) id: BlockId,
-    /// One after the last page of the block.
-    pub(crate) end_seq: u64,
-    /// How many blocks it stands for.
-    pub(crate) blocks: u64,
-    pub(crate) events: u64,
-    pub(crate) min_time: i64,
-    pub(crate) max_time: i64,
-    pub(crate) min_id: u64,
-    pub(crate) max_id: u64,
-    /// The time that the age of its newest page is counted from.
-    pub(crate) newest_ms: i64,
-    pub(crate) raw_bytes: u64,
-    pub(crate) stored_bytes: u64,
-    pub(crate) kinds: [u64; 4],
-    /// Deleting it has failed, maybe after it was deleted: the tier need not have it.
-    pub(crate) may_be_gone: bool,
-    filter: Filter,
-}
-
-const FIXED: usize = 8 * 12 + 4;
-
-impl BlockInfo {
-    pub(crate) fn of(writer: &BlockWriter, newest_ms: i64, stored_bytes: usize) -> Self {
-        let end_seq = writer.id().first_seq + writer.pages();
-        Self::of_rows(writer.id(), end_seq, writer.rows(), newest_ms, writer.raw_bytes() as u64, stored_bytes)
-    }
-
-    /// The entry of a block whose own is damaged. Its newest event stands for its newest page.
-    fn of_block(block: &Block, stored_bytes: usize) -> Self {
-        let rows: Vec<RecordHeader> = block.rows().iter().map(|row| row.header).collect();
-        let newest_ms = rows.iter().map(|row| row.timestamp).max().unwrap_or(i64::MIN);
-        let end_seq = block.id.first_seq.saturating_add(u64::from(block.pages));
-        Self::of_rows(block.id, end_seq, &rows, newest_ms, block.memory() as u64, stored_bytes)
-    }
-
-    /// The entry of a block of which nothing can be read. It may hold anything, so that whoever looks for what it may
-    /// have held is told.
-    pub(crate) fn unknown(id: BlockId) -> Self {
-        Self {
-            min_time: i64::MIN,
-            max_time: i64::MAX,
-            min_id: 0,
-            max_id: u64::MAX,
-            kinds: [u64::MAX; 4],
-            filter: Filter::default(),
-            ..Self::of_rows(id, id.first_seq.saturating_add(1), &[], i64::MAX, 0, 0)
-        }
-    }
-
-    fn of_rows(
-        id: BlockId,
-        end_seq: u64,
-        rows: &[RecordHeader],
-        newest_ms: i64,
-        raw_bytes: u64,
-        stored_bytes: usize,
-    ) -> Self {
-        let mut streams: Vec<u64> = rows.iter().map(|row| row.stream).collect();
-        streams.sort_unstable();
-        streams.dedup();
-        let mut kinds = [0u64; 4];
-        for row in rows {
-            kinds[usize::from(row.kind >> 6)] |= 1 << (row.kind & 63);
-        }
-        let times = || rows.iter().map(|row| row.timestamp);
-        let ids = || rows.iter().map(|row| row.id);
-        Self {
-            id,
-            end_seq,
-            blocks: 1,
-            events: rows.len() as u64,
-            min_time: times().min().unwrap_or(i64::MAX),
-            max_time: times().max().unwrap_or(i64::MIN),
-            min_id: ids().min().unwrap_or(u64::MAX),
-            max_id: ids().max().unwrap_or(0),
-            newest_ms,
-            raw_bytes,
-            stored_bytes: stored_bytes as u64,
-            kinds,
-            may_be_gone: false,
-            filter: Filter::new(rows.iter().map(|row| row.id), streams.into_iter()),
-        }
-    }
-
-    /// The same of a block that could not be deleted, or was without anybody knowing.
-    pub(crate) fn maybe_gone(&self) -> Self {
-        Self { may_be_gone: true, ..self.clone() }
-    }
-
-    /// The entry as it is stored with its block.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let words = [
-            self.end_seq,
-            self.min_time as u64,
-            self.max_time as u64,
-            self.min_id,
-            self.max_id,
-            self.newest_ms as u64,
-            self.raw_bytes,
-            self.stored_bytes,
-            self.kinds[0],
-            self.kinds[1],
-            self.kinds[2],
-            self.kinds[3],
-        ];
-        let mut out: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        out.extend_from_slice(&(self.events as u32).to_le_bytes());
-        out.extend_from_slice(&self.filter.to_bytes());
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    pub(crate) fn decode(id: BlockId, bytes: &[u8]) -> Result<Self> {
-        let damaged =
-            || Error::corrupt(format!("the directory entry of cold block {id:?} fails its checksum"));
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
-        if body.len() < FIXED || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return Err(damaged());
-        }
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&body[at * 8..at * 8 + 8]);
-            u64::from_le_bytes(word)
-        };
-        let mut events = [0; 4];
-        events.copy_from_slice(&body[FIXED - 4..FIXED]);
-        Ok(Self {
-            id,
-            end_seq: word(0),
-            blocks: 1,
-            events: u64::from(u32::from_le_bytes(events)),
-            min_time: word(1) as i64,
-            max_time: word(2) as i64,
-            min_id: word(3),
-            max_id: word(4),
-            newest_ms: word(5) as i64,
-            raw_bytes: word(6),
-            stored_bytes: word(7),
-            kinds: [word(8), word(9), word(10), word(11)],
-            may_be_gone: false,
-            filter: Filter::from_bytes(&body[FIXED..]),
-        })
-    }
-
-    pub(crate) fn may_hold_id(&self, id: u64) -> bool {
-        (self.min_id..=self.max_id).contains(&id) && self.filter.may_hold_id(id)
-    }
-
-    pub(crate) fn may_hold_stream(&self, stream: u64) -> bool {
-        self.filter.may_hold_stream(stream)
-    }
-
-    fn memory(&self) -> usize {
-        size_of::<Self>() + 32 + self.filter.len_bytes()
-    }
-
-    /// Whether it stands for more than one block.
-    pub(crate) fn is_folded(&self) -> bool {
-        self.blocks > 1
-    }
-
-    /// Bounds that hold for another one, too; what either counts is left to the caller.
-    fn widen(&mut self, other: &Self) {
-        self.end_seq = self.end_seq.max(other.end_seq);
-        self.min_time = self.min_time.min(other.min_time);
-        self.max_time = self.max_time.max(other.max_time);
-        self.min_id = self.min_id.min(other.min_id);
-        self.max_id = self.max_id.max(other.max_id);
-        self.newest_ms = self.newest_ms.max(other.newest_ms);
-        self.may_be_gone |= other.may_be_gone;
-        for (kinds, others) in self.kinds.iter_mut().zip(other.kinds) {
-            *kinds |= others;
-        }
-        self.filter = Filter::default();
-    }
-
-    /// One entry for several that follow each other.
-    fn fold(run: &[Arc<Self>]) -> Option<Self> {
-        let (first, rest) = run.split_first()?;
-        let mut all = Self::clone(first);
-        for other in rest {
-            all.widen(other);
-            all.blocks += other.blocks;
-            all.events += other.events;
-            all.raw_bytes += other.raw_bytes;
-            all.stored_bytes += other.stored_bytes;
-        }
-        Some(all)
-    }
-}
 
 /// What a block's entry is like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -350,20 +155,33 @@ impl Directory {
         self.count(&info, true);
         blocks.insert(at, Arc::new(info));
         drop(blocks);
-        // Once few filters are left there is little to win, and looking for them takes longer than it is worth.
-        let filters = self.filter_bytes.load(Ordering::Relaxed);
-        if self.memory() > self.limit && filters > self.limit / 8 {
-            self.drop_old_filters();
-        }
         if self.memory() > self.limit {
-            self.fold_old();
+            self.make_room();
         }
     }
 
-    /// Folds entries of the older half of each lane until all take seven eighths of what they may, so that it is not
+    /// Makes entries smaller. What has to be done for it is done until all take 15/16 of what they may, so that it is not
     /// done for each block.
-    fn fold_old(&self) {
-        let goal = self.limit / 8 * 7;
+    fn make_room(&self) {
+        let goal = self.limit / 16 * 15;
+        for (keep, most) in [(Keep::Ids, 7), (Keep::Nothing, 4)] {
+            let is_needed = self.memory() > self.limit;
+            // The oldest first, of all lanes alike.
+            for eighths in (1..=most).filter(|_| is_needed) {
+                // Once few filters are left there is little to win, and looking for them takes longer than it is worth.
+                if self.memory() <= goal || self.filter_bytes.load(Ordering::Relaxed) <= self.limit / 8 {
+                    break;
+                }
+                self.lanes.iter().for_each(|lane| self.thin(&mut lane.write(), eighths, keep));
+            }
+        }
+        if self.memory() > self.limit {
+            self.fold_old(goal);
+        }
+    }
+
+    /// Folds entries of the older half of each lane.
+    fn fold_old(&self, goal: usize) {
         let mut most = FOLD;
         while self.memory() > goal && most <= FOLD_MAX {
             for lane in &self.lanes {
@@ -425,22 +243,18 @@ impl Directory {
             if add { total.fetch_add(by, Ordering::Relaxed) } else { total.fetch_sub(by, Ordering::Relaxed) }
         };
         change(&self.memory, info.memory());
-        change(&self.filter_bytes, info.filter.len_bytes());
+        change(&self.filter_bytes, info.filters_bytes());
     }
 
-    /// Lets the filters of the older half of each lane go.
-    fn drop_old_filters(&self) {
-        for lane in &self.lanes {
-            let mut blocks = lane.write();
-            let half = blocks.len() / 2;
-            for block in &mut blocks[..half] {
-                if block.filter.len_bytes() > 0 {
-                    self.memory.fetch_sub(block.filter.len_bytes(), Ordering::Relaxed);
-                    self.filter_bytes.fetch_sub(block.filter.len_bytes(), Ordering::Relaxed);
-                    let mut without = BlockInfo::clone(block);
-                    without.filter = Filter::default();
-                    *block = Arc::new(without);
-                }
+    /// Lets go of what so many eighths of a lane's entries, the oldest, know beyond `keep`.
+    fn thin(&self, blocks: &mut [Arc<BlockInfo>], eighths: usize, keep: Keep) {
+        let old = blocks.len() * eighths / 8;
+        for block in &mut blocks[..old] {
+            if let Some(less) = block.thinned(keep) {
+                let freed = block.filters_bytes() - less.filters_bytes();
+                self.memory.fetch_sub(freed, Ordering::Relaxed);
+                self.filter_bytes.fetch_sub(freed, Ordering::Relaxed);
+                *block = Arc::new(less);
             }
         }
     }
@@ -480,10 +294,13 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::record::RecordHeader;
 
     fn info(first_seq: u64, time: i64) -> BlockInfo {
         let id = BlockId { partition: 0, class: 0, first_seq };
-        BlockInfo { min_time: time, max_time: time, events: 1, ..BlockInfo::unknown(id) }
+        let mut info = BlockInfo::unknown(id);
+        (info.min_time, info.max_time, info.events) = (time, time, 1);
+        info
     }
 
     fn lane() -> LaneId {
@@ -511,6 +328,16 @@ mod tests {
             assert_eq!(directory.block_of(lane(), seq).map(|entry| entry.id), Some(found[0].id));
         }
         assert!(!all[all.len() - 1].is_folded(), "the newest are told apart");
+        assert!(!all.iter().any(|entry| entry.has_gaps));
+    }
+
+    #[test]
+    fn an_entry_of_blocks_with_pages_missing_between_them_says_so() {
+        let directory = Directory::new(1, 1, 20_000, 0);
+        (0..2_000).filter(|seq| *seq != 700).for_each(|seq| directory.insert(info(seq, 0)));
+        let folded = directory.block_of(lane(), 700).unwrap();
+        assert!(folded.is_folded() && folded.has_gaps);
+        assert!(!directory.block_of(lane(), 10).unwrap().has_gaps || folded.id.first_seq <= 10);
     }
 
     #[test]
@@ -529,6 +356,53 @@ mod tests {
             directory.blocks(lane(), u64::MAX, |_| true).iter().map(|entry| entry.id).collect();
         directory.remove(&all);
         assert_eq!((directory.memory(), directory.totals.blocks.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    /// Blocks of 400 events whose ids are in sequence over four lanes, as a counter's are.
+    fn counted(directory: &Directory, blocks: u64) {
+        for block in 0..blocks {
+            let (partition, first) = ((block % 4) as usize, block / 4 * 1600);
+            let row = |at: u64| {
+                let class = crate::ids::Class::new(0);
+                let id = first + at * 4 + partition as u64;
+                RecordHeader::new(id as i64, id, 0, 0, 0, class, false, crate::ids::mix(at % 300, 1))
+            };
+            let rows: Vec<RecordHeader> = (0..400).map(row).collect();
+            let id = BlockId { partition: partition as u32, class: 0, first_seq: block / 4 };
+            let whole = BlockInfo::of_rows(id, block / 4 + 1, &rows, 0, 1000, 500);
+            directory.learn(id, &whole.encode()).unwrap();
+        }
+    }
+
+    /// How many blocks, of the number of all, a read of an id looks into, and a read of a stream that does not exist.
+    fn looked_into(directory: &Directory, blocks: u64) -> (f64, f64) {
+        let ids: Vec<u64> = (0..1000).map(|read| crate::ids::mix(read, 2) % (blocks / 4 * 1600)).collect();
+        let count = |chosen: &dyn Fn(&BlockInfo) -> bool| {
+            directory.lane_ids().map(|lane| directory.blocks(lane, u64::MAX, chosen).len()).sum::<usize>()
+        };
+        let found: Vec<usize> = ids.iter().map(|id| count(&|info| info.may_hold_id(*id))).collect();
+        assert!(found.iter().all(|found| *found > 0));
+        let strange = (0..20).map(|stream| count(&|info| info.may_hold_stream(stream))).sum::<usize>();
+        (found.iter().sum::<usize>() as f64 / 1000.0, strange as f64 / 20.0 / blocks as f64)
+    }
+
+    #[test]
+    fn a_read_of_an_id_in_sequence_looks_into_one_block_as_long_as_there_is_any_room() {
+        for (blocks, streams_at_most) in [(640, 0.02), (1_000, 0.3), (1_500, 0.8)] {
+            let directory = Directory::new(4, 1, 1 << 20, 0);
+            counted(&directory, blocks);
+            let (ids, streams) = looked_into(&directory, blocks);
+            assert!((ids - 1.0).abs() < 1e-9, "{ids} of {blocks} blocks");
+            assert!(
+                streams <= streams_at_most,
+                "{streams} of {blocks} blocks may hold a stream that none holds"
+            );
+            assert!(directory.memory() <= 1 << 20);
+        }
+        // Without any, the bounds of each block are left.
+        let directory = Directory::new(4, 1, 1 << 20, 0);
+        counted(&directory, 3_300);
+        assert!(looked_into(&directory, 3_300).0 < 4.01);
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! A Bloom filter (Bloom, 1970) over the ids and streams of one cold block.
+//! What is known of the ids and streams of one cold block: a Bloom filter (Bloom, 1970) over both; or, where ids lie
+//! close together, over the streams only, and a bit for each id between the least and the greatest.
 //!
-//! Ten bits for each key and seven probes (Kirsch and Mitzenmacher's double hashing, 2006): about one wrong "yes" in
+//! The filter has ten bits for each key and seven probes (Kirsch and Mitzenmacher's double hashing, 2006): about one wrong "yes" in
 //! a hundred, never a wrong "no". The bits are stored with the block, so hash and layout must not change.
 
 use crate::ids::mix;
@@ -21,24 +22,28 @@ impl Filter {
         ids: impl ExactSizeIterator<Item = u64>,
         streams: impl ExactSizeIterator<Item = u64>,
     ) -> Self {
-        let words = ((ids.len() + streams.len()) * BITS_PER_KEY).div_ceil(64).max(1);
-        let mut filter = Self { words: vec![0; words].into() };
+        let mut filter = Self::with_room(ids.len() + streams.len());
         ids.for_each(|id| filter.add(mix(id, ID_SEED)));
         streams.for_each(|stream| filter.add(mix(stream, STREAM_SEED)));
         filter
     }
 
+    pub(crate) fn of_streams(streams: impl ExactSizeIterator<Item = u64>) -> Self {
+        let mut filter = Self::with_room(streams.len());
+        streams.for_each(|stream| filter.add(mix(stream, STREAM_SEED)));
+        filter
+    }
+
+    fn with_room(keys: usize) -> Self {
+        Self { words: vec![0; (keys * BITS_PER_KEY).div_ceil(64).max(1)].into() }
+    }
+
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
-        let word = |chunk: &[u8]| {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            u64::from_le_bytes(word)
-        };
-        Self { words: bytes.chunks_exact(8).map(word).collect() }
+        Self { words: words_of(bytes) }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        bytes_of(&self.words)
     }
 
     pub(crate) fn len_bytes(&self) -> usize {
@@ -73,9 +78,85 @@ impl Filter {
     }
 }
 
+/// A bit for each id of a block, from its least to its greatest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exact {
+    words: Box<[u64]>,
+}
+
+impl Exact {
+    /// `None`: the ids lie too far apart, a filter takes less room.
+    pub(crate) fn new(min: u64, max: u64, ids: impl ExactSizeIterator<Item = u64>) -> Option<Self> {
+        let words = Self::words(min, max)?;
+        if words > (ids.len() * BITS_PER_KEY).div_ceil(64) {
+            return None;
+        }
+        let mut exact = Self { words: vec![0; words].into() };
+        for id in ids.map(|id| id.wrapping_sub(min)) {
+            *exact.words.get_mut((id / 64) as usize)? |= 1 << (id % 64);
+        }
+        Some(exact)
+    }
+
+    fn words(min: u64, max: u64) -> Option<usize> {
+        usize::try_from(max.checked_sub(min)? / 64).ok()?.checked_add(1)
+    }
+
+    /// Reads it from the front of bytes, and gives what is behind it. `None`: it is longer than they are.
+    pub(crate) fn split(min: u64, max: u64, bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (own, rest) = bytes.split_at_checked(Self::words(min, max)?.checked_mul(8)?)?;
+        Some((Self { words: words_of(own) }, rest))
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        bytes_of(&self.words)
+    }
+
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.words.len() * 8
+    }
+
+    /// Whether the block has the id that lies so far above the least.
+    pub(crate) fn has(&self, above: u64) -> bool {
+        self.words.get((above / 64) as usize).is_some_and(|word| word >> (above % 64) & 1 == 1)
+    }
+}
+
+fn words_of(bytes: &[u8]) -> Box<[u64]> {
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    };
+    bytes.chunks_exact(8).map(word).collect()
+}
+
+fn bytes_of(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exact_ids_are_those_that_were_given_and_are_had_where_they_take_less_room() {
+        let ids: Vec<u64> = (0..500).map(|id| u64::MAX - 7 * id).collect();
+        let (min, max) = (u64::MAX - 7 * 499, u64::MAX);
+        let exact = Exact::new(min, max, ids.iter().copied()).unwrap();
+        assert!((min..=max).all(|id| exact.has(id - min) == ids.contains(&id)));
+        assert!(exact.len_bytes() <= Filter::new(ids.iter().copied(), [].into_iter()).len_bytes());
+        let bytes = [exact.to_bytes(), vec![1, 2, 3]].concat();
+        assert_eq!(Exact::split(min, max, &bytes), Some((exact, &[1, 2, 3][..])));
+        assert_eq!(Exact::split(0, u64::MAX, &bytes), None);
+        assert_eq!(Exact::split(1, 0, &bytes), None);
+        assert_eq!(Exact::new(0, u64::MAX, [0, u64::MAX].into_iter()), None);
+        assert_eq!(
+            Exact::new(0, 11 * 499, (0..500).map(|id| id * 11).collect::<Vec<u64>>().into_iter()),
+            None
+        );
+        assert_eq!(Exact::new(u64::MAX, 0, [].into_iter()), None, "a block of no events");
+    }
 
     #[test]
     fn no_key_is_denied_and_few_others_are_granted() {

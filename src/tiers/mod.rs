@@ -1,9 +1,11 @@
 //! The cold tier: blocks of events on their way out of memory and back.
 
 pub(crate) mod block;
+pub(crate) mod caught;
 pub(crate) mod cold;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod entry;
 pub(crate) mod filter;
 pub(crate) mod letters;
 pub(crate) mod reader;

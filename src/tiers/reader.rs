@@ -15,7 +15,8 @@ use crate::ids::{LaneId, Stream};
 use crate::index::names::Names;
 use crate::tiers::block::{Block, BlockId, Row};
 use crate::tiers::cold::{ColdTier, Tombstone};
-use crate::tiers::directory::{BlockInfo, Directory, Learned};
+use crate::tiers::directory::{Directory, Learned};
+use crate::tiers::entry::BlockInfo;
 
 /// What a tombstone takes in memory, roughly.
 pub(crate) const TOMBSTONE_BYTES: usize = 48;
@@ -269,8 +270,9 @@ impl ColdReader {
                 _ => Ok(None),
             };
         };
-        let block = Block::decode(&bytes).inspect_err(|_| {
-            self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let block = Block::decode(&bytes).inspect_err(|error| {
+            let is_damaged = error.kind() != ErrorKind::Io;
+            self.corrupt.fetch_add(u64::from(is_damaged), Ordering::Relaxed);
         })?;
         if block.id != id {
             return Err(self.count(format!("cold block {id:?} holds the events of {:?}", block.id)));
@@ -351,6 +353,14 @@ impl ColdReader {
         })?;
         found.sort_unstable_by_key(|entry| entry.id.first_seq);
         Ok(found)
+    }
+
+    /// Whether the tier has a block of that page. Asks the tier where several blocks are noted together with pages missing
+    /// between them; if it cannot tell, the page counts as missing, and is put.
+    pub(crate) fn has_block(&self, lane: LaneId, seq: u64) -> bool {
+        let Some(info) = self.directory.block_of(lane, seq) else { return false };
+        let holds = |entry: &BlockInfo| entry.holds(seq);
+        !info.has_gaps || self.unfold(&info, Deadline::never(), holds).is_ok_and(|found| !found.is_empty())
     }
 
     /// The block that holds a page.

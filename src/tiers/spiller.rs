@@ -3,13 +3,14 @@
 //! A lane's pages are written in order, so what is confirmed of a lane is everything below one page number. Pages
 //! are read under a short pin; no lock is held and no reader kept waiting while the tier writes.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::config::{Config, OnLeave};
 use crate::error::{Error, Result};
 use crate::eviction::engine::EvictionShared;
@@ -22,7 +23,7 @@ use crate::pages::pool::Pin;
 use crate::pages::table::{PageMeta, Tier};
 use crate::tiers::block::BlockWriter;
 use crate::tiers::cold::ColdBlock;
-use crate::tiers::directory::BlockInfo;
+use crate::tiers::entry::BlockInfo;
 use crate::tiers::reader::ColdReader;
 
 /// Blocks that are written in one go.
@@ -47,6 +48,9 @@ pub(crate) struct Spiller {
     /// For each lane, one after the last page that a spill has looked at. Whoever removes an event of a page below
     /// it must tell the cold tier, too.
     reached: Vec<AtomicU64>,
+    /// For each spiller, held by those who remove events that it has not reached, for as long as it must not: a moment, as
+    /// they do nothing that could fail or wait meanwhile.
+    removing: Vec<RwLock<()>>,
     /// For each lane, one after the last page of an earlier run of which it is not known whether the tier has it, since its
     /// server was away when the store opened. They are not written before it is: a block that was cut otherwise would be
     /// beside the one that the tier has. Zero: there is none.
@@ -185,6 +189,7 @@ impl Spiller {
         let turns = (0..spillers.max(1)).map(|_| Mutex::new(turn())).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
+            removing: (0..spillers.max(1)).map(|_| RwLock::new(())).collect(),
             held: lanes.lanes().map(|_| AtomicU64::new(0)).collect(),
             counters: SpillCounters::default(),
             latency: Mutex::new(latency),
@@ -199,10 +204,15 @@ impl Spiller {
         self.buffered.load(Ordering::Relaxed)
     }
 
-    /// Whether a spill may have read that page before an event of it was removed just now.
-    pub(crate) fn may_have_read(&self, number: usize, seq: u64) -> bool {
-        // Pairs with the fence in `collect`: either the spill sees the removal, or we see the spill.
-        fence(Ordering::SeqCst);
+    /// Keeps spills away from a page of which an event is about to be removed, until what this gives is dropped. `None`: one
+    /// may have read it already, so the cold tier must be told of the removal.
+    pub(crate) fn hold_off(&self, number: usize, seq: u64) -> Option<RwLockReadGuard<'_, ()>> {
+        let hold = self.removing[number % self.count()].read();
+        (seq >= self.reached[number].load(Ordering::Relaxed)).then_some(hold)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_reached(&self, number: usize, seq: u64) -> bool {
         seq < self.reached[number].load(Ordering::Relaxed)
     }
 
@@ -245,7 +255,7 @@ impl Spiller {
         for (number, lane) in lanes.lanes().enumerate().filter(|(number, _)| self.is_held(*number)) {
             let end = self.held[number].load(Ordering::Relaxed);
             let pages = lane.pages(&lanes.pages, &pin).map(|(page, _)| page);
-            let has_block = |lane, seq| cold.directory.block_of(lane, seq).is_some();
+            let has_block = |lane, seq| cold.has_block(lane, seq);
             lane.set_clean(lanes.clean_up_to(lane.id, pages, end, &has_block));
             self.expect_blocks(number, lane, cold);
             self.held[number].store(0, Ordering::Release);
@@ -256,8 +266,11 @@ impl Spiller {
     fn expect_blocks(&self, number: usize, lane: &Lane, cold: &ColdReader) {
         let clean = lane.clean_seq();
         let ours = |info: &BlockInfo| !cold.directory.is_foreign(info.id.first_seq);
-        let unsure = |info: &BlockInfo| info.end_seq > clean && !info.is_folded() && ours(info);
-        let blocks = cold.directory.blocks(lane.id, u64::MAX, unsure);
+        let unsure = |info: &BlockInfo| info.end_seq > clean && ours(info);
+        let entries = cold.directory.blocks(lane.id, u64::MAX, unsure);
+        // A tier that does not tell what is noted together leaves that out: its pages may be put once more.
+        let unfold = |entry| cold.unfold(entry, Deadline::never(), unsure).unwrap_or_default();
+        let blocks: Vec<Arc<BlockInfo>> = entries.iter().flat_map(unfold).collect();
         if let Some(last) = blocks.last() {
             self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
             let mut turn = self.turns[number % self.count()].lock();
@@ -394,6 +407,7 @@ impl Spiller {
         let count = self.reached.len();
         let all: Vec<&Lane> = lanes.lanes().collect();
         let (mut jobs, spillers) = (Vec::new(), self.count());
+        let mut writer = BlockWriter::default();
         let share = config.buffers / (BATCH_SHARE * spillers as u64);
         let is_full = |jobs: &[Job]| {
             jobs.len() * spillers >= BATCH || jobs.iter().map(|job| job.bytes).sum::<u64>() >= share
@@ -407,8 +421,16 @@ impl Spiller {
             let urgent = drain || shared.is_wanted(number);
             let (mut last, mut from) = (turn.last[number], all[number].clean_seq());
             while !is_full(&jobs)
-                && let Some(job) =
-                    self.collect(config, lanes, shared, number, (last, from), &turn.tried[number], urgent)
+                && let Some(job) = self.collect(
+                    config,
+                    lanes,
+                    shared,
+                    number,
+                    (last, from),
+                    &turn.tried[number],
+                    urgent,
+                    &mut writer,
+                )
             {
                 (last, from) = ((job.last, job.end_seq - 1), job.end_seq);
                 // One that is not full may be longer when it is tried again: nothing must follow it until it is
@@ -452,6 +474,7 @@ impl Spiller {
         (last, from): ((LogicalPage, u64), u64),
         tried: &[(u64, u64)],
         urgent: bool,
+        writer: &mut BlockWriter,
     ) -> Option<Job> {
         let lane =
             lanes.partitions[number / config.classes.len()].lane(Class::new(number % config.classes.len()));
@@ -515,9 +538,10 @@ impl Spiller {
             self.reached[number].store(end_seq, Ordering::Relaxed);
         }
         self.reached[number].fetch_max(end_seq, Ordering::Relaxed);
-        // Pairs with the fence in `may_have_read`.
-        fence(Ordering::SeqCst);
-        let writer = self.encode(config, lanes, lane, first, &pages, &pin);
+        // Whoever removes an event of these pages and had not seen it yet that they are reached has removed it by then: see
+        // `hold_off`.
+        drop(self.removing[number % self.count()].write());
+        self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
         drop(pin);
         let mut held = 0;
@@ -525,7 +549,7 @@ impl Spiller {
             let bytes = writer.encode();
             held = (bytes.len() + writer.raw_bytes()) as u64;
             self.buffered.fetch_add(held, Ordering::Relaxed);
-            let info = BlockInfo::of(&writer, newest, bytes.len());
+            let info = BlockInfo::of(writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)
         });
         Some(Job {
@@ -546,45 +570,56 @@ impl Spiller {
     }
 
     /// Puts the live events of pages into a block.
-    fn encode(
+    #[expect(clippy::too_many_arguments, reason = "what, and whither")]
+    fn fill(
         &self,
+        writer: &mut BlockWriter,
         config: &Config,
         lanes: &Lanes,
         lane: &Lane,
         first: u64,
         pages: &[(LogicalPage, &PageMeta)],
         pin: &Pin,
-    ) -> BlockWriter {
+    ) {
         let retention = config.classes[lane.id.class().index()].retention;
         let clock = if cfg!(canary = "wall-clock") { &clock::Clock::system() } else { &lanes.clock };
         let now_ms = clock.now_ms();
         let ends = retention.map(|age| now_ms.saturating_sub(millis(age)));
-        let mut writer = BlockWriter::new(lane.id, first);
         let sum = |of: fn(&PageMeta) -> u32| pages.iter().map(|(_, meta)| of(meta) as usize).sum();
-        writer.reserve(sum(PageMeta::count), sum(PageMeta::committed));
+        writer.begin(lane.id, first, sum(PageMeta::count), sum(PageMeta::committed));
         for (page, meta) in pages {
             while first + writer.pages() <= meta.seq() {
                 writer.begin_page();
             }
-            let mut seen = 0;
+            let (mut seen, mut damaged_events) = (0, 0);
             let outcome =
                 lanes.pages.walk(pin, lanes.pages.place(*page), meta.committed(), |offset, event| {
                     seen += 1;
                     let expired =
                         event.has_expired(now_ms) || ends.is_some_and(|end| event.timestamp() <= end);
                     let addr = Addr::new(*page, offset, 0);
-                    if !expired && (meta.dead() == 0 || lanes.is_live(event.id(), addr)) {
+                    if expired || meta.dead() > 0 && !lanes.is_live(event.id(), addr) {
+                        return true;
+                    }
+                    if lanes.sums && !event.is_whole() {
+                        damaged_events += 1;
+                    } else {
                         writer.push(&event);
                     }
                     true
                 });
-            if let Err(error) = outcome {
-                let lost = u64::from(meta.count().saturating_sub(seen));
+            let lost = u64::from(meta.count().saturating_sub(seen));
+            let told = |error: &Error, lost| {
                 self.counters.lost_to_damage.fetch_add(lost, Ordering::Relaxed);
-                *self.counters.last_error.lock() = Some(damaged(&error, lost));
+                *self.counters.last_error.lock() = Some(damaged(error, lost));
+            };
+            if let Err(error) = outcome {
+                told(&error, lost);
+            }
+            if damaged_events > 0 {
+                told(&Error::corrupt("they fail their checksums"), damaged_events);
             }
         }
-        writer
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use esker::{Appended, Class, ClassConfig, ErrorKind, Event, OnFull, PressureReason, Stall, Store, Stream};
 
-use crate::common::{Random, append_proof, proof, small, verify, wait_until};
+use crate::common::{Random, append_proof, fill, now, proof, small, verify, wait_until};
 use crate::tier::{Fault, Healed, MapTier};
 
 const LEN: usize = 600;
@@ -19,23 +19,6 @@ fn event(id: u64, class: Class) -> Event<'static> {
 fn try_one(store: &Store, id: u64, class: Class) -> esker::Result<Appended> {
     let event = event(id, class);
     store.try_append(&event.payload(&proof(event.stream, id, event.timestamp, LEN)))
-}
-
-/// Appends until the store has no room for long. The next id.
-fn fill(store: &Store, mut id: u64, class: Class) -> u64 {
-    let mut refused = 0;
-    // The threads that make room may have to wait for a processor themselves.
-    while refused < 3000 {
-        match try_one(store, id, class) {
-            Ok(_) => (id, refused) = (id + 1, 0),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::MemoryPressure, "{error}");
-                refused += 1;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-    id
 }
 
 /// Blocks of one class fail for as long as it takes. Ten times what memory holds of the others comes, is spilled and leaves; the one stays
@@ -117,7 +100,7 @@ fn lower_classes_are_given_up_for_one_that_says_so() {
         id += 1;
     }
     let before = id;
-    id = fill(&store, id, probes);
+    id = fill(id, |id| try_one(&store, id, probes));
     low[1].extend(before..id);
     let left = |ids: &[u64]| {
         let guard = store.pin();
@@ -126,8 +109,10 @@ fn lower_classes_are_given_up_for_one_that_says_so() {
     assert_eq!((left(&low[0]), left(&low[1])), (low[0].len(), low[1].len()), "nothing leaves by itself");
     // A lower class gives up nobody.
     assert!(try_one(&store, id, texts).is_err() && try_one(&store, id, probes).is_err());
-    let (mut stored, mut refused) = (Vec::new(), 0);
-    while refused < 100 {
+    let (mut stored, mut refused, begin) = (Vec::new(), 0, now());
+    // To its last page, which appends have to wait for where the threads that make room wait for a processor themselves.
+    while refused < 100 || left(&low[0]) + left(&low[1]) > 0 {
+        assert!(begin.elapsed() < SLACK, "{} and {} are left", left(&low[0]), left(&low[1]));
         match try_one(&store, id, if random.below(2) == 0 { calls } else { equal }) {
             Ok(Appended::Stored) => (refused, _) = (0, stored.push(id)),
             Ok(other) => panic!("{other:?}"),

@@ -131,11 +131,13 @@ fn pages_that_are_kept_wait_for_a_server_that_is_away() {
         clock.set_ms(60_000);
         store.maintain().unwrap();
         assert_eq!(store.stats().events.hot, kept - 10 + 100, "nobody knows what the tier has");
+        assert!(store.stats().cold.awaits_server, "and the figures say so");
         tier.is_away.store(false, Ordering::SeqCst);
         store.maintain().unwrap();
         store.flush(CLOSE).unwrap();
         store.maintain().unwrap();
         assert_eq!(store.stats().events.hot, 0);
+        assert!(!store.stats().cold.awaits_server);
         let mut ids: Vec<u64> = store.fetch_scan(..).map(|event| event.unwrap().id()).collect();
         ids.sort_unstable();
         let wanted: Vec<u64> = (0..1100).filter(|id| !removed.contains(id)).collect();

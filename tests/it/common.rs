@@ -72,6 +72,23 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> 
     begin.elapsed()
 }
 
+/// Appends events, each by its number, until the store has no room for long. The number of the next.
+pub(crate) fn fill(mut id: u64, mut append: impl FnMut(u64) -> esker::Result<Appended>) -> u64 {
+    let mut refused = 0;
+    // What makes room may have to wait for a processor: for as long as this thread does, which is told by its sleeps.
+    while refused < 2000 {
+        match append(id) {
+            Ok(_) => (id, refused) = (id + 1, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::MemoryPressure, "{error}");
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    id
+}
+
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
 pub(crate) struct Random(u64);
 

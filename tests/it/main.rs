@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod adapt;
 mod apart;
 mod append;
 #[cfg(target_os = "linux")]
@@ -29,6 +30,7 @@ mod process;
 mod resize;
 mod restart;
 mod screen;
+mod sums;
 mod tier;
 #[path = "../sim/torn.rs"]
 mod torn;

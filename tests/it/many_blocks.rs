@@ -48,3 +48,28 @@ fn folded_blocks_expire() {
     store.validate().unwrap();
     store.close(Duration::from_secs(20)).unwrap();
 }
+
+/// With a filter of ten bits for each id and stream there was no room for a quarter of these blocks', and each fetch looked
+/// into a block of each partition.
+#[test]
+fn a_fetch_of_an_id_in_sequence_looks_into_one_block() {
+    const EVENTS: u64 = 115_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || config(dir.path()).partitions(4).background(false).build().unwrap();
+    let store = Store::open(config()).unwrap();
+    for id in 0..EVENTS {
+        append_proof(&store, Event::new(Stream::from((id % 50) as u32), id, id as i64, 0), 60);
+    }
+    store.close(Duration::from_secs(60)).unwrap();
+    let store = Store::open(config()).unwrap();
+    let looks = || {
+        let cold = store.stats().cold;
+        cold.loads + cold.cache_hits
+    };
+    let (blocks, before) = (store.stats().cold.blocks, looks());
+    assert!(blocks > 500, "{blocks} blocks are too few to show anything");
+    let ids: Vec<u64> = (0..EVENTS).step_by(397).collect();
+    ids.iter().for_each(|id| assert!(store.fetch(*id).unwrap().is_some()));
+    assert_eq!(looks() - before, ids.len() as u64, "looks into {blocks} blocks");
+    store.close(Duration::from_secs(20)).unwrap();
+}

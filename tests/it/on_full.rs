@@ -9,7 +9,7 @@ use esker::{
     Pressure, PressureReason, Stall, Store, Stream, Verdict,
 };
 
-use crate::common::{now, proof, small, verify};
+use crate::common::{fill, now, proof, small, verify};
 use crate::tier::{Fault, MapTier};
 
 const LEN: usize = 600;
@@ -35,32 +35,11 @@ fn classes(first: ClassConfig, second: ClassConfig) -> ConfigBuilder {
     small().append_timeout(Duration::from_millis(20)).class(first).class(second)
 }
 
-/// Fills a store with events of the second class until it refuses one. The number of the next event.
-fn filled(store: &Store) -> u64 {
-    filled_with(store, 1)
-}
-
-fn filled_with(store: &Store, class: usize) -> u64 {
-    let (mut id, mut refused) = (0, 0);
-    // The mover squeezes while this fills, so one refusal is not the end.
-    while refused < 200 {
-        match try_one(store, id, class) {
-            Ok(_) => (id, refused) = (id + 1, 0),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::MemoryPressure, "{error}");
-                refused += 1;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-    id
-}
-
 #[test]
 fn a_class_that_rejects_does_not_wait_and_another_does() {
     let config = classes(ClassConfig::new("first").on_full(OnFull::Reject), ClassConfig::new("second"));
     let store = Store::open(config.build().unwrap()).unwrap();
-    let id = filled(&store);
+    let id = fill(0, |id| try_one(&store, id, 1));
     let before = store.stats().admission;
     let begin = now();
     let error = store.append_timeout(&event(id, 0), Duration::from_secs(30)).unwrap_err();
@@ -167,7 +146,7 @@ fn the_handler_sees_the_event_and_may_have_it_tried_again() {
         })
         .open()
         .unwrap();
-    let id = filled(&store);
+    let id = fill(0, |id| try_one(&store, id, 1));
     *opened.lock().unwrap() = Some(store.clone());
     healed.store(true, Ordering::SeqCst);
     assert_eq!(try_one(&store, id, 1).unwrap(), Appended::Dropped);
@@ -197,7 +176,7 @@ fn a_handler_that_panics_is_an_error_and_poisons_nothing() {
         })
         .open()
         .unwrap();
-    let id = filled(&store);
+    let id = fill(0, |id| try_one(&store, id, 1));
     assert_eq!(try_one(&store, id, 0).unwrap_err().kind(), ErrorKind::Cold, "the sink's own error");
     panics.store(true, Ordering::SeqCst);
     let error = try_one(&store, id, 1).unwrap_err();
@@ -282,7 +261,7 @@ fn a_class_that_has_used_up_its_quota_does_not_stall_another() {
     let config = classes(ClassConfig::new("noisy").quota(quota), ClassConfig::new("quiet"));
     let store = Store::builder(config.build().unwrap()).cold(tier.clone()).open().unwrap();
     tier.set(Fault::Fail);
-    let id = filled_with(&store, 0);
+    let id = fill(0, |id| try_one(&store, id, 0));
     let error = try_one(&store, id, 0).unwrap_err();
     let pressure = error.back_pressure().unwrap();
     assert_eq!((pressure.reason, pressure.class), (PressureReason::ClassQuota, Some(class_of(0))), "{error}");

@@ -454,7 +454,8 @@ impl World {
             std::array::from_fn(|at| sum[at] + side[at])
         });
         ensure!(outside == self.tally.outside, "{outside:?} were outside, not {:?}", self.tally.outside);
-        ensure!(stats.memory_bytes <= 16 << 20, "{} bytes of 16 MiB are taken", stats.memory_bytes);
+        let bound = self.setup.memory();
+        ensure!(stats.memory_bytes <= bound, "{} bytes of {bound} are taken", stats.memory_bytes);
         let whole = self.was_altered || stats.cold.corrupt_blocks == 0;
         ensure!(events.corrupt_frames == 0 && whole, "corrupt: {stats:?}");
         if !self.is_alone() {
@@ -481,6 +482,7 @@ impl World {
         totals.cold_reads += stats.cold.loads;
         totals.demoted += stats.events.demoted;
         totals.packed += stats.defrag.pages;
+        totals.adapted += stats.sizing.moves;
         totals.released += stats.events.released;
         totals.expired += stats.events.expired;
         totals.dropped += stats.events.dropped;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use esker::{
-    Class, ClassConfig, Clock, ColdTier, Config, DeadLetterDir, DiskSync, DiskTier, Durability, OnLeave,
-    Outside, Result, Skew, Store, Stream,
+    Adaptive, Class, ClassConfig, Clock, ColdTier, Config, DeadLetterDir, DiskSync, DiskTier, Durability,
+    OnLeave, Outside, Result, Skew, Store, Stream,
 };
 
 use crate::disk::{Disk, File};
@@ -220,6 +220,21 @@ impl Setup {
         self.resize(rng);
     }
 
+    /// Whether the sizes of regions follow the load.
+    pub(crate) fn adapts(&self) -> bool {
+        self.seed.is_multiple_of(3)
+    }
+
+    /// What bounds all memory.
+    pub(crate) fn memory(&self) -> u64 {
+        if !self.adapts() || self.keeps_pages() {
+            return 16 << 20;
+        }
+        // Little is left, so that one region can only have what another gives.
+        let sum = self.hot + self.warm + self.index + self.buffers;
+        sum + sum / 8 + 640 * KIB
+    }
+
     pub(crate) fn has_tier(&self) -> bool {
         !matches!(self.below, Below::Nothing)
     }
@@ -249,7 +264,7 @@ impl Setup {
     pub(crate) fn open(&self, clock: &Clock) -> Result<Store> {
         let (warning, critical, reject) = self.thresholds;
         let mut config = Config::builder()
-            .memory("16MiB")
+            .memory(self.memory())
             .buffers(self.buffers)
             .hot(|hot| hot.max(self.hot).page_size(self.page_size))
             .warm(|warm| warm.max(self.warm).page_size(2 * KIB))
@@ -267,6 +282,13 @@ impl Setup {
             .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
             .background(self.threads)
             .huge_pages(false);
+        if self.adapts() {
+            let seconds = Duration::from_secs;
+            config = config
+                .adaptive_sizing(Adaptive::new().every(seconds(2)).rest(seconds(3)).step(1.0 / 16.0))
+                .hot(|hot| hot.ceiling(2 * self.hot))
+                .warm(|warm| warm.ceiling(2 * self.warm));
+        }
         for class in &self.classes {
             config = config.class(class.clone());
         }
@@ -318,11 +340,12 @@ impl Setup {
             })
             .collect();
         format!(
-            "{below}, {:?}, pages kept: {}, log {:?}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
+            "{below}, {:?}, pages kept: {}, log {:?}, sizes adapt: {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
              KiB, blocks {} KiB, slice {:?}, thresholds {:?}",
             self.kind,
             self.keeps_pages(),
             self.log,
+            self.adapts(),
             self.policy,
             self.move_rate,
             self.partitions,

@@ -53,6 +53,8 @@ pub(crate) struct Totals {
     pub(crate) reopened: u64,
     pub(crate) abandoned: u64,
     pub(crate) resized: u64,
+    /// Changes of sizes that followed the load.
+    pub(crate) adapted: u64,
     /// Sparse pages that were packed.
     pub(crate) packed: u64,
     /// Pages that were moved off the upper part of a region.
@@ -88,6 +90,7 @@ impl Totals {
         self.reopened += other.reopened;
         self.abandoned += other.abandoned;
         self.resized += other.resized;
+        self.adapted += other.adapted;
         self.relocated += other.relocated;
         self.promoted += other.promoted;
         self.refused_moves += other.refused_moves;
@@ -116,6 +119,7 @@ impl Totals {
             ("reopened", self.reopened, 20),
             ("abandoned", self.abandoned, 5),
             ("resized", self.resized, 50),
+            ("adapted", self.adapted, 10),
             ("relocated", self.relocated, 15),
             ("promoted", self.promoted, 50),
             ("refused moves", self.refused_moves, 50),
@@ -411,7 +415,9 @@ impl World {
             Ok(report) => {
                 let now = store.stats().region(kind).max_bytes;
                 let enough = report.to_bytes <= before.max(bytes) && report.to_bytes >= report.wanted_bytes;
-                ensure!(now == report.to_bytes && enough, "{report:?}, and now it is {now}");
+                // Where sizes follow the load, a thread may change them just before and just after.
+                let alone = !self.setup.threads || !self.setup.adapts();
+                ensure!(!alone || now == report.to_bytes && enough, "{report:?}, and now it is {now}");
                 self.totals.resized += u64::from(report.is_complete());
                 self.totals.relocated += report.moved_pages;
                 Ok(())

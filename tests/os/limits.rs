@@ -64,6 +64,48 @@ fn append(store: &Store, from: u64, count: u64) {
     }
 }
 
+/// An event of 16 MiB is squeezed to little, and the program has no memory to unpack it: it is told so, and goes on.
+#[test]
+fn no_memory_for_a_large_event_is_an_error_and_no_end() {
+    let _alone = super::alone();
+    let clock = esker::Clock::manual(0);
+    let class = esker::ClassConfig::new("a").hot_for(Duration::from_secs(1)).warm_for(MINUTE);
+    let config = Config::builder()
+        .memory("512MiB")
+        .buffers("160MiB")
+        .max_event("16MiB")
+        .background(false)
+        .class(class);
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
+    let large = vec![7; 16 << 20];
+    store.append(&Event::new(Stream::from(1), 1, 0, 0).payload(&large)).unwrap();
+    store.append(&Event::new(Stream::from(1), 2, 0, 0).payload(&[8; 100])).unwrap();
+    clock.set_ms(2_000);
+    store.maintain().unwrap();
+    assert_eq!(store.stats().events.warm, 2);
+    drop(large);
+    let less = Less::new(libc::RLIMIT_AS, mapped_bytes() + (4 << 20));
+    // What the allocator has set aside is somebody else's.
+    let mut hoard: Vec<Vec<u8>> = Vec::with_capacity(100);
+    let room = || {
+        let mut room = Vec::new();
+        room.try_reserve_exact(8 << 20).ok().map(|()| room)
+    };
+    hoard.extend(std::iter::from_fn(room).take(100));
+    assert!(hoard.len() < 100, "memory ends");
+    let error = store.pin().try_get(1).err().unwrap();
+    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("no memory"), "{error}");
+    assert!(store.pin().get(1).is_none() && store.pin().get(2).is_some());
+    for id in 3..2000 {
+        store.append(&Event::new(Stream::from(1), id, 0, 0).payload(&[9; 100])).unwrap();
+        assert!(store.pin().get(id).is_some());
+    }
+    drop((less, hoard));
+    assert_eq!(store.pin().try_get(1).unwrap().unwrap().payload().len(), 16 << 20);
+    assert_eq!(store.stats().events.corrupt_frames, 0);
+    store.validate().unwrap();
+}
+
 #[test]
 fn stores_that_come_and_go_leave_nothing_behind() {
     let _alone = super::alone();

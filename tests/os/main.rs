@@ -5,6 +5,7 @@
 
 mod fork;
 mod limits;
+mod signals;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

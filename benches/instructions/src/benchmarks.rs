@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use esker::Stream;
+use esker::{OnLeave, Stream};
 
 use crate::workload::{Ids, World, counted, first_word, random};
 
@@ -43,6 +43,8 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "scan_kind", run: |seed| scan(seed, Some(5)) },
     Benchmark { name: "get_warm", run: get_warm },
     Benchmark { name: "demote", run: demote },
+    Benchmark { name: "spill", run: |seed| spill(seed, 256) },
+    Benchmark { name: "spill_1k", run: |seed| spill(seed, 1024) },
 ];
 
 /// From a quarter of the events to all of them: the index doubles twice, wherever in its growth it begins. There are a
@@ -167,5 +169,18 @@ fn demote(seed: u64) -> usize {
     counted(|| world.demote());
     let stats = world.store.stats().events;
     assert_eq!((stats.hot, stats.warm), (0, events as u64), "all events are warm");
+    events
+}
+
+/// From hot pages to cold blocks that are confirmed.
+fn spill(seed: u64, size: usize) -> usize {
+    let events = EVENTS / (size / 256);
+    let world = World::leaving(seed, events, size, Ids::Rising, OnLeave::Spill);
+    world.append_batches(0..events, BATCH);
+    let stats = world.store.stats();
+    assert_eq!((stats.events.hot, stats.cold.spilled), (events as u64, 0), "nothing was to move");
+    counted(|| world.spill());
+    let spilled = world.store.stats().cold.spilled;
+    assert_eq!(spilled, events as u64, "all events are in blocks");
     events
 }

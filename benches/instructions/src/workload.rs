@@ -69,10 +69,15 @@ pub(crate) struct World {
 impl World {
     /// An empty store, to which so many events of one payload size will be appended.
     pub(crate) fn new(seed: u64, events: usize, size: usize, ids: Ids) -> Self {
+        Self::leaving(seed, events, size, ids, OnLeave::Drop)
+    }
+
+    /// The same with what becomes of events that leave memory.
+    pub(crate) fn leaving(seed: u64, events: usize, size: usize, ids: Ids, on_leave: OnLeave) -> Self {
         let config = Config::builder()
             .memory("64MiB")
             .partitions(PARTITIONS as usize)
-            .class(ClassConfig::new(CLASS).on_leave(OnLeave::Drop))
+            .class(ClassConfig::new(CLASS).on_leave(on_leave))
             .background(false)
             .huge_pages(false)
             // No step of `maintain` ends by the clock of the machine.
@@ -144,6 +149,11 @@ impl World {
     /// Lets time pass until all events are old enough for the warm tier.
     pub(crate) fn let_age(&self) {
         self.clock.set_ms(FIRST_MS + Duration::from_secs(5 * 3600).as_millis() as i64);
+    }
+
+    /// Makes blocks of all events, which the tier takes and forgets.
+    pub(crate) fn spill(&self) {
+        self.store.flush(Duration::from_secs(3600)).expect("the tier takes everything");
     }
 
     pub(crate) fn demote(&self) {

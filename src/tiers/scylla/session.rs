@@ -13,7 +13,6 @@ use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency as Level;
-use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 
 use crate::config::ClassConfig;
@@ -31,8 +30,6 @@ const PIECE_ROWS: i32 = 4;
 pub(crate) struct ClassStatements {
     pub(crate) put_piece: PreparedStatement,
     pub(crate) put_summary: PreparedStatement,
-    /// A block's last piece and its summary.
-    pub(crate) put_end: Batch,
     pub(crate) put_period: PreparedStatement,
     pub(crate) put_removed: PreparedStatement,
     pub(crate) pieces: PreparedStatement,
@@ -183,14 +180,9 @@ async fn prepare_all(
              VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
         ))
         .await?;
-        let mut put_end = Batch::new(BatchType::Unlogged);
-        put_end.append_statement(put_piece.clone());
-        put_end.append_statement(put_summary.clone());
-        put_end.set_is_idempotent(true);
         all.push(ClassStatements {
             put_piece,
             put_summary,
-            put_end,
             put_period: small(format!(
                 "INSERT INTO {k}.esker_periods_{n} (namespace, lane, writer, period) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
             ))

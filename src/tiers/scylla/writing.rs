@@ -1,8 +1,11 @@
 //! What is written to the cluster, and how often it is tried.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use scylla::statement::batch::{Batch, BatchType};
 
 use crate::clock::Deadline;
 use crate::config::ClassConfig;
@@ -11,7 +14,6 @@ use crate::tiers::block::BlockId;
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::directory::writer_of;
 use crate::tiers::scylla::cluster::{Cluster, Inner, applied, execute, label, side_by_side};
-use crate::tiers::scylla::config::Server;
 use crate::tiers::scylla::errors::{self, Failure, Meaning};
 use crate::tiers::scylla::pace::Answer;
 use crate::tiers::scylla::schema::NAME_BUCKETS;
@@ -25,17 +27,76 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)
 /// Changes of one call that are under way at once, at most; the pace decides how many are.
 const SIDE_BY_SIDE: usize = 128;
 
+/// What is sent as one thing, and tried again as one.
+#[derive(Clone)]
+enum Part {
+    /// A change; of a block all but its summary, with which it is there.
+    Change(Arc<Op>),
+    /// Summaries of blocks that go to one partition of the tables: that is one mutation for the servers, and costs them
+    /// little more than one of them alone.
+    Summaries(Vec<Arc<Op>>),
+}
+
+/// The blocks that are there but for their summaries, by the partition that these go to.
+fn by_partition(blocks: Vec<(usize, Arc<Op>)>) -> Vec<Vec<(usize, Arc<Op>)>> {
+    let mut groups: HashMap<_, Vec<(usize, Arc<Op>)>> = HashMap::new();
+    for (at, op) in blocks {
+        let Change::Block(ColdBlock { id, .. }) = &op.change else { continue };
+        let key = (id.class, id.partition, writer_of(id.first_seq), op.stamp.period);
+        groups.entry(key).or_default().push((at, op));
+    }
+    groups.into_values().collect()
+}
+
 impl Inner {
-    /// Sends a change until there is a verdict.
-    async fn send(self: Arc<Self>, op: Arc<Op>) -> Verdict {
+    /// Sends changes until there is a verdict on each.
+    async fn send_all(self: Arc<Self>, ops: Vec<Arc<Op>>) -> Result<Vec<(usize, Verdict)>, Failure> {
         let deadline = Deadline::after(self.config.retry_for);
+        let send = |at: usize, part: Part| {
+            let inner = self.clone();
+            async move { Ok((at, inner.send(part, deadline).await)) }
+        };
+        let (mut found, mut whole) = (Vec::with_capacity(ops.len()), Vec::new());
+        let changes = ops.iter().cloned().enumerate().map(|(at, op)| send(at, Part::Change(op)));
+        side_by_side(SIDE_BY_SIDE, changes, |(at, verdict)| match (&verdict, &ops[at].change) {
+            (Verdict::Done, Change::Block(_)) => whole.push((at, ops[at].clone())),
+            _ => found.push((at, verdict)),
+        })
+        .await?;
+        let mut groups = by_partition(whole);
+        while !groups.is_empty() {
+            let parts = groups.iter().map(|group| group.iter().map(|(_, op)| op.clone()).collect());
+            let parts: Vec<Part> = parts.map(Part::Summaries).collect();
+            let (mut outcomes, mut alone) = (Vec::new(), Vec::new());
+            let work = parts.into_iter().enumerate().map(|(at, part)| send(at, part));
+            side_by_side(SIDE_BY_SIDE, work, |outcome| outcomes.push(outcome)).await?;
+            for (number, verdict) in outcomes {
+                let group = std::mem::take(&mut groups[number]);
+                match &verdict {
+                    // One of them must not take the others with it.
+                    Verdict::Never(_) if group.len() > 1 => alone.extend(group),
+                    _ => found.extend(group.into_iter().map(|(at, _)| (at, verdict.again()))),
+                }
+            }
+            groups = alone.into_iter().map(|one| vec![one]).collect();
+        }
+        Ok(found)
+    }
+
+    /// Sends something until there is a verdict.
+    async fn send(self: Arc<Self>, part: Part, deadline: Deadline) -> Verdict {
         let mut pause = PAUSES[0];
         let mut fit = false;
         loop {
             let turn = self.pace.enter().await;
-            let failure = match self.write(&op).await {
+            let (outcome, answer) = match &part {
+                Part::Change(op) => (self.write(op).await, Answer::Done),
+                // They are so small that they say nothing of how fast blocks are written.
+                Part::Summaries(ops) => (self.write_summaries(ops).await, Answer::Other),
+            };
+            let failure = match outcome {
                 Ok(()) => {
-                    turn.end(Answer::Done);
+                    turn.end(answer);
                     return Verdict::Done;
                 }
                 Err(failure) => failure,
@@ -91,7 +152,7 @@ impl Inner {
         }
     }
 
-    /// The period first, so that the block is found; the summary last, so that it is found only when it is whole.
+    /// The period first, so that the block is found; the summary comes last, so that it is found only when it is whole.
     async fn write_block(&self, block: &ColdBlock, stamp: Stamp) -> Result<(), Failure> {
         let connected = self.connected()?;
         let id = block.id;
@@ -104,30 +165,39 @@ impl Inner {
             execute(&connected, &class.put_period, values).await?;
             self.periods.lock().insert(key);
         }
-        let first = id.first_seq as i64;
-        let mut parts: Vec<&[u8]> = block.bytes.chunks(PIECE).collect();
-        let pieces = parts.len().max(1) as i32;
-        let last = parts.pop().unwrap_or_default();
-        let piece = |piece: i32, part| {
-            (namespace, lane, writer, stamp.period, first, piece, pieces, part, stamp.micros)
+        let pieces = block.bytes.len().div_ceil(PIECE).max(1) as i32;
+        for piece in 0..pieces {
+            let rest = &block.bytes[piece as usize * PIECE..];
+            let part = &rest[..rest.len().min(PIECE)];
+            let first = id.first_seq as i64;
+            let values = (namespace, lane, writer, stamp.period, first, piece, pieces, part, stamp.micros);
+            execute(&connected, &class.put_piece, values).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_summaries(&self, ops: &[Arc<Op>]) -> Result<(), Failure> {
+        let connected = self.connected()?;
+        let statements = Self::statements(&connected)?;
+        let blocks = ops.iter().filter_map(|op| match &op.change {
+            Change::Block(block) => Some((block, op.stamp)),
+            _ => None,
+        });
+        let Some((first, _)) = blocks.clone().next() else { return Ok(()) };
+        let class = class_of(statements.classes.get(usize::from(first.id.class)))?;
+        let mut batch = Batch::new(BatchType::Unlogged);
+        batch.set_is_idempotent(true);
+        blocks.clone().for_each(|_| batch.append_statement(class.put_summary.clone()));
+        let row = |(block, stamp): (&'_ ColdBlock, Stamp)| {
+            let (lane, writer) = (block.id.partition as i32, writer_of(block.id.first_seq) as i32);
+            let first = block.id.first_seq as i64;
+            let summary = block.summary.clone();
+            (&self.config.namespace, lane, writer, stamp.period, first, summary, stamp.micros)
         };
-        for (number, part) in parts.into_iter().enumerate() {
-            execute(&connected, &class.put_piece, piece(number as i32, part)).await?;
-        }
-        let summary = (namespace, lane, writer, stamp.period, first, &block.summary, stamp.micros);
-        match self.config.server {
-            // Both have the same partition key: that is one mutation there, however many tables it is for.
-            Server::Cassandra => {
-                let values = (piece(pieces - 1, last), summary);
-                let outcome = connected.session.batch(&class.put_end, values).await;
-                outcome.map_err(|error| errors::of_execution("write to", error))?;
-            }
-            Server::Scylla => {
-                execute(&connected, &class.put_piece, piece(pieces - 1, last)).await?;
-                execute(&connected, &class.put_summary, summary).await?;
-            }
-        }
-        self.places.note(id, stamp.period);
+        let rows: Vec<_> = blocks.clone().map(row).collect();
+        let outcome = connected.session.batch(&batch, rows).await;
+        outcome.map_err(|error| errors::of_execution("write to", error))?;
+        blocks.for_each(|(block, stamp)| self.places.note(block.id, stamp.period));
         Ok(())
     }
 }
@@ -180,18 +250,10 @@ impl Remote for Cluster {
 
     fn send(&self, ops: &[Arc<Op>]) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = ops.iter().map(|_| None).collect();
-        let work: Vec<(usize, Arc<Op>)> = ops.iter().cloned().enumerate().collect();
+        let work = ops.to_vec();
         // A pace that has slowed down makes a queue of its own.
-        let limit = self.inner.config.retry_for + self.patience(4 + ops.len() as u32 / 4);
-        let outcome = self.run(limit, |inner| async move {
-            let mut found = Vec::with_capacity(work.len());
-            let work = work.into_iter().map(|(at, op)| {
-                let inner = inner.clone();
-                async move { Ok((at, inner.send(op).await)) }
-            });
-            side_by_side(SIDE_BY_SIDE, work, |verdict| found.push(verdict)).await?;
-            Ok(found)
-        });
+        let limit = self.inner.config.retry_for + self.patience(6 + ops.len() as u32 / 4);
+        let outcome = self.run(limit, |inner| inner.send_all(work));
         match outcome {
             Ok(found) => found.into_iter().for_each(|(at, verdict)| verdicts[at] = Some(verdict)),
             Err(error) => {

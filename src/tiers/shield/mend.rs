@@ -6,6 +6,13 @@
 
 use crate::tiers::shield::spool::{HEADER, MAGIC, RECORD_MAX, decode};
 
+/// Bytes between two places up to which the checksum of everything before is kept.
+const STEP: usize = 256;
+/// How many ends are tried for a record whose header is damaged, and for all of a file: by far more than a file has that
+/// nobody has made to be slow. Records that would take more count as damaged.
+const TRIES: usize = 1 << 14;
+const TRIES_OF_ALL: usize = 1 << 17;
+
 /// What was found at the front of some bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Found {
@@ -17,29 +24,106 @@ pub(crate) enum Found {
     CutOff,
 }
 
-/// Looks at bytes up to the end of their file, at the front of which is no whole record.
-pub(crate) fn look(bytes: &[u8]) -> Found {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Found::CutOff;
+/// The end of a file, looked at in several places. Whatever is in there, looking at all of it takes time in proportion to
+/// its length: no byte is summed up for more than one mark.
+pub(crate) struct Rest<'b> {
+    bytes: &'b [u8],
+    /// Where a header might begin.
+    marks: Vec<usize>,
+    /// The checksum of everything before each multiple of [`STEP`].
+    sums: Vec<u32>,
+    tries: usize,
+}
+
+impl<'b> Rest<'b> {
+    pub(crate) fn new(bytes: &'b [u8]) -> Self {
+        let windows = bytes.windows(MAGIC.len()).enumerate();
+        let marks = windows.filter(|(_, window)| window == MAGIC).map(|(at, _)| at).collect();
+        let mut sums = vec![0];
+        let mut sum = crc32fast::Hasher::new();
+        for step in bytes.chunks(STEP) {
+            sum.update(step);
+            sums.push(sum.clone().finalize());
+        }
+        Self { bytes, marks, sums, tries: TRIES_OF_ALL }
     }
-    if let Some((header, len)) = mended(bytes) {
-        return Found::Mended { header, len };
+
+    /// Looks at the bytes from there on, at the front of which is no whole record.
+    pub(crate) fn look(&mut self, at: usize) -> Found {
+        let bytes = self.bytes.get(at..).unwrap_or_default();
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Found::CutOff;
+        }
+        if let Some((header, len)) = self.mended(at) {
+            return Found::Mended { header, len };
+        }
+        let claim = claim(bytes).map(|claim| HEADER + claim);
+        if let Some(len) = claim.filter(|len| *len == bytes.len() || self.is_record(at + len)) {
+            return Found::Damaged { len };
+        }
+        let next = self.marks_behind(at).find(|mark| self.is_record(*mark)).map(|mark| mark - at);
+        let looks_cut_off = bytes.iter().zip(MAGIC).all(|(byte, magic)| byte == magic)
+            && claim.is_none_or(|len| len > bytes.len());
+        match next {
+            None if looks_cut_off => Found::CutOff,
+            // Somebody may have made an event that looks like a record, and a process that ends while that is written is no
+            // damage: what is in there is kept for people to look at, but not taken for a record.
+            Some(_) if looks_cut_off => Found::Damaged { len: bytes.len() },
+            next => Found::Damaged { len: next.unwrap_or(bytes.len()) },
+        }
     }
-    let claim = claim(bytes).map(|claim| HEADER + claim);
-    if let Some(len) =
-        claim.filter(|len| *len == bytes.len() || is_record(bytes.get(*len..).unwrap_or_default()))
-    {
-        return Found::Damaged { len };
+
+    fn marks_behind(&self, at: usize) -> impl Iterator<Item = usize> {
+        self.marks[self.marks.partition_point(|mark| *mark <= at)..].iter().copied()
     }
-    let next = marks(bytes).find(|at| is_record(&bytes[*at..]));
-    let looks_cut_off = bytes.iter().zip(MAGIC).all(|(byte, magic)| byte == magic)
-        && claim.is_none_or(|len| len > bytes.len());
-    match next {
-        None if looks_cut_off => Found::CutOff,
-        // Somebody may have made an event that looks like a record, and a process that ends while that is written is no
-        // damage: what is in there is kept for people to look at, but not taken for a record.
-        Some(_) if looks_cut_off => Found::Damaged { len: bytes.len() },
-        next => Found::Damaged { len: next.unwrap_or(bytes.len()) },
+
+    /// Whether a whole record begins there.
+    fn is_record(&self, at: usize) -> bool {
+        let bytes = self.bytes.get(at..).unwrap_or_default();
+        let Some(len) = claim(bytes).map(|len| HEADER + len).filter(|len| *len <= bytes.len()) else {
+            return false;
+        };
+        // The checksum is over the length, which is in front of the body, and the body.
+        self.sum(at + HEADER - 4, at + len).to_le_bytes() == bytes[4..8]
+            && decode(&bytes[..HEADER], &bytes[HEADER..len]).is_some()
+    }
+
+    /// The checksum of the bytes from one place up to another.
+    fn sum(&self, from: usize, to: usize) -> u32 {
+        let before = |at: usize| {
+            let mut sum = crc32fast::Hasher::new_with_initial(self.sums[at / STEP]);
+            sum.update(&self.bytes[at / STEP * STEP..at]);
+            sum.finalize()
+        };
+        // That of two parts is that of the first one, moved on by the length of the second, with that of the second added.
+        let mut moved = crc32fast::Hasher::new_with_initial(before(from));
+        moved.combine(&crc32fast::Hasher::new_with_initial_len(0, (to - from) as u64));
+        moved.finalize() ^ before(to)
+    }
+
+    /// The header as it should be, and the length of the record, if there is an end that makes its checksum come out.
+    fn mended(&mut self, at: usize) -> Option<([u8; HEADER], usize)> {
+        let mut header = *self.bytes.get(at..)?.first_chunk::<HEADER>()?;
+        header[..MAGIC.len()].copy_from_slice(MAGIC);
+        let crc = [header[4], header[5], header[6], header[7]];
+        let (begin, mut tries) = (at + HEADER, TRIES.min(self.tries));
+        let most = self.bytes.len().min(begin.saturating_add(RECORD_MAX));
+        let ends = self.marks_behind(at).filter(|end| (begin + 1..=most).contains(end));
+        let end = ends.chain(Some(self.bytes.len()).filter(|end| *end == most)).find(|end| {
+            let Some(left) = tries.checked_sub(1) else { return false };
+            tries = left;
+            let mut whole = crc32fast::Hasher::new();
+            whole.update(&((end - begin) as u32).to_le_bytes());
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(
+                self.sum(begin, *end),
+                (end - begin) as u64,
+            ));
+            whole.finalize().to_le_bytes() == crc
+        });
+        self.tries -= TRIES.min(self.tries) - tries;
+        let end = end?;
+        header[8..].copy_from_slice(&((end - begin) as u32).to_le_bytes());
+        decode(&header, &self.bytes[begin..end]).map(|_| (header, end - at))
     }
 }
 
@@ -51,42 +135,6 @@ fn claim(bytes: &[u8]) -> Option<usize> {
     (header.starts_with(MAGIC) && claim <= RECORD_MAX).then_some(claim)
 }
 
-/// Whether a whole record begins there.
-fn is_record(bytes: &[u8]) -> bool {
-    let record = claim(bytes).and_then(|len| bytes.get(..HEADER + len));
-    record.is_some_and(|record| decode(&record[..HEADER], &record[HEADER..]).is_some())
-}
-
-/// Where a header might begin, but for the front.
-fn marks(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    let found = bytes.windows(MAGIC.len()).enumerate().skip(1);
-    found.filter(|(_, window)| window == MAGIC).map(|(at, _)| at)
-}
-
-/// The header as it should be, and the length of the record, if there is an end that makes its checksum come out.
-fn mended(bytes: &[u8]) -> Option<([u8; HEADER], usize)> {
-    let mut header = *bytes.first_chunk::<HEADER>()?;
-    header[..MAGIC.len()].copy_from_slice(MAGIC);
-    let crc = [header[4], header[5], header[6], header[7]];
-    let (mut sum, mut from) = (crc32fast::Hasher::new(), HEADER);
-    for end in marks(bytes).filter(|at| *at > HEADER).chain([bytes.len()]) {
-        if end - HEADER > RECORD_MAX {
-            break;
-        }
-        sum.update(&bytes[from..end]);
-        from = end;
-        let len = ((end - HEADER) as u32).to_le_bytes();
-        let mut whole = crc32fast::Hasher::new();
-        whole.update(&len);
-        whole.combine(&sum);
-        if whole.finalize().to_le_bytes() == crc {
-            header[8..].copy_from_slice(&len);
-            return decode(&header, &bytes[HEADER..end]).map(|_| (header, end));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +142,10 @@ mod tests {
     use crate::tiers::cold::{ColdBlock, Tombstone};
     use crate::tiers::shield::remote::{Change, Op, Stamp};
     use crate::tiers::shield::spool::encode;
+
+    fn look(bytes: &[u8]) -> Found {
+        Rest::new(bytes).look(0)
+    }
 
     fn records(payload: &[u8]) -> (Vec<u8>, Vec<usize>) {
         let (mut bytes, mut begins) = (Vec::new(), Vec::new());
@@ -151,6 +203,54 @@ mod tests {
                 let expected = if has_it { Found::Damaged { len: end } } else { Found::CutOff };
                 assert_eq!(look(&whole[..end]), expected, "cut at {end}");
             }
+        }
+    }
+
+    #[test]
+    fn the_sum_of_any_part_is_that_of_its_bytes() {
+        let bytes: Vec<u8> = (0..3000u32).map(|at| ((at * at) >> 3) as u8).collect();
+        let rest = Rest::new(&bytes);
+        for from in (0..3000).step_by(37) {
+            for to in (from..=3000).step_by(41).chain([3000]) {
+                assert_eq!(rest.sum(from, to), crc32fast::hash(&bytes[from..to]), "{from}..{to}");
+            }
+        }
+    }
+
+    /// Marks everywhere whose records claim to be long, headers everywhere that want to be mended, and records between
+    /// damage: each byte would be summed up for each mark before it.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test that measures")]
+    fn a_file_that_was_made_to_be_slow_is_looked_at_in_time() {
+        let mut claims = Vec::new();
+        while claims.len() < 2 << 20 {
+            claims.extend_from_slice(MAGIC);
+            claims.extend_from_slice(&[7; 4]);
+            claims.extend_from_slice(&(1u32 << 20).to_le_bytes());
+        }
+        let (whole, begins) = records(b"text");
+        let record = &whole[..begins[1]];
+        let mut between = Vec::new();
+        while between.len() < 1 << 20 {
+            between.extend_from_slice(b"esks damaged");
+            between.extend_from_slice(record);
+        }
+        for (bytes, expected) in [(&claims, 0), (&between, between.len() / (record.len() + 12))] {
+            let begin = std::time::Instant::now();
+            let (mut rest, mut at, mut records) = (Rest::new(bytes), 0, 0);
+            while at < bytes.len() {
+                if rest.is_record(at) {
+                    (records, at) = (records + 1, at + record.len());
+                    continue;
+                }
+                match rest.look(at) {
+                    Found::Damaged { len } | Found::Mended { len, .. } => at += len,
+                    Found::CutOff => break,
+                }
+            }
+            assert_eq!(records, expected);
+            // Ten minutes and more, if each mark took its claim.
+            assert!(begin.elapsed() < std::time::Duration::from_secs(120), "{:?}", begin.elapsed());
         }
     }
 }

@@ -58,6 +58,18 @@ pub(crate) enum Verdict {
     Never(Error),
 }
 
+#[cfg(feature = "scylla")]
+impl Verdict {
+    /// The same for a change that was sent together with that one.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Done => Self::Done,
+            Self::Later(error) => Self::Later(error.as_ref().map(Error::again)),
+            Self::Never(error) => Self::Never(error.again()),
+        }
+    }
+}
+
 /// Is shown a block's id, stamp and summary.
 pub(crate) type ShowBlock<'a> = dyn FnMut(BlockId, i64, &[u8]) -> Result<()> + 'a;
 

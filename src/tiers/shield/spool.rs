@@ -130,43 +130,55 @@ impl Spool {
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         self.segments.insert(number, Segment { file: file.try_clone().map_err(io)?, path, len, entries: 0 });
-        let mut offset = 0;
-        while offset < len {
-            let room = usize::try_from(len - offset).unwrap_or(usize::MAX);
-            if let Some((op, whole)) = read_record(&mut file, offset, room).map_err(io)? {
-                self.note(&op, number, offset, whole, State::Waiting);
-                offset += whole;
-                continue;
-            }
+        let mut offset = self.note_records(number, &mut file, 0, len).map_err(io)?;
+        if offset < len {
             // Nothing must be written behind damage, where an opening may not find it.
             if let Some(segment) = self.segments.get_mut(&number) {
                 segment.len = len.max(FILE_BYTES);
             }
-            let mut rest = Vec::new();
-            file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut rest)).map_err(io)?;
-            match mend::look(&rest) {
-                mend::Found::Mended { header, len } => {
-                    if let Some(op) = decode(&header, &rest[HEADER..len]) {
-                        // It is read again from there when it is sent.
-                        file.seek(SeekFrom::Start(offset))
-                            .and_then(|_| file.write_all(&header))
-                            .map_err(io)?;
-                        self.note(&op, number, offset, len as u64, State::Waiting);
+            let (begin, mut bytes) = (offset, Vec::new());
+            file.seek(SeekFrom::Start(begin)).and_then(|_| file.read_to_end(&mut bytes)).map_err(io)?;
+            let mut rest = mend::Rest::new(&bytes);
+            while offset < len {
+                let at = (offset - begin) as usize;
+                match rest.look(at) {
+                    mend::Found::Mended { header, len } => {
+                        if let Some(op) = decode(&header, &bytes[at + HEADER..at + len]) {
+                            // It is read again from there when it is sent.
+                            file.seek(SeekFrom::Start(offset))
+                                .and_then(|_| file.write_all(&header))
+                                .map_err(io)?;
+                            self.note(&op, number, offset, len as u64, State::Waiting);
+                        }
+                        offset += len as u64;
                     }
-                    offset += len as u64;
+                    mend::Found::Damaged { len } => {
+                        let what =
+                            format!("{len} bytes from byte {offset} of {shown} on fail their checksum");
+                        dead.put_raw(&bytes[at..at + len], &what)?;
+                        offset += len as u64;
+                    }
+                    mend::Found::CutOff => break,
                 }
-                mend::Found::Damaged { len } => {
-                    let what = format!("{len} bytes from byte {offset} of {shown} on fail their checksum");
-                    dead.put_raw(&rest[..len], &what)?;
-                    offset += len as u64;
-                }
-                mend::Found::CutOff => break,
+                offset = self.note_records(number, &mut file, offset, len).map_err(io)?;
             }
         }
         if self.segments.get(&number).is_some_and(|segment| segment.entries == 0) {
             self.remove_file(number);
         }
         Ok(())
+    }
+
+    /// Notes the records that follow each other from an offset of a file on. Where the last one ends.
+    fn note_records(&mut self, number: u64, file: &mut File, from: u64, len: u64) -> std::io::Result<u64> {
+        let mut offset = from;
+        while offset < len {
+            let room = usize::try_from(len - offset).unwrap_or(usize::MAX);
+            let Some((op, whole)) = read_record(file, offset, room)? else { break };
+            self.note(&op, number, offset, whole, State::Waiting);
+            offset += whole;
+        }
+        Ok(offset)
     }
 
     fn note(&mut self, op: &Op, file: u64, offset: u64, len: u64, state: State) -> u64 {
