@@ -36,8 +36,8 @@ type Key = (LogicalPage, u32);
 pub(crate) struct ColdPages<'c> {
     /// The page number after the last one of a lane that it has.
     pub(crate) end: &'c (dyn Fn(LaneId) -> u64 + Sync),
-    /// Whether it has a block of that page of a lane. It may have one, and none of a page before.
-    pub(crate) has_block: &'c (dyn Fn(LaneId, u64) -> bool + Sync),
+    /// Where its block of that page of a lane begins. It may have one, and none of a page before.
+    pub(crate) block_begin: &'c (dyn Fn(LaneId, u64) -> Option<u64> + Sync),
 }
 
 /// Pages between two of a lane that can be missing in the log because the cold tier has them.
@@ -166,7 +166,7 @@ fn begins(
                 break;
             }
             above = seq;
-            if !(cold.has_block)(lane, seq) {
+            if (cold.block_begin)(lane, seq).is_none() {
                 begin = seq;
             }
         }

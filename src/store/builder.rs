@@ -26,7 +26,7 @@ use crate::store::core::{Core, Kept};
 use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
-use crate::store::recover::{OnRecovery, attach, has_block, recover, take_over};
+use crate::store::recover::{OnRecovery, attach, block_begin, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -381,8 +381,8 @@ fn keep(
         }
         (None, Some(log), Some(marks)) if log.must_replay => {
             let begin = clock::now();
-            let has_block = |lane, seq| has_block(cold, lane, seq);
-            let cold_pages = ColdPages { end: confirmed, has_block: &has_block };
+            let block_begin = |lane, seq| block_begin(cold, lane, seq);
+            let cold_pages = ColdPages { end: confirmed, block_begin: &block_begin };
             let replayed = log.replay(config, lanes, marks, cold_pages)?;
             let Replayed { found, lost, damaged, last_id: last } = replayed;
             last_id[0].fetch_max(last, Ordering::Relaxed);

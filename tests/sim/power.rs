@@ -18,14 +18,16 @@ pub(crate) struct Logged {
     serial: u64,
     /// Events that are gone and may be in the log all the same, with the steps that they went in.
     gone: Vec<(usize, u64, Entry)>,
-    /// Those that the store let go by itself: how long the log keeps them is not judged.
-    left: BTreeMap<u64, Entry>,
+    /// Those of them that had expired by a time that the clock has shown, and not by that of now: their pages are packed without
+    /// them, of which the log is not told. A loss of power brings them back where the clock was set back, as long as it has
+    /// their pages.
+    expired: BTreeMap<u64, Entry>,
 }
 
 impl Logged {
     /// Whether an event of that id may come back, so that another one must not bear it.
     pub(crate) fn has_left(&self, id: u64) -> bool {
-        self.left.contains_key(&id)
+        self.expired.contains_key(&id)
     }
 }
 
@@ -70,8 +72,10 @@ impl World {
     pub(crate) fn forget(&mut self, id: u64, told: bool) {
         let entry = self.reference.events.get(&id);
         match (entry, self.setup.log) {
-            (Some(entry), Some(_)) if !told => drop(self.logged.left.insert(id, entry.clone())),
-            (Some(entry), Some(DiskSync::Interval(_))) => {
+            (Some(entry), Some(_)) if !told && self.reference.has_expired(entry) => {
+                self.logged.expired.insert(id, entry.clone());
+            }
+            (Some(entry), Some(mode)) if !told || matches!(mode, DiskSync::Interval(_)) => {
                 self.logged.gone.push((self.steps, id, entry.clone()));
             }
             _ => {}
@@ -106,7 +110,7 @@ impl World {
         }
         // Of several that had an id one after the other, the last one. It may have been logged by a turn that nobody saw.
         let gone = std::mem::take(&mut self.logged.gone).into_iter().map(|(_, id, entry)| (id, entry));
-        for (id, entry) in std::mem::take(&mut self.logged.left).into_iter().chain(gone) {
+        for (id, entry) in std::mem::take(&mut self.logged.expired).into_iter().chain(gone) {
             if self.reference.events.get(&id).is_none_or(|now| entry.serial > now.serial) {
                 self.reference.insert(id, Entry { unsure: true, ..entry });
             }
