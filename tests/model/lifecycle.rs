@@ -167,9 +167,11 @@ impl World {
             .events
             .iter()
             .filter(|(id, entry)| !found.contains(id) && self.reference.may(entry))
+            // Nobody says that a clock that is set back brings back what had expired, nor that it does not: it may be in a
+            // block whose page was packed without it.
+            .filter(|(_, entry)| !self.reference.has_expired(entry))
             .map(|(id, _)| *id)
             .collect();
-        // What had left memory for good may be in the log.
         lost.into_iter().for_each(|id| self.forget(id, false));
         for id in &found {
             if let Some(entry) = self.reference.events.get_mut(id) {

@@ -379,7 +379,10 @@ fn what_was_lost_with_power_is_not_found_later_in_the_tier() {
         faults.revive();
         let store = open(&saved, "second");
         let found = scanned(&store);
-        assert!((0..30).all(|id| found.contains(&id)), "seed {seed}: what was acknowledged is there: {found:?}");
+        assert!(
+            (0..30).all(|id| found.contains(&id)),
+            "seed {seed}: what was acknowledged is there: {found:?}"
+        );
         let_all_leave(&store, &clock);
         assert_eq!(scanned(&store), found, "seed {seed}");
         store.validate().unwrap();
