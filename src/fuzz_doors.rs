@@ -2,6 +2,12 @@
 //!
 //! Each takes any bytes. It may refuse them; it may not panic, and it may not take memory without bounds.
 
+mod log;
+mod shared;
+
+pub use self::log::{LOG_PARTITIONS, LOG_SEED, log_files, log_segment, mend_log_segment};
+pub use self::shared::{mend_image, mend_names, shared_record};
+
 use crate::event::record::{HEADER_LEN, RecordHeader, records};
 use crate::event::{EventRef, Metadata};
 use crate::ids::{Class, LaneId};
@@ -101,7 +107,7 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("small", page(12, |id| id * 9)),
         ("frames", page(5, |id| 3000 * id)),
     ];
-    let mut samples = Vec::new();
+    let mut samples = [log::samples(), shared::samples()].concat();
     for (name, page) in pages {
         let mut image = Vec::new();
         encode(&page, &mut image);

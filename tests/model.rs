@@ -19,6 +19,8 @@ mod lifecycle;
 mod named;
 #[path = "model/policies.rs"]
 mod policies;
+#[path = "sim/power.rs"]
+mod power;
 #[path = "model/reads.rs"]
 mod reads;
 #[path = "model/reference.rs"]
@@ -33,6 +35,8 @@ mod screen;
 mod setup;
 #[path = "model/tier.rs"]
 mod tier;
+#[path = "sim/torn.rs"]
+mod torn;
 #[path = "model/world.rs"]
 mod world;
 #[path = "model/writes.rs"]

@@ -204,12 +204,12 @@ impl Lanes {
 
     /// Goes on with what the files hold, which is as the image says. `None`: something does not fit, and the lanes cannot be
     /// used. `known` tells below which page number the cold tier knows of events of a lane, and below which it has all of
-    /// them, unless `has_block` says of a page that it has none; `tombstones` which events it knows to be removed.
+    /// them, unless `block_begin` says of a page that it has none; `tombstones` which events it knows to be removed.
     pub(crate) fn attach(
         &self,
         image: &Image,
         known: &dyn Fn(LaneId) -> [u64; 2],
-        has_block: &dyn Fn(LaneId, u64) -> bool,
+        block_begin: &dyn Fn(LaneId, u64) -> Option<u64>,
         tombstones: &HashMap<(u64, LaneId), u64>,
     ) -> Option<Attached> {
         let mut attached = Attached::default();
@@ -223,7 +223,7 @@ impl Lanes {
             expiring |= self.attach_lane(lane.id, *state, &mut attached)?;
             let list = std::iter::successors(Some(state.tail), |page| Some(self.pages.meta(*page).next()));
             let pages = list.take_while(|page| *page != LogicalPage::NONE);
-            let clean = self.clean_up_to(lane.id, pages, confirmed, has_block);
+            let clean = self.clean_up_to(lane.id, pages, confirmed, block_begin);
             self.partitions[lane.id.partition()].take_over(lane.id.class(), *state, clean);
         }
         if attached.pages != self.pages.count() {

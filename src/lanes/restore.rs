@@ -54,7 +54,7 @@ pub(crate) struct Source<'s> {
     /// The page number below which the cold tier has confirmed everything of a lane.
     pub(crate) confirmed: &'s (dyn Fn(LaneId) -> u64 + Sync),
     /// Whether the cold tier has a block of that page of a lane. It may have one, and none of a page before.
-    pub(crate) has_block: &'s (dyn Fn(LaneId, u64) -> bool + Sync),
+    pub(crate) block_begin: &'s (dyn Fn(LaneId, u64) -> Option<u64> + Sync),
     /// Told of each page that is done.
     pub(crate) progress: &'s (dyn Fn() + Sync),
 }
@@ -87,28 +87,37 @@ impl Lanes {
                 so_far = self.rebuild_page(partition, *page, next, so_far, source, walked, again)?;
                 (source.progress)();
             }
-            let clean = self.clean_up_to(lane, pages.iter().copied(), confirmed, source.has_block);
+            let clean = self.clean_up_to(lane, pages.iter().copied(), confirmed, source.block_begin);
             partition.adopt(&self.pages, lane.class(), &pages, next_seq, clean);
         }
         self.recovered.fetch_add(rebuilt.events, Ordering::Relaxed);
         Ok(rebuilt)
     }
 
-    /// The number of the first page that the cold tier does not have. Where it was told of several blocks at once and did not
-    /// confirm them, it may have later ones and not this one.
+    /// The number of the first page that the cold tier does not have as it is here. Where it was told of several blocks at
+    /// once and did not confirm them, it may have later ones and not this one. Of pages that were lost it may have blocks,
+    /// which are to be replaced, unless pages are in them that have left.
     pub(crate) fn clean_up_to(
         &self,
         lane: LaneId,
         pages: impl Iterator<Item = LogicalPage>,
         confirmed: u64,
-        has_block: &dyn Fn(LaneId, u64) -> bool,
+        block_begin: &dyn Fn(LaneId, u64) -> Option<u64>,
     ) -> u64 {
-        let metas = pages.map(|page| self.pages.meta(page)).take_while(|meta| meta.seq() < confirmed);
-        metas
-            .filter(|meta| meta.count() > meta.dead())
-            .map(|meta| meta.seq())
-            .find(|seq| !has_block(lane, *seq))
-            .unwrap_or(confirmed)
+        let mut oldest = None;
+        for meta in pages.map(|page| self.pages.meta(page)).take_while(|meta| meta.seq() < confirmed) {
+            let seq = meta.seq();
+            let oldest = *oldest.get_or_insert(seq);
+            match meta.is_blank() {
+                true => match block_begin(lane, seq) {
+                    Some(begin) if begin >= oldest => return begin,
+                    _ => {}
+                },
+                false if meta.count() > meta.dead() && block_begin(lane, seq).is_none() => return seq,
+                false => {}
+            }
+        }
+        confirmed
     }
 
     /// A lane's pages, oldest first and without gaps, and the number of the next one.
@@ -131,8 +140,9 @@ impl Lanes {
         // The lane was made to begin after everything that the cold tier knows of it, removed events included.
         let known = self.partitions[lane.partition()].lane(lane.class()).clean_seq();
         let next_seq = found.last().map_or(known, |page| {
-            let next = page.seq.saturating_add(1);
-            next.max(known.min(next.saturating_add(GAP_MAX))).max(confirmed)
+            // Near enough to be taken for one of them the next time.
+            let near = page.seq.saturating_add(GAP_MAX);
+            (page.seq.saturating_add(1)).max(known.min(near)).max(confirmed)
         });
         // What the lane had let go goes.
         while found.first().is_some_and(|page| self.pages.meta(page.page).is_leaving()) {

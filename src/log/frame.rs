@@ -15,7 +15,7 @@
 //! somewhere else, in an event for example, or from before the file was used again, are not taken for frames. A unit begins
 //! at a multiple of [`BLOCK`] and ends with a *commit* that says how many frames it has.
 
-use crate::ids::{LaneId, LogicalPage};
+use crate::ids::{Addr, LaneId, LogicalPage};
 
 /// Units begin at multiples of it, so that no block with what was acknowledged is ever written again.
 pub(crate) const BLOCK: usize = 4096;
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Page = 1,
     /// Addresses of removed records.
     Removed = 2,
-    /// `lane` has let go its pages below `seq`.
+    /// `lane` has let go its pages below `seq`, or the cold tier has them.
     Tail = 3,
     /// The end of a unit of `offset` frames, this one included. `seq` is the last id that the store gave, `generation` the
     /// highest of any page; the units from `time` to `more` were on the disk before this was written; `page` and `lane` are
@@ -181,6 +181,26 @@ fn crc(frame: &[u8], segment: u64, at: usize) -> u32 {
     sum.finalize()
 }
 
+/// Has every frame of a segment belong to it, and makes its checksum right.
+#[cfg(fuzzing)]
+pub(crate) fn mend(segment: &mut [u8], number: u64) {
+    let mut at = BLOCK;
+    while let Some(header) = segment.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
+        let len = u32::from_le_bytes([header[12], header[13], header[14], header[15]]) as usize;
+        let end = at + if len <= PAYLOAD_MAX { frame_len(len) } else { usize::MAX / 2 };
+        if header[..4] != MAGIC || end > segment.len() {
+            at += 8;
+            continue;
+        }
+        let frame = &mut segment[at..end];
+        let unit = u64::from_le_bytes([frame[16], frame[17], frame[18], 0, 0, 0, 0, 0]) & 0xf_ffff;
+        frame[16..24].copy_from_slice(&(number << 20 | unit).to_le_bytes());
+        let crc = crc(frame, number, at);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        at = end;
+    }
+}
+
 /// The frame that begins at that place of a segment, and its payload.
 pub(crate) fn read(segment: &[u8], number: u64, at: usize) -> Option<(Frame, &[u8])> {
     let header: &[u8; HEADER] = segment.get(at..)?.first_chunk()?;
@@ -210,7 +230,10 @@ pub(crate) fn read(segment: &[u8], number: u64, at: usize) -> Option<(Frame, &[u
         offset: word(52),
         more: long(56),
     };
-    Some((frame, &all[HEADER..HEADER + len]))
+    // No page has such a number, whatever the checksum says.
+    let is_page = frame.page != LogicalPage::NONE && frame.page.0 < LogicalPage::LIMIT;
+    let fits = frame.kind != Kind::Page || is_page && frame.offset < Addr::OFFSET_END;
+    (fits && frame.generation <= Addr::HIGH_MASK).then_some((frame, &all[HEADER..HEADER + len]))
 }
 
 #[cfg(test)]

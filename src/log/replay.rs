@@ -36,8 +36,8 @@ type Key = (LogicalPage, u32);
 pub(crate) struct ColdPages<'c> {
     /// The page number after the last one of a lane that it has.
     pub(crate) end: &'c (dyn Fn(LaneId) -> u64 + Sync),
-    /// Whether it has a block of that page of a lane. It may have one, and none of a page before.
-    pub(crate) has_block: &'c (dyn Fn(LaneId, u64) -> bool + Sync),
+    /// Where its block of that page of a lane begins. It may have one, and none of a page before.
+    pub(crate) block_begin: &'c (dyn Fn(LaneId, u64) -> Option<u64> + Sync),
 }
 
 /// Pages between two of a lane that can be missing in the log because the cold tier has them.
@@ -62,7 +62,7 @@ pub(crate) fn replay(
     }
     marks.clear();
     let Scan { pages, removed, tails, generation, damaged, last_id, .. } = scan;
-    lanes.pages.begin_generation(generation + 1);
+    lanes.pages.begin_generation((generation + 1) & Addr::HIGH_MASK);
     go_on_above(&pages, &tails, lanes);
     let chosen = choose(pages, &tails, config, cold, &mut lost)?;
     let mut gone: HashMap<Key, HashSet<u32>> = HashMap::new();
@@ -93,7 +93,7 @@ pub(crate) fn replay(
 
 /// Has lanes go on above every page that the log knows of, also where none is left: the log would take a new page of such a
 /// number for one that has gone.
-fn go_on_above(pages: &HashMap<Key, PageLog>, tails: &HashMap<LaneId, u64>, lanes: &Lanes) {
+pub(crate) fn go_on_above(pages: &HashMap<Key, PageLog>, tails: &HashMap<LaneId, u64>, lanes: &Lanes) {
     let ends = pages.values().map(|page| (page.lane, page.seq.saturating_add(1)));
     for (lane, end) in ends.chain(tails.iter().map(|(lane, tail)| (*lane, *tail))) {
         let partition = lanes.partitions.get(lane.partition());
@@ -166,7 +166,7 @@ fn begins(
                 break;
             }
             above = seq;
-            if !(cold.has_block)(lane, seq) {
+            if (cold.block_begin)(lane, seq).is_none() {
                 begin = seq;
             }
         }
@@ -270,7 +270,7 @@ impl Back<'_> {
 }
 
 /// Which bytes the pieces cover: ranges that begin with a record.
-fn cover(mut pieces: Vec<Piece>) -> Vec<Range<usize>> {
+pub(crate) fn cover(mut pieces: Vec<Piece>) -> Vec<Range<usize>> {
     pieces.sort_by_key(|piece| piece.offset);
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for piece in pieces {

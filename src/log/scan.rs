@@ -42,7 +42,7 @@ pub(crate) struct Scan {
     pub(crate) pages: HashMap<(LogicalPage, u32), PageLog>,
     /// Addresses of removed records.
     pub(crate) removed: Vec<u64>,
-    /// Lanes, and the numbers below which their pages have left memory.
+    /// Lanes, and the numbers below which their pages have left memory, or are in the cold tier.
     pub(crate) tails: HashMap<LaneId, u64>,
     pub(crate) last_id: u64,
     /// The highest generation of any page.
@@ -104,6 +104,14 @@ fn read_all(file: &File) -> std::io::Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+/// Reads a log whose segments are these.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn scan_of(segments: &[(u64, Vec<u8>)]) -> Scan {
+    let mut units = Vec::new();
+    segments.iter().for_each(|(number, bytes)| read_segment(*number, bytes, &mut units));
+    choose(units, segments.first().map_or(0, |(number, _)| *number))
 }
 
 fn read_segment(number: u64, bytes: &[u8], units: &mut Vec<FoundUnit>) {
@@ -229,12 +237,6 @@ mod tests {
             bytes.extend_from_slice(&unit.bytes);
         }
         bytes
-    }
-
-    fn scan_of(segments: &[(u64, Vec<u8>)]) -> Scan {
-        let mut units = Vec::new();
-        segments.iter().for_each(|(number, bytes)| read_segment(*number, bytes, &mut units));
-        choose(units, segments.first().map_or(0, |(number, _)| *number))
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(crate) struct LogDir {
     pub(crate) segments: VecDeque<u64>,
 }
 
-fn file_name(number: u64) -> String {
+pub(crate) fn file_name(number: u64) -> String {
     format!("{number:011x}.log")
 }
 
@@ -215,12 +215,21 @@ enum Header {
     Nothing,
 }
 
-fn header(identity: &Identity, number: u64) -> Vec<u8> {
+pub(crate) fn header(identity: &Identity, number: u64) -> Vec<u8> {
     let Identity { seed, partitions, first_seq, pages } = identity;
     let text = format!("{MAGIC} {VERSION} {number} {seed:016x} {partitions} {first_seq} {pages:016x}");
     let mut block = format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes())).into_bytes();
     block.resize(BLOCK / 2, 0);
     block.repeat(2)
+}
+
+/// What a segment's first block says that it belongs to.
+#[cfg(fuzzing)]
+pub(crate) fn parse_identity(block: &[u8], number: u64) -> Option<Identity> {
+    match parse_header(block, number) {
+        Header::Ours(identity) => Some(identity),
+        Header::Newer(_) | Header::Nothing => None,
+    }
 }
 
 fn parse_header(block: &[u8], number: u64) -> Header {

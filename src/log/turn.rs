@@ -44,7 +44,7 @@ pub(crate) struct Turn {
     names: File,
     names_synced: usize,
     cursors: Vec<Cursor>,
-    /// What was last said of where the lanes begin.
+    /// What was last said of where the lanes begin: below there, pages have left memory or are in the cold tier.
     tails: Vec<u64>,
     /// What is not written yet: it stays where there is no room for it.
     unit: Unit,
@@ -236,7 +236,7 @@ impl Turn {
         if let Some(removed) = &lanes.pages.removed {
             removed.take_fresh(self.sizes.removed.saturating_sub(self.removed.len()), &mut self.removed);
         }
-        let moved = |(at, lane): (usize, &Lane)| lane.tail_seq() != self.tails[at];
+        let moved = |(at, lane): (usize, &Lane)| lane.tail_seq() > self.tails[at];
         if self.unit.is_empty() && self.removed.is_empty() && !lanes.lanes().enumerate().any(moved) {
             return Ok(());
         }
@@ -246,7 +246,8 @@ impl Turn {
         self.writer.make_room(len)?;
         self.add_removed(lanes);
         for (at, lane) in lanes.lanes().enumerate() {
-            let tail = lane.tail_seq();
+            // Of what the cold tier has, pages may be missing here between others, and its blocks may expire before the pages.
+            let tail = lane.tail_seq().max(lane.clean_seq());
             if is_new || tail != self.tails[at] {
                 self.tails[at] = tail;
                 self.unit.push_bare(&Frame { kind: Kind::Tail, lane: lane.id, seq: tail, ..Frame::NOTHING });

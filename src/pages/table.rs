@@ -544,6 +544,11 @@ impl PageMeta {
         self.last_arrival.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing was ever on the page: it stands where one was lost.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.last_arrival() == i64::MIN
+    }
+
     /// The time that the page's age is counted from: its newest event, or its last arrival where that is earlier,
     /// so that an event from the future does not keep the page.
     pub(crate) fn newest(&self) -> i64 {

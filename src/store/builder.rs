@@ -26,7 +26,7 @@ use crate::store::core::{Core, Kept};
 use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
-use crate::store::recover::{OnRecovery, attach, has_block, recover, take_over};
+use crate::store::recover::{OnRecovery, attach, block_begin, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
 use crate::store::worker::{self, Progress};
@@ -374,13 +374,15 @@ fn keep(
     let marks = found_log.as_ref().map(|log| log.marks(&shared.dir, config)).transpose()?;
     let recovered = match (&earlier, &found_log, &marks) {
         (Some(earlier), ..) => {
+            let go_on = |log: &FoundLog| if attached.is_some() { Ok(()) } else { log.go_on(lanes) };
+            found_log.as_ref().map_or(Ok(()), go_on)?;
             let recovered = attached.map_or_else(|| recover(config, lanes, cold, confirmed, tell), Ok)?;
             Some(Recovered { was_closed: earlier.was_closed(), ..recovered })
         }
         (None, Some(log), Some(marks)) if log.must_replay => {
             let begin = clock::now();
-            let has_block = |lane, seq| has_block(cold, lane, seq);
-            let cold_pages = ColdPages { end: confirmed, has_block: &has_block };
+            let block_begin = |lane, seq| block_begin(cold, lane, seq);
+            let cold_pages = ColdPages { end: confirmed, block_begin: &block_begin };
             let replayed = log.replay(config, lanes, marks, cold_pages)?;
             let Replayed { found, lost, damaged, last_id: last } = replayed;
             last_id[0].fetch_max(last, Ordering::Relaxed);

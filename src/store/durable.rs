@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lanes::append::{Appended, Lanes};
 use crate::log::logger::{Log, Source};
 use crate::log::marks::Marks;
-use crate::log::replay::{ColdPages, Replayed, replay};
+use crate::log::replay::{ColdPages, Replayed, go_on_above, replay};
 use crate::log::scan::scan;
 use crate::log::segment::{Failure, Identity, LogDir, NAMES, Sizes, Writer, is_in_use};
 use crate::log::turn::Turn;
@@ -146,6 +146,17 @@ impl FoundLog {
         cold: ColdPages<'_>,
     ) -> Result<Replayed> {
         replay(&self.dir, scan(&self.dir)?, config, lanes, marks, cold)
+    }
+
+    /// Has lanes go on above every page that the log knows of, which pages that are there do not tell of a lane that has none:
+    /// it would take new ones of such numbers for those.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn go_on(&self, lanes: &Lanes) -> Result<()> {
+        let scan = scan(&self.dir)?;
+        go_on_above(&scan.pages, &scan.tails, lanes);
+        Ok(())
     }
 
     /// Begins to write.

@@ -63,6 +63,8 @@ pub use listeners::{Listening, PressureListener};
 pub use placement::{Home, Placement, Router};
 pub use resize::Resized;
 pub use scan::Scan;
+#[cfg(fuzzing)]
+pub(crate) use shared::understands;
 
 /// How long abandoning a store waits for a call of the cold tier that is under way.
 const ABANDON_LIMIT: Duration = Duration::from_secs(10);

@@ -39,8 +39,8 @@ pub(crate) fn attach(
         return None;
     }
     let tombstones = cold.map(ColdReader::removed).unwrap_or_default();
-    let has_block = |lane, seq| has_block(cold, lane, seq);
-    let Attached { pages, events, removed } = lanes.attach(image, known, &has_block, &tombstones)?;
+    let block_begin = |lane, seq| block_begin(cold, lane, seq);
+    let Attached { pages, events, removed } = lanes.attach(image, known, &block_begin, &tombstones)?;
     let took = begin.elapsed();
     Some(Recovered { attached: true, pages, events, removed, took, ..Recovered::default() })
 }
@@ -103,7 +103,7 @@ pub(crate) fn take_over(
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
         confirmed,
-        has_block: &|lane, seq| has_block(cold, lane, seq),
+        block_begin: &|lane, seq| block_begin(cold, lane, seq),
         progress: &progress,
     };
     let mut rebuilt = rebuild(lanes, partitions, &source)?;
@@ -123,9 +123,9 @@ pub(crate) fn take_over(
     })
 }
 
-/// Whether the cold tier has a block of that page.
-pub(crate) fn has_block(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> bool {
-    cold.is_some_and(|cold| cold.has_block(lane, seq))
+/// See [`ColdReader::block_begin`].
+pub(crate) fn block_begin(cold: Option<&ColdReader>, lane: LaneId, seq: u64) -> Option<u64> {
+    cold.and_then(|cold| cold.block_begin(lane, seq))
 }
 
 /// A cold tier cannot have pages of a lane that come after all that memory has, unless somebody else wrote them.

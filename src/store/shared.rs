@@ -95,6 +95,12 @@ impl Earlier {
     }
 }
 
+/// Whether a record that says this can be understood.
+#[cfg(fuzzing)]
+pub(crate) fn understands(text: &str) -> bool {
+    Earlier::parse(text).is_some()
+}
+
 /// The open files.
 pub(crate) struct Shared {
     pub(crate) dir: SharedDir,

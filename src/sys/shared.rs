@@ -108,6 +108,15 @@ impl SharedDir {
 /// What a file of words begins with. Another version of what the words mean has another one.
 const WORDS_MAGIC: u64 = u64::from_le_bytes(*b"esker i1");
 
+/// Makes the number, the count and the sum of a file of words right.
+#[cfg(fuzzing)]
+pub(crate) fn mend_words(bytes: &mut [u8], number: u64) {
+    let (words, _) = bytes.as_chunks_mut::<8>();
+    let Some((head, words)) = words.split_first_chunk_mut::<4>() else { return };
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    *head = [WORDS_MAGIC, number, words.len() as u64, words_sum(number, &words)].map(u64::to_le_bytes);
+}
+
 fn words_sum(number: u64, words: &[u64]) -> u64 {
     let mut sum = Sum::default();
     sum.add(&[number]);
@@ -237,6 +246,19 @@ fn parse(copy: &[u8]) -> Option<Found> {
         .flatten()
 }
 
+/// Reads the bytes as a copy of a record: its version and text.
+#[cfg(fuzzing)]
+pub(crate) fn parse_copy(bytes: &[u8]) -> Option<(u32, String)> {
+    parse(bytes).map(|found| (found.version, found.text))
+}
+
+/// A copy of a record that says this.
+#[cfg(fuzzing)]
+pub(crate) fn copy_of(version: u32, turn: u64, text: &[u8]) -> Vec<u8> {
+    let crc = record_crc(version, turn, text);
+    [format!("{MAGIC} {version} {turn} {} {crc:08x}\n", text.len()).as_bytes(), text].concat()
+}
+
 /// Over what a copy says; this much must stay the same in all versions.
 fn record_crc(version: u32, turn: u64, text: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
@@ -307,7 +329,7 @@ impl Log {
 }
 
 /// The whole entries of a log, and where the last one ends.
-fn entries(bytes: &[u8]) -> (LogEntries, usize) {
+pub(crate) fn entries(bytes: &[u8]) -> (LogEntries, usize) {
     let (mut found, mut at, mut end) = (LogEntries::default(), 0, 0);
     while at < bytes.len() {
         match entry(&bytes[at..]) {

@@ -355,12 +355,16 @@ impl ColdReader {
         Ok(found)
     }
 
-    /// Whether the tier has a block of that page. Asks the tier where several blocks are noted together with pages missing
-    /// between them; if it cannot tell, the page counts as missing, and is put.
-    pub(crate) fn has_block(&self, lane: LaneId, seq: u64) -> bool {
-        let Some(info) = self.directory.block_of(lane, seq) else { return false };
+    /// The page with which the tier's block of that page begins, or one before it. `None`: it has no block of it. Asks the
+    /// tier where several blocks are noted together with pages missing between them; if it cannot tell, the page counts as
+    /// missing, and is put.
+    pub(crate) fn block_begin(&self, lane: LaneId, seq: u64) -> Option<u64> {
+        let info = self.directory.block_of(lane, seq)?;
         let holds = |entry: &BlockInfo| entry.holds(seq);
-        !info.has_gaps || self.unfold(&info, Deadline::never(), holds).is_ok_and(|found| !found.is_empty())
+        match info.has_gaps {
+            true => Some(self.unfold(&info, Deadline::never(), holds).ok()?.first()?.id.first_seq),
+            false => Some(info.id.first_seq),
+        }
     }
 
     /// The block that holds a page.

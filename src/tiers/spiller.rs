@@ -255,8 +255,8 @@ impl Spiller {
         for (number, lane) in lanes.lanes().enumerate().filter(|(number, _)| self.is_held(*number)) {
             let end = self.held[number].load(Ordering::Relaxed);
             let pages = lane.pages(&lanes.pages, &pin).map(|(page, _)| page);
-            let has_block = |lane, seq| cold.has_block(lane, seq);
-            lane.set_clean(lanes.clean_up_to(lane.id, pages, end, &has_block));
+            let block_begin = |lane, seq| cold.block_begin(lane, seq);
+            lane.set_clean(lanes.clean_up_to(lane.id, pages, end, &block_begin));
             self.expect_blocks(number, lane, cold);
             self.held[number].store(0, Ordering::Release);
         }
@@ -543,9 +543,11 @@ impl Spiller {
         drop(self.removing[number % self.count()].write());
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
+        // What the tier has of pages that were lost, it is to have no more: it would be found once they have left.
+        let replaces = again.is_some() && pages.iter().all(|(_, meta)| meta.is_blank());
         drop(pin);
         let mut held = 0;
-        let block = (!writer.rows().is_empty()).then(|| {
+        let block = (replaces || !writer.rows().is_empty()).then(|| {
             let bytes = writer.encode();
             held = (bytes.len() + writer.raw_bytes()) as u64;
             self.buffered.fetch_add(held, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! Power is lost by taking the log as it is on the disk (all that was synced, and whatever of the rest), and nothing else.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use esker::{
@@ -15,6 +15,7 @@ use crate::common::{Random, append_proof, child_argument, proof, small, verify, 
 use crate::kept::in_small_file_system;
 use crate::kept::{append_some, open, refusal};
 use crate::tier::{Fault, MapTier};
+use crate::torn::{copy, torn};
 
 const CLOSE: Duration = Duration::from_secs(20);
 const EVERY_BATCH: Durability = Durability::Disk(DiskSync::EveryBatch);
@@ -54,17 +55,6 @@ impl Dirs {
         let after = Self::new();
         copy(&self.data(), &after.data());
         after
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
     }
 }
 
@@ -118,53 +108,6 @@ fn what_was_acknowledged_survives_the_loss_of_power() {
 }
 
 // ---- what a disk has of what it was not told to keep ----
-
-const SECTOR: usize = 512;
-
-/// A data directory as it can be after a loss of power between two syncs: of each sector of the log that differs in the two,
-/// the disk has the old or the new one, or neither.
-fn torn(synced: &Path, later: &Path, to: &Path, random: &mut Random) {
-    copy(later, to);
-    let (synced, later, to) = (synced.join("log"), later.join("log"), to.join("log"));
-    let names = |dir: &Path| -> BTreeSet<String> {
-        let entries = std::fs::read_dir(dir).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    };
-    let (before, after) = (names(&synced), names(&later));
-    // A new segment is begun when the one before is on the disk.
-    let newest = after.iter().rfind(|name| name.ends_with(".log")).unwrap().clone();
-    for name in before.union(&after) {
-        let read = |dir: &Path| std::fs::read(dir.join(name)).unwrap_or_default();
-        let (old, new) = (read(&synced), read(&later));
-        if !after.contains(name) {
-            // It was deleted after the sync, which was never over.
-            std::fs::write(to.join(name), old).unwrap();
-        } else if *name == newest {
-            let kinds = random.below(3);
-            let mut bytes = new.clone();
-            for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
-                let at = at * SECTOR;
-                let zeros = [0; SECTOR];
-                // The header of a new segment was synced with the file.
-                let old = if at < 4096 {
-                    old.get(at..at + SECTOR)
-                } else {
-                    old.get(at..at + SECTOR).or(Some(&zeros))
-                };
-                let Some(old) = old.filter(|old| *old != sector) else { continue };
-                match (kinds, random.below(8)) {
-                    (0, 0..4) | (1, 0) | (2, 0..7) => sector.copy_from_slice(old),
-                    (0, 4) => sector.iter_mut().for_each(|byte| *byte = random.next() as u8),
-                    _ => {}
-                }
-            }
-            std::fs::write(to.join(name), bytes).unwrap();
-        } else if name == "names" {
-            let kept = old.len() + random.below((new.len() - old.len()) as u64 + 1) as usize;
-            std::fs::write(to.join(name), &new[..kept]).unwrap();
-        }
-    }
-}
 
 /// What a store holds for sure, and what it may.
 #[derive(Default)]
@@ -254,7 +197,7 @@ fn whatever_a_disk_keeps_of_the_last_turn_what_came_before_is_there() {
             let later = dirs.after_power_loss();
             for state in 0..3 {
                 let crashed = Dirs::new();
-                torn(&synced.data(), &later.data(), &crashed.data(), &mut random);
+                torn(&synced.data(), &later.data(), &crashed.data(), &mut |end| random.below(end));
                 let context = format!("round {round}, turn {turn}, state {state}");
                 let store = open(torn_config(&crashed, spills)).unwrap();
                 truth.check(&store, &context);
@@ -272,7 +215,7 @@ fn whatever_a_disk_keeps_of_the_last_turn_what_came_before_is_there() {
             if turn % 3 == 2 {
                 store.abandon();
                 dirs = Dirs::new();
-                torn(&synced.data(), &later.data(), &dirs.data(), &mut random);
+                torn(&synced.data(), &later.data(), &dirs.data(), &mut |end| random.below(end));
                 store = open(torn_config(&dirs, spills)).unwrap();
                 truth.check(&store, &format!("round {round}, turn {turn}, the state to go on from"));
                 truth.synced(&store);

@@ -32,4 +32,6 @@ mod restart;
 mod screen;
 mod sums;
 mod tier;
+#[path = "../sim/torn.rs"]
+mod torn;
 mod ttl;

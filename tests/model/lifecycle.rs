@@ -6,7 +6,7 @@ use std::time::Duration;
 use esker::{EventRef, FetchHistory, FetchScan, Result};
 
 use crate::disk::Crash;
-use crate::reads::{ALL, Due, Query};
+use crate::reads::{ALL, Due, Query, brief};
 use crate::reference::{Checked, Entry, ensure, same};
 use crate::setup::Kind;
 use crate::world::{Tally, World};
@@ -44,6 +44,7 @@ impl World {
         self.set.clear();
         self.was_altered = false;
         self.store = Some(store);
+        self.begin_log();
         Ok(())
     }
 
@@ -60,10 +61,11 @@ impl World {
         self.tier_up();
         self.totals.reopened += 1;
         self.gather_totals();
-        let mut due = self.survivors(self.setup.keeps_pages());
+        let mut due = self.survivors(Crash::Kill);
         let store = self.store.take().ok_or("the store is open")?;
         let held = store.stats().events;
         let report = store.close(Duration::from_secs(3600)).map_err(|error| format!("close: {error:?}"))?;
+        self.all_is_logged();
         ensure!(store.close(Duration::ZERO).is_err() && store.stream("late").is_err(), "closed twice");
         ensure!(
             store.append(&esker::Event::new(self.stream(), 1, 0, 0)).is_err(),
@@ -95,7 +97,7 @@ impl World {
         self.detail(|| "while the tier fails".into());
         self.totals.faults.closed_in_trouble += 1;
         self.gather_totals();
-        let due = self.survivors(self.setup.keeps_pages());
+        let due = self.survivors(Crash::Kill);
         let store = self.store.take().ok_or("the store is open")?;
         store.close(Duration::ZERO).map_err(|error| format!("close: {error:?}"))?;
         drop(store);
@@ -119,14 +121,20 @@ impl World {
         self.end(Crash::Kill)
     }
 
-    /// What has to be there if the store ended now: what the cold tier has, or must have since it has left memory; and what
-    /// is in memory, if pages are kept.
-    pub(crate) fn survivors(&self, pages_are_kept: bool) -> Due {
+    /// What has to be there if the store ended so: what the cold tier has, or must have since it has left memory; and what
+    /// is in memory, if pages are kept or are in a log.
+    pub(crate) fn survivors(&self, how: Crash) -> Due {
         let store = self.store();
         let guard = store.pin();
         let survives = |(id, entry): &(&u64, &Entry)| {
             let in_memory = guard.get(**id).is_some();
-            let kept = in_memory && pages_are_kept;
+            // Threads may let it go meanwhile.
+            let stays = in_memory && (self.is_alone() || !self.setup.drops(entry.class));
+            let kept = stays
+                && match how {
+                    Crash::Kill => self.setup.keeps_pages(),
+                    Crash::PowerLoss => self.is_logged(entry),
+                };
             let in_tier =
                 !self.setup.drops(entry.class) && self.setup.has_tier() && (entry.confirmed || !in_memory);
             self.reference.must(entry) && (kept || in_tier)
@@ -159,9 +167,12 @@ impl World {
             .events
             .iter()
             .filter(|(id, entry)| !found.contains(id) && self.reference.may(entry))
+            // Nobody says that a clock that is set back brings back what had expired, nor that it does not: it may be in a
+            // block whose page was packed without it.
+            .filter(|(_, entry)| !self.reference.has_expired(entry))
             .map(|(id, _)| *id)
             .collect();
-        lost.into_iter().for_each(|id| self.reference.forget(id));
+        lost.into_iter().for_each(|id| self.forget(id, false));
         for id in &found {
             if let Some(entry) = self.reference.events.get_mut(id) {
                 let dropping = self.setup.drops(entry.class);
@@ -310,12 +321,14 @@ impl World {
             ensure!(self.reference.may(entry), "event {id} is found after its retention");
             ensure!(found.insert(id), "event {id} is found twice after reopening");
         }
-        let missing: Vec<_> = due.difference(&found).take(3).map(|id| &self.reference.events[id]).collect();
+        let missing: Vec<_> =
+            due.difference(&found).take(3).map(|id| (id, brief(&self.reference.events[id]))).collect();
         ensure!(
             missing.is_empty(),
-            "{} of {} events are lost after reopening, such as {missing:?}",
+            "{} of {} events are lost after reopening, such as {missing:?}: {:?}",
             due.difference(&found).count(),
-            due.len()
+            due.len(),
+            store.recovered()
         );
         Ok(found)
     }

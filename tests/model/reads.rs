@@ -437,7 +437,7 @@ impl World {
             self.setup.drops(entry.class) && self.reference.may(entry) && !memory.contains(id)
         };
         let gone: Vec<u64> = self.reference.events.iter().filter(gone).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.reference.forget(id));
+        gone.into_iter().for_each(|id| self.forget(id, false));
     }
 
     fn check_figures(&self, memory: &BTreeSet<u64>) -> Checked {
@@ -506,7 +506,7 @@ fn twice(ids: &[u64]) -> Vec<u64> {
     ids.iter().copied().filter(|id| !seen.insert(*id)).take(3).collect()
 }
 
-fn brief(entry: &Entry) -> String {
+pub(crate) fn brief(entry: &Entry) -> String {
     format!(
         "{:?} of class {} at {} (arrived {}), serial {}, {} B",
         entry.stream,

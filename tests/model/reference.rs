@@ -122,12 +122,16 @@ impl Reference {
     /// Whether retention cannot have taken the event at any time since it came. A page may go when its last
     /// arrival is too old, which counts for events from the future.
     pub(crate) fn must(&self, entry: &Entry) -> bool {
-        !entry.unsure
-            && self.may(entry)
-            && entry.expires_at.is_none_or(|at| self.times.latest_since(entry.tick) < at)
-            && self.retention[entry.class].is_none_or(|age| {
-                let ends = self.times.latest_since(entry.tick).saturating_sub(age);
-                entry.timestamp > ends && entry.arrival > ends
+        !entry.unsure && self.may(entry) && !self.has_expired(entry)
+    }
+
+    /// Whether retention may have taken the event at some time since it came.
+    pub(crate) fn has_expired(&self, entry: &Entry) -> bool {
+        let latest = self.times.latest_since(entry.tick);
+        entry.expires_at.is_some_and(|at| latest >= at)
+            || self.retention[entry.class].is_some_and(|age| {
+                let ends = latest.saturating_sub(age);
+                entry.timestamp <= ends || entry.arrival <= ends
             })
     }
 }

@@ -20,7 +20,12 @@ pub(crate) fn run(seed: u64, kind: Kind, steps: usize) -> Totals {
     let steps = setting("ESKER_STEPS").map_or(steps, |steps| steps as usize);
     let mut world = World::new(seed, kind);
     match catch_unwind(AssertUnwindSafe(|| world.run(steps))) {
-        Ok(Ok(())) => world.totals,
+        Ok(Ok(())) => {
+            if setting("ESKER_NOTES").is_some() {
+                println!("{}", world.report());
+            }
+            world.totals
+        }
         Ok(Err(fault)) => panic!("seed {seed} ({kind:?}): {fault}\n{}", world.report()),
         Err(panic) => {
             eprintln!("seed {seed} ({kind:?}) panicked\n{}", world.report());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use esker::{
-    Adaptive, Class, ClassConfig, Clock, ColdTier, Config, DeadLetterDir, DiskTier, Durability, OnLeave,
-    Outside, Result, Skew, Store, Stream,
+    Adaptive, Class, ClassConfig, Clock, ColdTier, Config, DeadLetterDir, DiskSync, DiskTier, Durability,
+    OnLeave, Outside, Result, Skew, Store, Stream,
 };
 
 use crate::disk::{Disk, File};
@@ -62,10 +62,31 @@ impl Shared {
         self.within.path().join((self.number + 1).to_string())
     }
 
-    /// Goes on with that copy, or with nothing if there is none.
+    /// Where the data directory is, if there is a log.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.within.path().join(format!("data-{}", self.number))
+    }
+
+    /// Where a copy of that goes.
+    pub(crate) fn next_data(&self) -> PathBuf {
+        self.within.path().join(format!("data-{}", self.number + 1))
+    }
+
+    /// Goes on with those copies. If there is none of the pages, there are no pages; the disk is there in any case.
     pub(crate) fn go_on(&mut self) {
         let _ = std::fs::remove_dir_all(self.path());
+        if self.next_data().exists() {
+            let _ = std::fs::remove_dir_all(self.data());
+        } else if self.data().exists() {
+            std::fs::rename(self.data(), self.next_data()).unwrap();
+        }
         self.number += 1;
+    }
+
+    /// Goes on with nothing.
+    pub(crate) fn begin_anew(&mut self) {
+        let _ = std::fs::remove_dir_all(self.data());
+        self.go_on();
     }
 }
 
@@ -78,6 +99,8 @@ pub(crate) struct Setup {
     pub(crate) faults: Arc<Faults>,
     /// Where pages are kept, if they survive the process.
     pub(crate) shared: Option<Shared>,
+    /// How the log is written, if there is one beside them.
+    pub(crate) log: Option<DiskSync>,
     /// Where events go whose time is not right, and the directory that it is in.
     pub(crate) letters: (DeadLetterDir, tempfile::TempDir),
     /// Whether a resolver says of which class streams are: see [`resolved`].
@@ -112,13 +135,28 @@ impl Setup {
     pub(crate) fn new(rng: &mut Rng, kind: Kind) -> Self {
         let threads = kind == Kind::Threads;
         let faults = Arc::new(Faults::new(rng.next()));
+        let interval = DiskSync::Interval(Duration::from_secs(if threads { 1 } else { 60 }));
+        let (is_kept, log) =
+            match rng.weighted(if kind == Kind::Faults { &[45, 25, 30] } else { &[65, 10, 25] }) {
+                0 => (false, None),
+                1 => (true, None),
+                _ => match rng.pick(&[DiskSync::EveryBatch, interval]) {
+                    // What this loses with power is not all known to the reference: see docs/testing.md.
+                    DiskSync::Interval(_)
+                        if kind == Kind::Faults && std::env::var_os("ESKER_INTERVAL").is_none() =>
+                    {
+                        (true, Some(DiskSync::EveryBatch))
+                    }
+                    mode => (true, Some(mode)),
+                },
+            };
         let below = match rng.weighted(&[8, 60, 32]) {
-            0 => Below::Nothing,
-            1 => Below::Map(Arc::new(MapTier::new(faults.clone()))),
+            // Beside a log there is a tier.
+            0 if log.is_none() => Below::Nothing,
+            0 | 1 => Below::Map(Arc::new(MapTier::new(faults.clone()))),
             _ if kind == Kind::Faults => Below::Sim(Disk::new(faults.clone())),
             _ => Below::Disk(tempfile::tempdir().unwrap()),
         };
-        let is_kept = kind == Kind::Faults && rng.chance(50);
         let classes = (0..1 + rng.index(3)).map(|number| class(rng, number)).collect();
         let dir = tempfile::tempdir().unwrap();
         let letters = DeadLetterDir::open(dir.path(), "1MiB", 20).unwrap();
@@ -128,6 +166,7 @@ impl Setup {
             below,
             faults,
             shared: is_kept.then(Shared::new),
+            log,
             letters: (letters, dir),
             resolves: rng.chance(30),
             classes,
@@ -253,11 +292,15 @@ impl Setup {
         for class in &self.classes {
             config = config.class(class.clone());
         }
+        if let Some(shared) = &self.shared {
+            let durability = self.log.map_or(Durability::Process, Durability::Disk);
+            config = config.durability(durability).shared_dir(shared.path());
+            if self.log.is_some() {
+                config = config.data_dir(shared.data());
+            }
+        }
         if let Below::Disk(dir) = &self.below {
             config = config.data_dir(dir.path());
-        }
-        if let Some(shared) = &self.shared {
-            config = config.durability(Durability::Process).shared_dir(shared.path());
         }
         let config = config.build()?;
         let classes: Vec<Class> = self.classes.iter().filter_map(|class| config.class(&class.name)).collect();
@@ -297,10 +340,11 @@ impl Setup {
             })
             .collect();
         format!(
-            "{below}, {:?}, pages kept: {}, sizes adapt: {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
+            "{below}, {:?}, pages kept: {}, log {:?}, sizes adapt: {}, policy {:?}, move rate {:?}, partitions {}, classes {classes:?}, pages {} B, hot {} KiB, warm {} KiB, index {} \
              KiB, blocks {} KiB, slice {:?}, thresholds {:?}",
             self.kind,
             self.keeps_pages(),
+            self.log,
             self.adapts(),
             self.policy,
             self.move_rate,

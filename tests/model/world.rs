@@ -6,6 +6,7 @@ use esker::{Class, Clock, ErrorKind, RegionKind, Store, Stream};
 
 use crate::crash::FaultTotals;
 use crate::faults::Trouble;
+use crate::power::Logged;
 use crate::reference::{Checked, Reference, ensure};
 use crate::rng::Rng;
 use crate::setup::{Below, Kind, Setup};
@@ -143,6 +144,7 @@ pub(crate) struct World {
     /// Classes of streams that were set since the store was opened.
     pub(crate) set: BTreeMap<Stream, usize>,
     pub(crate) names: Vec<(String, Stream)>,
+    pub(crate) logged: Logged,
     pub(crate) recent: VecDeque<u64>,
     pub(crate) next_id: u64,
     pub(crate) fresh_stream: u64,
@@ -157,13 +159,13 @@ pub(crate) struct World {
     weights: [u64; OPERATIONS.len()],
     notes: VecDeque<String>,
     most_notes: usize,
-    steps: usize,
+    pub(crate) steps: usize,
 }
 
 type Operation = fn(&mut World) -> Checked;
 
 /// Everything that can happen, with its usual weight and whether it can happen while a reader is held.
-const OPERATIONS: [(&str, u64, bool, Operation); 31] = [
+const OPERATIONS: [(&str, u64, bool, Operation); 33] = [
     ("append", 160, true, World::append),
     ("append_batch", 60, true, World::append_batch),
     ("append a duplicate", 20, true, World::append_duplicate),
@@ -180,6 +182,7 @@ const OPERATIONS: [(&str, u64, bool, Operation); 31] = [
     ("clock jump", 6, true, World::clock_jump),
     ("maintain", 30, true, World::maintain),
     ("flush", 3, true, World::flush),
+    ("sync", 6, true, World::sync),
     ("let all leave", 1, true, World::let_all_leave),
     ("check everything", 5, false, World::check_everything),
     ("read while others write", 8, false, World::read_while_writing),
@@ -196,9 +199,10 @@ const OPERATIONS: [(&str, u64, bool, Operation); 31] = [
     ("crash in the middle", 8, false, World::crash_in_the_middle),
     ("a sync fails", 2, false, World::fail_syncs),
     ("syncs lie", 1, false, World::lie_about_syncs),
+    ("power is lost in a turn", 3, false, World::lose_power_in_a_turn),
 ];
 /// How many of the last ones are those.
-const FAULTS: usize = 4;
+const FAULTS: usize = 5;
 
 impl World {
     pub(crate) fn new(seed: u64, kind: Kind) -> Self {
@@ -231,6 +235,7 @@ impl World {
             classes: Vec::new(),
             set: BTreeMap::new(),
             names: Vec::new(),
+            logged: Logged::default(),
             recent: VecDeque::new(),
             next_id: 1,
             fresh_stream: 1 << 32,
@@ -281,7 +286,9 @@ impl World {
         let (name, _, _, operation) = OPERATIONS[self.rng.weighted(&weights)];
         self.steps += 1;
         self.note(name.to_string());
+        let (step, serial) = (self.steps, self.reference.serial);
         operation(self)?;
+        self.look_at_log(step, serial);
         // Not in the middle of another step, whose call may have been cut off.
         if self.setup.kind == Kind::Faults && !self.nested { self.validate() } else { Ok(()) }
     }

@@ -41,13 +41,14 @@ impl World {
             },
             _ => self.next_id,
         };
-        if self.reference.events.contains_key(&id) {
+        if self.reference.events.contains_key(&id) || self.logged.has_left(id) {
             id = self.next_id;
         }
         self.next_id = self.next_id.max(if id < 1 << 40 { id + 1 } else { 0 });
         while self.reference.events.contains_key(&self.next_id) {
             self.next_id += 1;
         }
+        self.comes_again(id);
         id
     }
 
@@ -440,7 +441,8 @@ impl World {
             times += 1;
             ensure!(times <= most, "event {id} is there more than {most} times");
         }
-        self.reference.forget(id);
+        self.forget(id, true);
+        self.comes_again(id);
         if was_down {
             self.toggle_tier()?;
         }
@@ -480,7 +482,7 @@ impl World {
             let removed = self.remove_counted(id)?;
             ensure!(removed != Some(true) || !absent, "event {id} is not there but was removed");
             if !absent {
-                self.reference.forget(id);
+                self.forget(id, true);
             }
             return Ok(());
         }
@@ -493,7 +495,7 @@ impl World {
         match self.remove_counted(id)? {
             Some(removed) => {
                 ensure!(removed || !must, "event {id} could not be removed: it is not there");
-                self.reference.forget(id);
+                self.forget(id, true);
             }
             None => {
                 // The tier was asked in vain: the event may be there or not.

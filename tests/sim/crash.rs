@@ -1,15 +1,14 @@
 //! Steps of `Kind::Faults`: the process or the machine ends, between two calls or in the middle of one, and disks that fail
 //! a sync or lie about it.
 
-use std::path::Path;
-
 use esker::ErrorKind;
 
 use crate::disk::Crash;
 use crate::faults::{FaultCounts, Trouble};
 use crate::reads::{ALL, Due};
 use crate::reference::{Checked, Reference, ensure, same};
-use crate::setup::{Below, Kind};
+use crate::setup::{Below, Kind, Shared};
+use crate::torn::copy;
 use crate::world::World;
 
 /// What went wrong in a run, so that a tester which lets nothing go wrong is noticed.
@@ -22,6 +21,9 @@ pub(crate) struct FaultTotals {
     pub(crate) in_an_opening: u64,
     /// Openings that went on with pages and indexes as they were.
     pub(crate) attached: u64,
+    /// Losses of power after which a log was read, and those in the middle of a turn of it.
+    pub(crate) from_log: u64,
+    pub(crate) torn_turns: u64,
     /// Closes while the tier failed.
     pub(crate) closed_in_trouble: u64,
     /// Openings that failed because the tier did, and succeeded when it did no more.
@@ -39,6 +41,8 @@ impl FaultTotals {
         self.in_a_call += other.in_a_call;
         self.in_an_opening += other.in_an_opening;
         self.attached += other.attached;
+        self.from_log += other.from_log;
+        self.torn_turns += other.torn_turns;
         self.closed_in_trouble += other.closed_in_trouble;
         self.failed_openings += other.failed_openings;
         self.found_out += other.found_out;
@@ -59,6 +63,8 @@ impl FaultTotals {
             ("ends in a call", self.in_a_call, 25),
             ("ends in an opening", self.in_an_opening, 20),
             ("openings that attached", self.attached, 5),
+            ("logs that were read", self.from_log, 10),
+            ("turns that were torn", self.torn_turns, 5),
             ("closes while the tier failed", self.closed_in_trouble, 20),
             ("openings that failed", self.failed_openings, 10),
             ("disks that lied", self.found_out + self.not_found_out, 3),
@@ -78,15 +84,6 @@ impl FaultTotals {
 /// How many steps something is wrong that is wrong for a while.
 const WHILE: usize = 12;
 
-pub(crate) fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
 impl World {
     fn crash_kind(&mut self) -> Crash {
         if self.rng.chance(50) { Crash::Kill } else { Crash::PowerLoss }
@@ -100,7 +97,7 @@ impl World {
     }
 
     pub(crate) fn end(&mut self, how: Crash) -> Checked {
-        let due = self.survivors(self.setup.keeps_pages() && how == Crash::Kill);
+        let due = self.survivors(how);
         self.end_with(how, due)
     }
 
@@ -109,10 +106,21 @@ impl World {
         self.gather_totals();
         self.store.take().ok_or("the store is open")?.abandon();
         self.lose(how);
+        if how == Crash::PowerLoss {
+            self.lose_what_is_not_logged();
+        }
         if self.setup.kind == Kind::Faults {
             self.open_in_trouble(how)?;
         }
-        self.take_over(due, !self.setup.keeps_pages())
+        self.take_over(due, !self.setup.keeps_pages())?;
+        if how == Crash::PowerLoss {
+            self.totals.faults.from_log += u64::from(self.setup.log.is_some());
+            self.all_is_logged();
+        } else if self.setup.log.is_some() {
+            // What nobody was told of when the process ended may be in the pages and not in the log.
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// What ends takes with it what it does not keep.
@@ -140,12 +148,15 @@ impl World {
 
     /// From the `calls`th call on, nothing is done any more; what the process keeps is saved as it is then.
     fn die_after(&self, calls: u64) {
-        let dirs = self.setup.shared.as_ref().map(|shared| (shared.path(), shared.next_path()));
+        let of = |shared: &Shared| [(shared.path(), shared.next_path()), (shared.data(), shared.next_data())];
+        let dirs = self.setup.shared.as_ref().map(of);
         self.setup.faults.die_after(calls, move || {
-            // Before the store has made them, there is nothing to save.
-            if let Some((from, to)) = dirs.filter(|(from, _)| from.exists()) {
-                let _ = std::fs::remove_dir_all(&to);
-                copy_dir(&from, &to).unwrap();
+            for (from, to) in dirs.into_iter().flatten() {
+                // Before the store has made them, there is nothing to save.
+                if from.exists() {
+                    let _ = std::fs::remove_dir_all(&to);
+                    copy(&from, &to);
+                }
             }
         });
     }
@@ -155,12 +166,11 @@ impl World {
         let how = self.crash_kind();
         let calls = self.rng.pick(&[1, 1, 2, 3, 5, 9, 20, 60]);
         self.detail(|| format!("{how:?}, at call {calls}"));
-        let files = self.setup.keeps_pages() && how == Crash::Kill;
         self.die_after(calls);
         (self.down, self.nested) = (true, true);
         let mut before = (Reference::default(), Due::new());
         for _ in 0..WHILE {
-            before = (self.reference.clone(), self.survivors(files));
+            before = (self.reference.clone(), self.survivors(how));
             // Nobody sees how the last of these ends.
             self.step()?;
             if self.setup.faults.is_dead() {
@@ -169,14 +179,19 @@ impl World {
         }
         self.nested = false;
         if !self.setup.faults.is_dead() {
-            let due = self.survivors(files);
+            let due = self.survivors(how);
             return self.end_with(how, due);
         }
         self.totals.faults.in_a_call += 1;
-        let (reference, mut due) = before;
-        due.retain(|id| !self.setup.drops(reference.events[id].class));
-        due.extend(self.survivors(files));
-        self.nobody_knows(reference);
+        let (reference, due) = before;
+        self.end_in_a_call(how, reference, due)
+    }
+
+    /// The store ends in the middle of a call, before which there was this, and that was due.
+    pub(crate) fn end_in_a_call(&mut self, how: Crash, before: Reference, mut due: Due) -> Checked {
+        due.retain(|id| !self.setup.drops(before.events[id].class));
+        due.extend(self.survivors(how));
+        self.nobody_knows(before);
         self.end_with(how, due)
     }
 
@@ -325,9 +340,10 @@ impl World {
         all.into_iter().for_each(|id| self.reference.forget(id));
         self.names.clear();
         if let Some(shared) = &mut self.setup.shared {
-            shared.go_on();
+            shared.begin_anew();
         }
         self.recent.clear();
+        self.all_is_logged();
         self.open()
     }
 }
