@@ -279,9 +279,12 @@ impl Pages {
         addr: Addr,
     ) -> Result<Option<EventRef<'g>>> {
         match place.tier() {
-            Tier::Hot => {
-                self.read_hot(pin, place, addr).map(Some).inspect_err(|_| self.count_corrupt_event())
-            }
+            Tier::Hot => match self.read_within(pin, place, addr) {
+                Some(event) => Ok(Some(event)),
+                None => {
+                    self.read_beyond(pin, place, addr).map(Some).inspect_err(|_| self.count_corrupt_event())
+                }
+            },
             Tier::Warm => self.read_warm(cache, place, addr.offset()).map(Some),
             Tier::Free => Ok(None),
         }
@@ -300,22 +303,32 @@ impl Pages {
         }
         // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
         self.hot.prefetch(place.frame(), addr.offset() as usize + HEADER_LEN);
-        self.read_hot(pin, place, addr).ok()
+        self.read_within(pin, place, addr).or_else(|| self.read_beyond(pin, place, addr).ok())
     }
 
+    /// The event at an address of a hot page, if its record ends where that need not be looked at first.
     #[inline]
-    fn read_hot(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<EventRef<'_>> {
+    fn read_within(&self, pin: &impl Reading, place: Place, addr: Addr) -> Option<EventRef<'_>> {
         let offset = addr.offset();
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
-        let record: &[u8] = if offset as usize + len <= self.unasked {
-            // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
-            // has the page marked before its call ends, and keeps it by that. Both end within a page.
-            unsafe { self.hot.more_bytes(place.frame(), offset, len) }
-        } else {
-            self.check_end(addr, len)?;
-            // SAFETY: as above, wherever they end.
-            unsafe { self.hot.bytes(place.frame(), offset, len) }
-        };
+        if offset as usize + len > self.unasked {
+            return None;
+        }
+        // SAFETY: as for the header, which says how long the body is that was written with it. A guard that is no pin
+        // has the page marked before its call ends, and keeps it by that. Both end within a page.
+        let record: &[u8] = unsafe { self.hot.more_bytes(place.frame(), offset, len) };
+        pin.gives(record.as_ptr().addr());
+        Some(EventRef::in_place(record))
+    }
+
+    /// The same of any other.
+    #[inline(never)]
+    fn read_beyond(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<EventRef<'_>> {
+        let offset = addr.offset();
+        let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
+        self.check_end(addr, len)?;
+        // SAFETY: as for those within a page, wherever they end.
+        let record: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, len) };
         pin.gives(record.as_ptr().addr());
         Ok(EventRef::in_place(record))
     }
