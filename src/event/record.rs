@@ -109,7 +109,7 @@ impl RecordHeader {
 
     /// Whether the body has room for all that it is said to have beside metadata and payload.
     pub(crate) fn has_room_for_marks(&self) -> bool {
-        self.body_len as usize >= self.marks().around().iter().sum()
+        self.body_len as usize >= self.marks().around().iter().sum::<usize>()
     }
 
     pub(crate) fn class(&self) -> Class {
