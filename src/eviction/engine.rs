@@ -210,6 +210,7 @@ impl Engine {
         self.steps += 1;
         self.warm_is_full = false;
         self.run_wanted = lanes.hot_run_wanted.load(Ordering::Relaxed);
+        lanes.index_may_take_more();
         self.refresh_all(config, lanes, shared);
         let (mut reclaimed, mut promoted) = (false, 0);
         loop {
@@ -249,6 +250,7 @@ impl Engine {
         progress.pages = progress.pages.saturating_sub(promoted);
         progress.pressed = self.regions(lanes).iter().any(|region| region.fill() > config.thresholds.warning);
         if progress.pages > 0 {
+            let _pin = lanes.pin();
             lanes.index.sweep();
         }
         if progress.pages > 0 || promoted > 0 || lanes.pages.is_leaving() {

@@ -318,6 +318,36 @@ impl<'a> BucketPage<'a> {
         true
     }
 
+    /// Copies the entries of this closed page to one that is in use, where nobody looks for them yet. `false`: it has no room;
+    /// some may be there.
+    pub(crate) fn copy_entries_to(self, page: BucketPage<'_>) -> bool {
+        (1..=self.mains()).all(|main| {
+            if !page.buckets[main].lock() {
+                return false;
+            }
+            let slots = self.chain(main).flat_map(|bucket| &bucket.entries);
+            let mut entries =
+                slots.map(|slot| Addr(slot.load(Ordering::Relaxed))).filter(|entry| entry.0 != 0);
+            let fit = entries.all(|entry| page.put(main, entry));
+            page.buckets[main].unlock();
+            fit
+        })
+    }
+
+    /// Forgets all entries of which that bit of the tag is set, as long as nobody looks for them here.
+    pub(crate) fn forget(self, bit: u32) {
+        for main in 1..=self.mains() {
+            if self.buckets[main].lock() {
+                for slot in self.chain(main).flat_map(|bucket| &bucket.entries) {
+                    if Addr(slot.load(Ordering::Relaxed)).high() >> 1 >> bit & 1 == 1 {
+                        slot.store(0, Ordering::Release);
+                    }
+                }
+                self.buckets[main].unlock();
+            }
+        }
+    }
+
     /// Copies this closed page to a fresh one that nobody else knows of yet.
     pub(crate) fn copy_into(self, copy: BucketPage<'_>) {
         for (to, from) in copy.buckets.iter().zip(self.buckets) {
@@ -328,20 +358,31 @@ impl<'a> BucketPage<'a> {
         }
     }
 
-    /// Adds an entry to a page that nobody else knows of yet.
+    /// Adds an entry to a page that nobody else knows of yet, or whose bucket is locked.
     fn put(self, main: usize, entry: Addr) -> bool {
         let mut last = &self.buckets[main];
         for bucket in self.chain(main) {
             last = bucket;
             if let Some(slot) = bucket.entries.iter().find(|slot| slot.load(Ordering::Relaxed) == 0) {
-                slot.store(entry.0, Ordering::Relaxed);
+                slot.store(entry.0, Ordering::Release);
                 return true;
             }
         }
         let Some(number) = self.overflow() else { return false };
-        last.link.store((number as u64) << NEXT_SHIFT, Ordering::Relaxed);
-        self.buckets[number].entries[0].store(entry.0, Ordering::Relaxed);
+        self.buckets[number].entries[0].store(entry.0, Ordering::Release);
+        let link = last.link.load(Ordering::Relaxed);
+        last.link.store(link | (number as u64) << NEXT_SHIFT, Ordering::Release);
         true
+    }
+
+    /// Entries that a page has places for, not counting that each has a bucket.
+    pub(crate) fn places(self) -> usize {
+        (self.buckets.len() - 1) * ENTRIES
+    }
+
+    /// How many entries there are, about while others write.
+    pub(crate) fn count(self) -> usize {
+        self.entries().count()
     }
 
     /// Every entry of the page, published or not. For checks.

@@ -6,14 +6,14 @@
 //! chunk:
 //!
 //! ```text
-//! slot   │ chunk │ USED │ EXCLUSIVE │ TOMB │ entries removed, 29 bits │ page, 32 │   2 words; the second zero: empty
+//! slot   │ chunk │ USED │ EXCLUSIVE │ TOMB │ removed, 15 │ removed lately, 14 │ page, 32 │   2 words; the second zero: empty
 //! entry  │ zero, 19 bits │ tentative, 1 │ logical page, 26 │ offset / 8, 18 │   zero: free, CLOSED: see below
 //! ```
 //!
 //! A writer claims entries under the chunk's lock, which is a word that is held for a few dozen instructions: one locked
 //! instruction serves as many neighbours as it has to announce. Publishing is one store, without the lock; removing
-//! takes the lock. A chunk of which every entry was removed is freed: under its lock all entries become CLOSED, then the
-//! table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table
+//! takes the lock. A chunk of which every entry was removed, or so many that the rest is better off in the hash half, is freed
+//! ([`thin`]): under its lock all entries become CLOSED, then the table forgets the chunk, and its page is reused after the readers. Whoever meets a closed entry looks at the table
 //! again.
 //! A slot of the table may be used again at once: a reader that got the old page with the new chunk's number finds
 //! closed entries there.
@@ -41,9 +41,12 @@ const EXCLUSIVE: u64 = 1 << 62;
 const TOMB: u64 = 1 << 61;
 /// What of a slot's second word says where its chunk is.
 const PLACE: u64 = USED | u32::MAX as u64;
-/// One entry removed from the chunk.
+/// One entry removed from the chunk, lately.
 const REMOVED: u64 = 1 << 32;
-const REMOVED_MASK: u64 = TOMB - REMOVED;
+const REMOVED_MASK: u64 = REMOVED_EVER - REMOVED;
+/// The same, since the chunk was made.
+const REMOVED_EVER: u64 = 1 << 46;
+const REMOVED_EVER_MASK: u64 = TOMB - REMOVED_EVER;
 /// An entry of a chunk that is being freed. No address: logical page 0 does not exist.
 const CLOSED: u64 = 1;
 
@@ -446,34 +449,6 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         removed
     }
 
-    /// Counts what was removed, and frees the chunk if that was all. Counting what is left would cost every append;
-    /// looking costs little, since what is left is mostly at the end, where the look begins.
-    pub(crate) fn count(&self, remover: &mut Remover<'_>) {
-        remover.cursor.release();
-        let removed = std::mem::take(&mut remover.removed);
-        if removed == 0 {
-            return;
-        }
-        let _writing = self.writing.lock();
-        // The chunk may have been freed meanwhile.
-        if let Some((slot, word)) = self.find(remover.cursor.chunk) {
-            let step = (self.chunk_len() / 8).max(2);
-            let count = self.removed(slot) + removed;
-            // One is left, so that a sweep looks here.
-            let left = if count >= step { 1 } else { count };
-            self.word(slot, 1).store((word & !REMOVED_MASK) | (left * REMOVED), Ordering::Release);
-            if count >= step {
-                self.free_if_empty(slot);
-            }
-        }
-    }
-
-    /// How many entries were removed from a slot's chunk, lately.
-    fn removed(&self, slot: usize) -> u64 {
-        let word = self.word(slot, 1).load(Ordering::Relaxed);
-        if word & USED == 0 { 0 } else { (word & REMOVED_MASK) / REMOVED }
-    }
-
     /// Removes all published entries that lead to a page. Looks at the whole index. How many it were.
     pub(crate) fn remove_page(&self, page: LogicalPage) -> u64 {
         let _writing = self.writing.lock();
@@ -533,54 +508,9 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         1 << self.slot_bits
     }
 
-    /// Frees chunks of which everything was removed, among the next `slots` of the table.
-    pub(crate) fn sweep(&self, slots: usize) {
-        let mut next = self.writing.lock();
-        let all = 1usize << self.slot_bits;
-        for _ in 0..slots.min(all) {
-            *next = (*next + 1) % all;
-            if self.removed(*next) > 0 {
-                self.free_if_empty(*next);
-            }
-        }
-    }
-
     fn entries_of(&self, slot: usize) -> &[AtomicU64] {
         let page = self.word(slot, 1).load(Ordering::Acquire);
         if page & USED == 0 { &[] } else { self.pages.words(page as u32) }
-    }
-
-    /// Frees a chunk that is empty. The caller holds `writing`.
-    fn free_if_empty(&self, slot: usize) {
-        let page = self.word(slot, 1).load(Ordering::Acquire);
-        let entries = self.entries_of(slot);
-        let in_use = || entries.iter().rev().any(|entry| entry.load(Ordering::Relaxed) != 0);
-        if entries.is_empty() || in_use() {
-            return;
-        }
-        let lock = self.lock(self.word(slot, 0).load(Ordering::Relaxed));
-        let moves = take(lock);
-        // Otherwise a writer has come, and the chunk lives on.
-        let closed = !in_use();
-        if closed {
-            entries.iter().for_each(|entry| entry.store(CLOSED, Ordering::Release));
-        }
-        lock.store(moves, Ordering::Release);
-        if !closed {
-            return;
-        }
-        let mask = (1usize << self.slot_bits) - 1;
-        self.word(slot, 1).store(TOMB, Ordering::Release);
-        // Tombs before an empty slot lead nowhere.
-        let mut last = slot;
-        while self.word((last + 1) & mask, 1).load(Ordering::Relaxed) == 0
-            && self.word(last, 1).load(Ordering::Relaxed) == TOMB
-        {
-            self.word(last, 1).store(0, Ordering::Release);
-            last = last.wrapping_sub(1) & mask;
-        }
-        self.chunks.fetch_sub(1, Ordering::Release);
-        self.pages.retire(page as u32);
     }
 
     /// Every entry, published or not. For checks; nobody may write meanwhile.
@@ -599,3 +529,4 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod thin;

@@ -5,7 +5,10 @@
 //! which a page is split is in the tag, and splitting reads no record.
 //!
 //! Splits are done by the writer that met the full page, one at a time. Others wait only if they want the very page
-//! that is being split, for the time of copying one page.
+//! that is being split, for the time of copying one page. The mover merges two halves of a page again, of which little is left
+//! ([`merge`]).
+
+mod merge;
 
 use std::ops::Deref;
 
@@ -59,6 +62,8 @@ pub(crate) struct HashIndex<S, P> {
     /// The directory's depth at the beginning, where tags begin.
     base: u32,
     splitting: Mutex<()>,
+    /// Where the next look for pages to merge begins.
+    next: AtomicU32,
 }
 
 impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
@@ -77,6 +82,7 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
             seed,
             base,
             splitting: Mutex::new(()),
+            next: AtomicU32::new(0),
         })
     }
 
@@ -84,7 +90,7 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
     /// that cannot be.
     pub(crate) fn found(slots: S, pages: P, [base, depth]: [u32; 2], seed: u64) -> Option<Self> {
         let directory = PageDirectory::found(slots, depth).filter(|_| base <= depth)?;
-        Some(Self { directory, pages, seed, base, splitting: Mutex::new(()) })
+        Some(Self { directory, pages, seed, base, splitting: Mutex::new(()), next: AtomicU32::new(0) })
     }
 
     /// What says of it what its pages and directory do not: see [`Self::found`].
@@ -276,113 +282,4 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Pages on the heap, never reused.
-    struct Heap {
-        pages: Vec<Vec<Bucket>>,
-        next: AtomicUsize,
-    }
-
-    impl Heap {
-        fn new(pages: usize, buckets: usize) -> Self {
-            let page = || (0..buckets).map(|_| Bucket::zeroed()).collect();
-            Self { pages: (0..pages).map(|_| page()).collect(), next: AtomicUsize::new(0) }
-        }
-    }
-
-    impl BucketPages for Heap {
-        fn page(&self, page: u32) -> &[Bucket] {
-            &self.pages[page as usize]
-        }
-        fn claim(&self) -> Option<u32> {
-            let next = self.next.fetch_add(1, Ordering::Relaxed);
-            (next < self.pages.len()).then_some(next as u32)
-        }
-        fn retire(&self, _: u32) {}
-        fn give_back(&self, _: u32) {}
-        fn words(&self, _: u32) -> &[AtomicU64] {
-            &[]
-        }
-        fn prefetch(&self, _: u32, _: usize) {}
-    }
-
-    fn holds(index: &HashIndex<Vec<AtomicU32>, Heap>, id: u64) -> bool {
-        index.find(index.hash(id), |entry| (entry.low() == addr(id).low()).then_some(())).is_some()
-    }
-
-    fn index(pages: usize) -> HashIndex<Vec<AtomicU32>, Heap> {
-        let slots = (0..1 << 14).map(|_| AtomicU32::new(0)).collect();
-        HashIndex::new(slots, Heap::new(pages, 32), 0, 99).expect("there is room for the first page")
-    }
-
-    /// The address stands for the id itself.
-    fn addr(id: u64) -> Addr {
-        Addr::new(LogicalPage((id >> 10) as u32 + 1), (id as u32 & 1023) * 8, 0)
-    }
-
-    #[test]
-    fn what_is_announced_published_and_removed_is_found_accordingly() {
-        let index = index(4096);
-        let find =
-            |id: u64| index.find(index.hash(id), |found| (found.low() == addr(id).low()).then_some(id));
-        for id in 0..100_000 {
-            let same = |entry: Addr| entry.low() == addr(id).low();
-            assert_eq!(index.announce(index.hash(id), addr(id), same), Announced::New);
-            assert_eq!(find(id), None, "a tentative entry is not to be seen");
-            index.publish(index.hash(id), addr(id));
-            assert_eq!(index.announce(index.hash(id), addr(id), same), Announced::Duplicate);
-        }
-        assert_eq!(index.entries().len(), 100_000);
-        for id in 0..100_000 {
-            assert_eq!(find(id), Some(id));
-        }
-        for id in (0..100_000).step_by(2) {
-            assert!(index.remove(index.hash(id), addr(id)));
-            assert!(!index.remove(index.hash(id), addr(id)));
-        }
-        assert!((0..100_000).all(|id| find(id).is_some() == (id % 2 == 1)));
-    }
-
-    #[test]
-    fn a_full_index_says_so_and_keeps_what_it_has() {
-        let index = index(9);
-        let held = (0..10_000)
-            .take_while(|id| {
-                let done = index.announce(index.hash(*id), addr(*id), |_| false) == Announced::New;
-                if done {
-                    index.publish(index.hash(*id), addr(*id));
-                }
-                done
-            })
-            .count() as u64;
-        assert!((200..5000).contains(&held), "{held}");
-        assert!((0..held).all(|id| holds(&index, id)));
-    }
-
-    #[test]
-    fn threads_insert_remove_and_find_while_pages_split() {
-        let index = index(4096);
-        std::thread::scope(|scope| {
-            for thread in 0..4u64 {
-                let index = &index;
-                scope.spawn(move || {
-                    for id in (thread..40_000).step_by(4) {
-                        let hash = index.hash(id);
-                        assert_eq!(index.announce(hash, addr(id), |_| false), Announced::New);
-                        index.publish(hash, addr(id));
-                        assert!(holds(index, id));
-                        if id % 3 == 0 {
-                            assert!(index.remove(hash, addr(id)));
-                        }
-                        let earlier = id / 2 / 4 * 4 + thread;
-                        assert_eq!(holds(index, earlier), earlier % 3 != 0 && earlier <= id);
-                    }
-                });
-            }
-        });
-        assert_eq!(index.entries().len(), (0..40_000).filter(|id| id % 3 != 0).count());
-    }
-}
+mod tests;

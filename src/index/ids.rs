@@ -2,7 +2,8 @@
 //! [`hash`](super::hash) table; an id is in one of the two.
 //!
 //! A chunk of neighbours gets an array when enough of them have come to the hash table, or when the chunk before it
-//! is filling up. From then on new ids of the chunk go to the array; those that came before stay where they are.
+//! is filling up. From then on new ids of the chunk go to the array; those that came before stay where they are. When most of a
+//! chunk was removed, the rest goes to the hash table, and the array is freed.
 //! So that this costs a sequence nothing, it is counted how many ids of a chunk *may* be in the hash table (by a hash
 //! of the chunk's number): an array made while that is zero is *exclusive*, and nobody looks further.
 //!
@@ -30,6 +31,8 @@ const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
 /// A sweep looks at the table of chunks in so many calls, and at so many slots at least and at most.
 const SWEEPS: usize = 64;
 const SWEEP: [usize; 2] = [32, 4096];
+/// The same of the hash table's directory: of each page that it leads to the entries are counted.
+const MERGE: [usize; 2] = [2, 16];
 /// The share of a chunk that must have come to the hash table before it gets an array.
 pub(crate) const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
 
@@ -348,10 +351,43 @@ where
         moved + self.hash.vacate(limit, most - moved)
     }
 
-    /// Frees arrays of which everything was removed, if they are among those that are looked at this time: a share of the
-    /// table, so that a few dozen calls come round it, and no more than takes some microseconds.
+    /// Frees arrays of which everything was removed or little is left, and merges pages of the hash table of which most was, if they are among
+    /// those that are looked at this time: a share of each table, so that a few dozen calls come round it, and no more than
+    /// takes some dozen microseconds. The caller holds a pin, and is the only one.
     pub(crate) fn sweep(&self) {
-        self.dense.sweep((self.dense.slots() / SWEEPS).clamp(SWEEP[0], SWEEP[1]));
+        self.dense.sweep((self.dense.slots() / SWEEPS).clamp(SWEEP[0], SWEEP[1]), |chunk, entries| {
+            self.take_over(chunk, entries)
+        });
+        self.hash.merge_some((self.hash.reach() / SWEEPS).clamp(MERGE[0], MERGE[1]));
+    }
+
+    /// Puts what is left of an array into the hash table, where nobody looks for it as long as it is in the array. `false`:
+    /// nothing is there. The array's lock is held: an entry of the hash table that is about to be published is not waited for,
+    /// since its writer may be waiting for this lock.
+    fn take_over(&self, chunk: u64, entries: &[AtomicU64]) -> bool {
+        let first = chunk * self.dense.chunk_len();
+        let ids = (first..).zip(entries).map(|(id, entry)| (id, Addr(entry.load(Ordering::Relaxed))));
+        let left = || ids.clone().filter(|(_, addr)| addr.0 != 0);
+        let count = left().count();
+        // Before they are there, as for any other.
+        self.sparse(chunk).fetch_add(count as u32, Ordering::SeqCst);
+        let put = left().take_while(|(id, addr)| {
+            // An id is in one of the two halves, so none that is there is this one.
+            let hash = self.hash.hash(*id);
+            let is_new = self.hash.announce(hash, *addr, |_| false) == Announced::New;
+            if is_new {
+                self.hash.publish(hash, *addr);
+            }
+            is_new
+        });
+        let done = put.count();
+        if done < count {
+            left().take(done).for_each(|(id, addr)| {
+                self.hash.remove(self.hash.hash(id), addr);
+            });
+            self.sparse(chunk).fetch_sub(count as u32, Ordering::SeqCst);
+        }
+        done == count
     }
 
     /// Every entry. For checks; nobody may write meanwhile.

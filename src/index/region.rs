@@ -7,7 +7,7 @@ use crate::index::hash::BucketPages;
 use crate::index::streams::Head;
 use crate::pages::readers::Readers;
 use crate::regions::region::{Frames, Region};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::machine::Spot;
 use crate::sys::memory::ZeroInit;
 use crate::sys::sum::Sum;
@@ -33,6 +33,10 @@ pub(crate) struct IndexPages {
     /// A bit for each page that was wiped when it was freed: whoever reclaims does it, so that an append that takes one need not.
     /// Empty where pages outlive the process: what an image of them was made of must not change behind it.
     wiped: Arc<[AtomicU64]>,
+    /// Pages that were retired, ever.
+    retired: Arc<AtomicU32>,
+    /// Those of them that are free again.
+    returned: Arc<AtomicU32>,
     /// Where pages come from; `None`: from wherever the caller is.
     home: Option<Spot>,
 }
@@ -42,7 +46,8 @@ impl IndexPages {
     pub(crate) fn new(region: Arc<Region>, readers: Arc<Readers>, outlive: bool) -> Self {
         let words = if outlive { 0 } else { region.pages_ceiling().div_ceil(64) };
         let wiped = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { region, readers, wiped, home: None }
+        let [retired, returned] = [Arc::default(), Arc::default()];
+        Self { region, readers, wiped, retired, returned, home: None }
     }
 
     /// The same, with pages that come from near that spot.
@@ -71,6 +76,16 @@ impl IndexPages {
         self.region.pages_max().saturating_sub(self.region.used_pages()) > pages
     }
 
+    /// Whether pages will be free as soon as present readers are gone.
+    pub(crate) fn are_leaving(&self) -> bool {
+        self.retired.load(Ordering::Relaxed) != self.returned()
+    }
+
+    /// How many pages that were in use are free again, ever. The number wraps.
+    pub(crate) fn returned(&self) -> u32 {
+        self.returned.load(Ordering::Relaxed)
+    }
+
     /// The heads of a page that is in use, or was when the caller's pin began.
     #[inline]
     pub(crate) fn heads(&self, page: u32) -> &[Head] {
@@ -92,10 +107,14 @@ impl IndexPages {
 
     /// Frees a page after all present readers are gone.
     pub(crate) fn retire_later(&self, page: u32) {
-        let (region, wiped) = (self.region.clone(), self.wiped.clone());
-        // SAFETY: the closure owns its region. The page is in no directory any more, is retired once, and every pin and call
-        // that could have found it is gone when the closure is called.
-        let free = move || unsafe { wipe_and_release(&region, &wiped, page) };
+        let (region, wiped, returned) = (self.region.clone(), self.wiped.clone(), self.returned.clone());
+        self.retired.fetch_add(1, Ordering::Relaxed);
+        let free = move || {
+            // SAFETY: the closure owns its region. The page is in no directory any more, is retired once, and every pin and
+            // call that could have found it is gone when the closure is called.
+            unsafe { wipe_and_release(&region, &wiped, page) };
+            returned.fetch_add(1, Ordering::Relaxed);
+        };
         self.readers.limbo().let_go(None, free);
     }
 }

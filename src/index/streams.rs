@@ -14,7 +14,7 @@
 //! lock; readers take none. A line belongs to one (stream, class) for as long as its page exists: a head that is
 //! removed is marked GONE, and the page is rewritten when it fills up. So a reader never sees one stream's key with
 //! another's addresses. Where heads come and go the mover rewrites pages before they fill up: it takes an append the time of a
-//! few dozen others.
+//! few dozen others. Two pages of which little is left become one ([`ahead`]).
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -149,10 +149,14 @@ impl<'a> HeadPage<'a> {
         gone.store(gone.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Whether it will be full soon, and a fifth of its lines can be won back.
-    fn is_sparse(self) -> bool {
-        let (used, gone) = (self.used(), self.heads[0].newest[1].load(Ordering::Relaxed) as usize);
-        used >= (self.heads.len() - 1) * 11 / 16 && gone * 5 >= used
+    /// How many of its lines are GONE, about.
+    fn gone(self) -> usize {
+        self.heads[0].newest[1].load(Ordering::Relaxed) as usize
+    }
+
+    /// How many lines may be in use: beyond three quarters, probing gets long.
+    fn most(self) -> usize {
+        (self.heads.len() - 1) * 3 / 4
     }
 
     /// The line of a hash, not counting the header: its upper half decides, since the lower one chose the page.
@@ -182,9 +186,8 @@ impl<'a> HeadPage<'a> {
         self.probe(hash, |head| head.is(stream, class) || end(head)).filter(|head| !end(head))
     }
 
-    /// Three quarters of the lines may be in use: beyond, probing gets long.
     fn has_room(self) -> bool {
-        self.used() < (self.heads.len() - 1) * 3 / 4
+        self.used() < self.most()
     }
 
     /// Adds a head that is not there.
@@ -387,55 +390,6 @@ impl StreamDirectory {
         Some(copy)
     }
 
-    /// Rewrites the page of a hash, of which a head was just removed, without its removed heads if it will be full soon:
-    /// otherwise an append will have to. The mover is the only caller, and holds a pin.
-    ///
-    /// The heads are copied while appends go on. Then `lock` takes the partition's lock, and what has changed is copied again.
-    pub(crate) fn rewrite_ahead<G>(&self, hash: u64, lock: impl FnOnce() -> G) {
-        let number = self.directory.page_for(hash);
-        if number == NO_PAGE {
-            return;
-        }
-        let old = self.page(number);
-        old.count_gone();
-        if !old.is_sparse() {
-            return;
-        }
-        let Some(fresh) = self.pages.claim_zeroed(RESERVE) else { return };
-        self.page(fresh).set_depth(old.depth());
-        // A page has room for its own heads.
-        let copy_head = |head, word| self.copy_head(head, word, |_| fresh);
-        let heads = &old.heads[1..];
-        let copies: Vec<(u64, Option<&Head>)> = heads
-            .iter()
-            .map(|head| {
-                let word = head.word.load(Ordering::Acquire);
-                (word, is_live(word).then(|| copy_head(head, word)).flatten())
-            })
-            .collect();
-        let writer = lock();
-        if self.directory.page_for(hash) != number {
-            drop(writer);
-            return self.pages.release(fresh);
-        }
-        for (head, (before, copy)) in heads.iter().zip(copies) {
-            // A word counts what was pushed, and a line is never another head's: who has the same word is the same.
-            let word = head.word.load(Ordering::Relaxed);
-            match copy {
-                Some(copy) if word != before => copy.copy_from(head, word),
-                None if is_live(word) => {
-                    let copied = copy_head(head, word);
-                    debug_assert!(copied.is_some(), "a page has room for its own heads");
-                }
-                _ => {}
-            }
-        }
-        self.moves.store(self.moves() + 1, Ordering::Relaxed);
-        self.directory.redirect(hash, old.depth(), fresh);
-        drop(writer);
-        self.pages.retire_later(number);
-    }
-
     /// Whether a stream's newest event may be at `addr`, on a page that gets no more events. When it is not, it will never be. A
     /// pin is held, but no lock.
     pub(crate) fn may_be_newest(&self, hash: u64, stream: Stream, class: Class, addr: Addr) -> bool {
@@ -477,5 +431,6 @@ impl StreamDirectory {
     }
 }
 
+mod ahead;
 #[cfg(all(test, not(loom)))]
 mod tests;

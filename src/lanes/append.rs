@@ -44,6 +44,12 @@ pub enum Appended {
 
 pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 
+/// The index may take more than it once could while this share of its pages is free, and this share more in each step.
+const INDEX_SPARE: u32 = 8;
+const INDEX_STEP: u64 = 64;
+/// Steps of the mover in which no page of the index came back, after which none is waited for.
+const INDEX_WAITS: u32 = 16;
+
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {
     pub(crate) pages: Arc<Pages>,
@@ -60,6 +66,11 @@ pub(crate) struct Lanes {
     pub(crate) recovered: AtomicU64,
     /// How many events the index had room for when it last had none for one more.
     index_capacity: AtomicU64,
+    /// Pages of the index that had come back when the mover last looked, and in how many of its steps none has since.
+    index_returned: AtomicU32,
+    index_waits: AtomicU32,
+    /// How many events need not leave for the sake of the index while somebody holds its pages: half of what was there before.
+    index_floor: AtomicU64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
     pub(crate) hot_run_wanted: AtomicU32,
     /// Whether every event in memory that was not removed can be given: no class has a retention, no event expires by
@@ -137,6 +148,9 @@ impl Lanes {
             left: CachePadded::default(),
             recovered: AtomicU64::new(0),
             index_capacity: AtomicU64::new(u64::MAX),
+            index_returned: AtomicU32::new(0),
+            index_waits: AtomicU32::new(0),
+            index_floor: AtomicU64::new(0),
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(plain),
             reads_plainly: AtomicBool::new(plain),
@@ -200,7 +214,7 @@ impl Lanes {
         came.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
-    /// How full the index is. Its pages never become fewer, so it is measured by what it once could not exceed.
+    /// How full the index is. Its pages are filled to different degrees, so it is measured by what it once could not exceed.
     pub(crate) fn index_fill(&self) -> f64 {
         let capacity = self.index_capacity.load(Ordering::Relaxed);
         if capacity == u64::MAX {
@@ -223,9 +237,35 @@ impl Lanes {
     /// Notes that the index had no room for one more.
     #[cold]
     pub(crate) fn index_is_full(&self) -> PressureReason {
-        self.index_capacity.fetch_min(self.in_memory().max(1), Ordering::Relaxed);
+        // While pages are on their way back it is not known yet how many events are too many. But somebody may hold them for long.
+        let known =
+            !self.index_pages.are_leaving() || self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS;
+        if known || self.index_capacity.load(Ordering::Relaxed) == u64::MAX {
+            let capacity = self.in_memory().max(self.index_floor.load(Ordering::Relaxed)).max(1);
+            self.index_capacity.fetch_min(capacity, Ordering::Relaxed);
+            self.index_waits.store(0, Ordering::Relaxed);
+        }
         self.note_pressure();
         PressureReason::IndexFull
+    }
+
+    /// Lets the index fill up a little more than it once could, if it has pages to spare: what filled them has gone, or did
+    /// not fill them well. The mover calls this in each step.
+    pub(crate) fn index_may_take_more(&self) {
+        let returned = self.index_pages.returned();
+        let came_back = self.index_returned.swap(returned, Ordering::Relaxed) != returned;
+        let waits = if came_back { 0 } else { self.index_waits.load(Ordering::Relaxed).saturating_add(1) };
+        self.index_waits.store(waits, Ordering::Relaxed);
+        if came_back || !self.index_pages.are_leaving() {
+            self.index_floor.store(self.in_memory() / 2, Ordering::Relaxed);
+        }
+        let capacity = self.index_capacity.load(Ordering::Relaxed);
+        if capacity != u64::MAX && self.index_pages.has_room(self.index_region.pages_max() / INDEX_SPARE) {
+            let more = capacity.saturating_add(capacity / INDEX_STEP + 1);
+            // Whoever found it full meanwhile is right.
+            let _ =
+                self.index_capacity.compare_exchange(capacity, more, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// The index may have more pages from now on: how many events it has room for is to be seen again.

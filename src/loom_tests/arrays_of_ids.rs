@@ -309,3 +309,61 @@ fn an_entry_of_an_array_shows_a_complete_record() {
         index.assert_holds(&[0, 1]);
     });
 }
+
+/// An array of which one entry was removed: a sweep moves the other one to the hash table.
+fn about_to_be_thinned() -> Arc<Index> {
+    let index = Index::with([0, 1]);
+    // The first one went to the hash table before there was an array.
+    assert!(index.remove(0) && index.insert(0) && index.remove(1));
+    index
+}
+
+#[test]
+fn what_is_left_of_an_array_is_found_on_its_way_to_the_hash_table() {
+    model(|order| {
+        let index = about_to_be_thinned();
+        order.race(
+            &index,
+            |index| index.index.sweep(),
+            |index| {
+                assert!(index.holds(0));
+                assert!(!index.insert(0), "it is a duplicate wherever it is");
+                assert!(index.holds(0));
+            },
+        );
+        index.assert_holds(&[0]);
+        assert!(index.index.dense_half().page_numbers().is_empty(), "the array is gone");
+    });
+}
+
+#[test]
+fn what_is_removed_on_its_way_to_the_hash_table_is_gone() {
+    model(|order| {
+        let index = about_to_be_thinned();
+        order.race(
+            &index,
+            |index| index.index.sweep(),
+            |index| {
+                assert!(index.remove(0));
+                assert!(!index.holds(0) && !index.remove(0));
+            },
+        );
+        index.assert_holds(&[]);
+    });
+}
+
+#[test]
+fn an_id_that_comes_to_an_array_that_is_thinned_is_stored_once() {
+    model(|order| {
+        let index = about_to_be_thinned();
+        order.race(
+            &index,
+            |index| index.index.sweep(),
+            |index| {
+                assert!(index.insert(1));
+                assert!(index.holds(1) && !index.insert(1));
+            },
+        );
+        index.assert_holds(&[0, 1]);
+    });
+}

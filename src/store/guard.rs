@@ -96,8 +96,8 @@ impl<'s> Guard<'s> {
             }
             for (id, place) in ids.iter().zip(places) {
                 out.push(match lanes.get_hot(&self.pin, place) {
-                    Some(event) if lanes.reads_plainly() || self.keeps_at(place, &event) => Some(event),
-                    Some(_) => None,
+                    Some(event) if lanes.reads_plainly() => Some(event),
+                    Some(event) => self.give_at(place, event).ok().flatten(),
                     None => self.try_get_at(*id, place).ok().flatten(),
                 });
             }
@@ -151,16 +151,6 @@ impl<'s> Guard<'s> {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) for an event that fails its checksum.
     fn check_whole(&self, event: &EventRef<'_>) -> Result<()> {
         if self.core.is_whole(event) { Ok(()) } else { Err(event.damage()) }
-    }
-
-    /// Whether a hot event still exists that an array led to. Notes the read.
-    #[inline(never)]
-    fn keeps_at(&self, place: Place<'_>, event: &EventRef<'_>) -> bool {
-        let kept = self.keeps(event);
-        if kept && let Some(addr) = self.core.lanes.index.in_array(place) {
-            self.core.note_read(&self.pin, addr.page(), self.now_ms);
-        }
-        kept
     }
 
     /// Whether an event still exists and is whole.

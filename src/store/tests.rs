@@ -2,6 +2,7 @@
 
 mod extremes;
 mod faults;
+mod small_index;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -166,7 +166,7 @@ fn an_index_that_is_full_gets_memory() {
     let config =
         config().index(|index| index.max(256 * KIB).page_size(4 * KIB).ceiling(4 * MIB)).class(class);
     let mut told = Told::new(config, false);
-    for _ in 0..300 {
+    for _ in 0..400 {
         for _ in 0..200 {
             // Ids all over, which take most of the index, and bodies that take little.
             let id = told.random.next();

@@ -36,7 +36,9 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "append_scattered_ids", run: |seed| append(seed, 256, Ids::Scattered) },
     Benchmark { name: "append_batch_64", run: |seed| append_batch(seed, 256) },
     Benchmark { name: "append_batch_64_1k", run: |seed| append_batch(seed, 1024) },
-    Benchmark { name: "get", run: get },
+    Benchmark { name: "append_batch_64_sums", run: append_batch_sums },
+    Benchmark { name: "get", run: |seed| get(&World::full(seed, EVENTS)) },
+    Benchmark { name: "get_sums", run: |seed| get(&World::summing(seed, EVENTS).filled()) },
     Benchmark { name: "get_batch_16", run: get_batch },
     Benchmark { name: "history_100", run: history },
     Benchmark { name: "scan", run: |seed| scan(seed, None) },
@@ -64,7 +66,16 @@ fn append(seed: u64, size: usize, ids: Ids) -> usize {
 
 fn append_batch(seed: u64, size: usize) -> usize {
     let range = append_range(size);
-    let world = World::new(seed, range.end, size, Ids::Rising);
+    append_batch_to(&World::new(seed, range.end, size, Ids::Rising), range)
+}
+
+/// The same where each event is summed up.
+fn append_batch_sums(seed: u64) -> usize {
+    let range = append_range(256);
+    append_batch_to(&World::summing(seed, range.end), range)
+}
+
+fn append_batch_to(world: &World, range: std::ops::Range<usize>) -> usize {
     world.append_batches(0..range.start, BATCH);
     counted(|| world.append_batches(range.clone(), BATCH));
     range.len()
@@ -76,9 +87,8 @@ fn some_ids(world: &World, reads: usize, events: usize) -> Vec<u64> {
 }
 
 /// All with one guard.
-fn get(seed: u64) -> usize {
-    let world = World::full(seed, EVENTS);
-    let ids = some_ids(&world, READS, EVENTS);
+fn get(world: &World) -> usize {
+    let ids = some_ids(world, READS, EVENTS);
     let guard = world.store.pin();
     let read = |sum: u64, id: &u64| {
         let event = guard.get(*id).expect("every id was appended");

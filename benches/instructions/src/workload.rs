@@ -74,9 +74,19 @@ impl World {
 
     /// The same with what becomes of events that leave memory.
     pub(crate) fn leaving(seed: u64, events: usize, size: usize, ids: Ids, on_leave: OnLeave) -> Self {
+        Self::open(seed, on_leave, false, (events, size, ids))
+    }
+
+    /// An empty store for events of 256 bytes that are summed up.
+    pub(crate) fn summing(seed: u64, events: usize) -> Self {
+        Self::open(seed, OnLeave::Drop, true, (events, 256, Ids::Rising))
+    }
+
+    fn open(seed: u64, on_leave: OnLeave, sums: bool, (events, size, ids): (usize, usize, Ids)) -> Self {
         let config = Config::builder()
             .memory("64MiB")
             .partitions(PARTITIONS as usize)
+            .event_checksums(sums)
             .class(ClassConfig::new(CLASS).on_leave(on_leave))
             .background(false)
             .huge_pages(false)
@@ -100,11 +110,16 @@ impl World {
 
     /// The same with all events of 256 bytes in it.
     pub(crate) fn full(seed: u64, events: usize) -> Self {
-        let world = Self::new(seed, events, 256, Ids::Rising);
-        world.append_batches(0..events, 64);
-        let stats = world.store.stats().events;
+        Self::new(seed, events, 256, Ids::Rising).filled()
+    }
+
+    /// Has all its events appended.
+    pub(crate) fn filled(self) -> Self {
+        let events = self.streams.len();
+        self.append_batches(0..events, 64);
+        let stats = self.store.stats().events;
         assert_eq!((stats.hot, stats.warm), (events as u64, 0), "nothing was to move");
-        world
+        self
     }
 
     pub(crate) fn id(&self, at: usize) -> u64 {

@@ -155,3 +155,36 @@ fn who_rewrites_a_page_gives_up_if_an_append_was_faster() {
     both.check();
     assert!(beaten > 0);
 }
+
+/// Pages that were split become few again when most heads are gone, and nothing that an append does meanwhile is lost.
+#[test]
+fn pages_of_which_little_is_left_become_fewer() {
+    let both = Both::new();
+    let few = if cfg!(miri) { 20 } else { 200 };
+    (0..few * 20).for_each(|_| both.push_new());
+    let most = both.directory.page_numbers().len();
+    let mut round = 0;
+    while both.there.borrow().len() > few {
+        round += 1;
+        let pin = both.readers.pin();
+        let gone = both.remove_some(round);
+        // Some come back, and some are added, while pages are copied.
+        both.directory.rewrite_ahead(gone, || {
+            both.push(both.some(round + 1));
+            if round % 4 == 0 {
+                both.push_new();
+            }
+        });
+        drop(pin);
+        both.readers.reclaim();
+        if round % 500 == 0 {
+            both.check();
+        }
+    }
+    both.check();
+    let left = both.directory.page_numbers().len();
+    assert!(left * 4 <= most, "{left} pages are left of {most}");
+    // And they can be split again.
+    (0..few * 20).for_each(|_| both.push_new());
+    both.check();
+}
