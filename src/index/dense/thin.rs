@@ -35,7 +35,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             let ever = (ever + removed).min(REMOVED_EVER_MASK / REMOVED_EVER);
             // A sweep looks here, too.
             let left = if lately >= step { LOOKED_AT + 1 } else { lately };
-            let counts = ever * REMOVED_EVER | left * REMOVED;
+            let counts = (ever * REMOVED_EVER) | (left * REMOVED);
             let rest = word & !(REMOVED_MASK | REMOVED_EVER_MASK);
             self.word(slot, 1).store(rest | counts, Ordering::Release);
             if lately >= step {
@@ -80,7 +80,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         if ever < (self.chunk_len() / 2).min(REMOVED_EVER_MASK / REMOVED_EVER) {
             return;
         }
-        self.word(slot, 1).store(word & !REMOVED_MASK | LOOKED_AT * REMOVED, Ordering::Release);
+        self.word(slot, 1).store((word & !REMOVED_MASK) | (LOOKED_AT * REMOVED), Ordering::Release);
         let few = |entries: &[AtomicU64]| {
             let most = entries.len() / THIN;
             entries.iter().filter_map(is_in_use).take(most + 1).count() <= most
