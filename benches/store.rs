@@ -96,6 +96,9 @@ fn run(round: usize, settings: &Settings, work: &Workload, limits: &mut Limits, 
             scan(&store.0, settings, work, &places, report);
         }
     }
+    if settings.wants("sums") {
+        sums(settings, work, report);
+    }
     if settings.wants("steady") {
         for full in FULL {
             steady(full, settings, work, report);
@@ -311,6 +314,30 @@ fn get(store: &Store, settings: &Settings, report: &mut Report) {
         black_box(word(id(random.next())));
     });
     report.add_tail("get", tail.nanos(QUANTILES));
+}
+
+/// The same where each event is summed up when it comes and when it is read.
+fn sums(settings: &Settings, work: &Workload, report: &mut Report) {
+    let sizes = [
+        (&work.small, settings.events, "append_batch of 64", Some("get"), ""),
+        (&work.large, settings.events / 4, "append_batch of 64, 1 KB", None, ", 1 KB"),
+    ];
+    for (payloads, events, batches, reads, size) in sizes {
+        let config =
+            Hot::config(events, payloads).event_checksums(true).build().expect("the sizes fit together");
+        let store = Hot(Store::open(config).expect("there must be memory for the store"));
+        let nanos = time_each(events, || append(&store.0, work, payloads, 0..events, 64));
+        report.add(&format!("{batches}, event_checksums"), Some(batches), nanos);
+        let (guard, mut random) = (store.0.pin(), Random::new(31));
+        let nanos = time_each(settings.reads, || {
+            black_box((0..settings.reads).fold(0u64, |sum, _| {
+                let event =
+                    guard.get(scale(random.next(), events) as u64 + 1).expect("every id was appended");
+                sum.wrapping_add(event.id() ^ first_word(event.payload()))
+            }));
+        });
+        report.add(&format!("get{size}, event_checksums"), reads, nanos);
+    }
 }
 
 /// The newest events of popular streams.

@@ -67,7 +67,7 @@ impl Settings {
 }
 
 const USAGE: &str = "cargo bench --bench store -- [--quick] [--events N] [--rounds N] [--reads N] [--only GROUP,…]\n\
-    groups: limits single batch16 batch64 batch256 scattered two large get history scan steady warm";
+    groups: limits single batch16 batch64 batch256 scattered two large get history scan sums steady warm";
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]

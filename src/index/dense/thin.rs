@@ -15,8 +15,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// The share of a chunk that is better off in the hash half, at most.
 const THIN: usize = if cfg!(loom) { 2 } else { 16 };
-/// How many were removed lately of a chunk that was looked at since: a sweep sees only whether it is empty.
-const LOOKED_AT: u64 = 1;
+/// How many were removed lately of a chunk of which none was since a sweep came by. Only then it is looked at whether little is
+/// left: what goes with its neighbours is mostly gone before.
+const AT_REST: u64 = 1;
 
 impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
     /// Counts what was removed, and frees the chunk if that was all. Counting what is left would cost every append;
@@ -34,7 +35,7 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
             let (lately, ever) = (self.removed(slot) + removed, (word & REMOVED_EVER_MASK) / REMOVED_EVER);
             let ever = (ever + removed).min(REMOVED_EVER_MASK / REMOVED_EVER);
             // A sweep looks here, too.
-            let left = if lately >= step { LOOKED_AT + 1 } else { lately };
+            let left = if lately >= step { AT_REST + 1 } else { lately };
             let counts = (ever * REMOVED_EVER) | (left * REMOVED);
             let rest = word & !(REMOVED_MASK | REMOVED_EVER_MASK);
             self.word(slot, 1).store(rest | counts, Ordering::Release);
@@ -59,7 +60,19 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         for _ in 0..slots.min(all) {
             *next = (*next + 1) % all;
             let removed = self.removed(*next);
-            if removed > 0 && !self.free_if_empty(*next) && removed > LOOKED_AT {
+            if removed == 0 || self.free_if_empty(*next) {
+                continue;
+            }
+            let word = self.word(*next, 1).load(Ordering::Relaxed);
+            let ever = (word & REMOVED_EVER_MASK) / REMOVED_EVER;
+            let set_removed = |lately: u64| {
+                self.word(*next, 1).store((word & !REMOVED_MASK) | (lately * REMOVED), Ordering::Release);
+            };
+            if removed > AT_REST {
+                set_removed(AT_REST);
+            } else if ever >= (self.chunk_len() / 2).min(REMOVED_EVER_MASK / REMOVED_EVER) {
+                // Otherwise it may be one that is being filled.
+                set_removed(0);
                 self.free_if_thin(*next, &mut take_over);
             }
         }
@@ -72,15 +85,8 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         !in_use(self.entries_of(slot)) && self.close(slot, |_, entries| !in_use(entries))
     }
 
-    /// Frees a chunk that was once well filled and has few entries left, if those are taken over.
+    /// Frees a chunk that has few entries left, if those are taken over.
     fn free_if_thin(&self, slot: usize, take_over: &mut impl FnMut(u64, &[AtomicU64]) -> bool) {
-        let word = self.word(slot, 1).load(Ordering::Relaxed);
-        let ever = (word & REMOVED_EVER_MASK) / REMOVED_EVER;
-        // Otherwise it may be one that is being filled.
-        if ever < (self.chunk_len() / 2).min(REMOVED_EVER_MASK / REMOVED_EVER) {
-            return;
-        }
-        self.word(slot, 1).store((word & !REMOVED_MASK) | (LOOKED_AT * REMOVED), Ordering::Release);
         let few = |entries: &[AtomicU64]| {
             let most = entries.len() / THIN;
             entries.iter().filter_map(is_in_use).take(most + 1).count() <= most

@@ -66,31 +66,28 @@ impl StreamDirectory {
             })
             .collect();
         let writer = lock();
-        let copied = heads().zip(copies);
         let are_there = olds
             .iter()
             .zip([hash, hash ^ bit])
             .all(|(number, hash)| self.directory.page_for(hash) == *number);
-        let new = copied
-            .clone()
-            .filter(|(head, (_, copy))| copy.is_none() && is_live(head.word.load(Ordering::Relaxed)));
-        // Others have come to both meanwhile, perhaps.
-        let fits = || self.page(fresh).used() + new.count() <= old.most();
-        if !are_there || !fits() {
+        // Appends wait: one pass, which touches only the first words of heads that have not changed.
+        let copied = are_there
+            && heads().zip(copies).all(|(head, (before, copy))| {
+                // A word counts what was pushed, and a line is never another head's: who has the same word is the same.
+                let word = head.word.load(Ordering::Relaxed);
+                match copy {
+                    Some(copy) if word != before => copy.copy_from(head, word),
+                    // One page has room for its own heads; so many may have come to two that they have none for each other's.
+                    None if is_live(word) => {
+                        return self.page(fresh).has_room() && copy_head(head, word).is_some();
+                    }
+                    _ => {}
+                }
+                true
+            });
+        if !copied {
             drop(writer);
             return self.pages.release(fresh);
-        }
-        for (head, (before, copy)) in copied {
-            // A word counts what was pushed, and a line is never another head's: who has the same word is the same.
-            let word = head.word.load(Ordering::Relaxed);
-            match copy {
-                Some(copy) if word != before => copy.copy_from(head, word),
-                None if is_live(word) => {
-                    let copied = copy_head(head, word);
-                    debug_assert!(copied.is_some(), "there is room for it");
-                }
-                _ => {}
-            }
         }
         self.moves.store(self.moves() + 1, Ordering::Relaxed);
         self.directory.redirect(hash, depth, fresh);

@@ -78,7 +78,7 @@ fn a_reader_that_holds_pages_of_a_full_index_does_not_empty_memory() {
     let mut history = guard.history(last);
     assert!(history.next().is_some());
     // New streams take index pages until all of them are held.
-    let error = (60_000..200_000).try_for_each(|n| append(n, 1000)).unwrap_err();
+    let error = (60_000..200_000).try_for_each(|n| append(n, 4000)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MemoryPressure);
     assert!(error.to_string().contains("has held a guard"), "{error}");
     let left = lanes.in_memory();
@@ -111,7 +111,7 @@ fn events_that_outlive_their_neighbours_do_not_keep_their_room() {
         (Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap(), clock)
     };
     let [stay, go] = ["stay", "go"].map(|name| store.class(name).unwrap());
-    let ids = || 1_000_000..1_000_000 + if cfg!(debug_assertions) { 200_000 } else { 1_000_000u64 };
+    let ids = || 1_000_000..1_000_000 + if cfg!(debug_assertions) { 300_000 } else { 1_000_000u64 };
     for id in ids() {
         let class = if id % 100 == 0 { stay } else { go };
         let event =
@@ -136,6 +136,7 @@ fn events_that_outlive_their_neighbours_do_not_keep_their_room() {
     let (lanes, left) = (&store.core.lanes, ids().count() as u64 / 100);
     assert_eq!(lanes.in_memory(), left);
     let bytes = u64::from(lanes.index_region.used_pages()) * 8192;
-    // Without order an entry takes at most 20 bytes; that of a chunk alone, 800.
-    assert!(bytes < left * 120 + 20 * 8192, "{left} events take {bytes} bytes of the index");
+    // An entry of the hash table takes at most 20 bytes; one that is left alone in an array, 800. A chunk is looked at again only
+    // after the sweeps have come round twice, so some are not thinned yet.
+    assert!(bytes < left * 60 + 80 * 8192, "{left} events take {bytes} bytes of the index");
 }
