@@ -249,11 +249,12 @@ impl Engine {
         }
         progress.pages = progress.pages.saturating_sub(promoted);
         progress.pressed = self.regions(lanes).iter().any(|region| region.fill() > config.thresholds.warning);
-        if progress.pages > 0 {
+        let short = lanes.index_is_short();
+        if progress.pages > 0 || short {
             let _pin = lanes.pin();
-            lanes.index.sweep();
+            lanes.index.sweep(short);
         }
-        if progress.pages > 0 || promoted > 0 || lanes.pages.is_leaving() {
+        if progress.pages > 0 || promoted > 0 || short || lanes.pages.is_leaving() {
             lanes.readers.reclaim();
         }
         progress

@@ -33,6 +33,7 @@ const SWEEPS: usize = 64;
 const SWEEP: [usize; 2] = [32, 4096];
 /// The same of the hash table's directory: of each page that it leads to the entries are counted.
 const MERGE: [usize; 2] = [2, 16];
+const MERGE_IN_A_HURRY: usize = 256;
 /// The share of a chunk that must have come to the hash table before it gets an array.
 pub(crate) const SHARE: u64 = if cfg!(loom) { 1 } else { 8 };
 
@@ -353,12 +354,15 @@ where
 
     /// Frees arrays of which everything was removed or little is left, and merges pages of the hash table of which most was, if they are among
     /// those that are looked at this time: a share of each table, so that a few dozen calls come round it, and no more than
-    /// takes some dozen microseconds. The caller holds a pin, and is the only one.
-    pub(crate) fn sweep(&self) {
+    /// takes some dozen microseconds; or some hundred, `in_a_hurry`. The caller holds a pin, and is the only one.
+    pub(crate) fn sweep(&self, in_a_hurry: bool) {
         self.dense.sweep((self.dense.slots() / SWEEPS).clamp(SWEEP[0], SWEEP[1]), |chunk, entries| {
             self.take_over(chunk, entries)
         });
-        self.hash.merge_some((self.hash.reach() / SWEEPS).clamp(MERGE[0], MERGE[1]));
+        let reach = self.hash.reach();
+        let merge =
+            if in_a_hurry { reach.min(MERGE_IN_A_HURRY) } else { (reach / SWEEPS).clamp(MERGE[0], MERGE[1]) };
+        self.hash.merge_some(merge);
     }
 
     /// Puts what is left of an array into the hash table, where nobody looks for it as long as it is in the array. `false`:

@@ -47,7 +47,7 @@ pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 /// The index may take more than it once could while this share of its pages is free, and this share more in each step.
 const INDEX_SPARE: u32 = 8;
 const INDEX_STEP: u64 = 64;
-/// Steps of the mover in which no page of the index came back, after which none is waited for.
+/// Steps of the mover in which no page of the index came back, after which none is waited for: some may be held for long.
 const INDEX_WAITS: u32 = 16;
 
 /// All lanes, and the indexes over them.
@@ -237,9 +237,8 @@ impl Lanes {
     /// Notes that the index had no room for one more.
     #[cold]
     pub(crate) fn index_is_full(&self) -> PressureReason {
-        // While pages are on their way back it is not known yet how many events are too many. But somebody may hold them for long.
-        let known =
-            !self.index_pages.are_leaving() || self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS;
+        // While pages come back it is not known yet how many events are too many.
+        let known = self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS;
         if known || self.index_capacity.load(Ordering::Relaxed) == u64::MAX {
             let capacity = self.in_memory().max(self.index_floor.load(Ordering::Relaxed)).max(1);
             self.index_capacity.fetch_min(capacity, Ordering::Relaxed);
@@ -247,6 +246,12 @@ impl Lanes {
         }
         self.note_pressure();
         PressureReason::IndexFull
+    }
+
+    /// Whether the index was full, and has few pages to spare.
+    pub(crate) fn index_is_short(&self) -> bool {
+        let spare = self.index_region.pages_max() / INDEX_SPARE;
+        self.index_capacity.load(Ordering::Relaxed) != u64::MAX && !self.index_pages.has_room(spare)
     }
 
     /// Lets the index fill up a little more than it once could, if it has pages to spare: what filled them has gone, or did
@@ -260,7 +265,7 @@ impl Lanes {
             self.index_floor.store(self.in_memory() / 2, Ordering::Relaxed);
         }
         let capacity = self.index_capacity.load(Ordering::Relaxed);
-        if capacity != u64::MAX && self.index_pages.has_room(self.index_region.pages_max() / INDEX_SPARE) {
+        if capacity != u64::MAX && !self.index_is_short() {
             let more = capacity.saturating_add(capacity / INDEX_STEP + 1);
             // Whoever found it full meanwhile is right.
             let _ =

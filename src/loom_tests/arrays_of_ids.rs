@@ -213,7 +213,7 @@ fn a_writer_that_meets_an_array_that_is_being_freed_finds_another_place() {
             |index| {
                 // Nothing is left of the chunk, unless the other one was faster.
                 assert!(index.remove(3));
-                index.index.sweep();
+                index.index.sweep(false);
             },
             |index| {
                 assert!(index.insert(2));
@@ -246,7 +246,7 @@ fn a_slot_that_is_used_again_does_not_lead_to_the_entries_of_the_chunk_before() 
             &index,
             |index| {
                 assert!(index.remove(1));
-                index.index.sweep();
+                index.index.sweep(false);
                 assert!(index.insert(8), "to an array in that slot");
             },
             |index| assert!(index.holds(9)),
@@ -316,7 +316,7 @@ fn about_to_be_thinned() -> Arc<Index> {
     // The first one went to the hash table before there was an array.
     assert!(index.remove(0) && index.insert(0) && index.remove(1));
     // It sees that entries were removed since the last one.
-    index.index.sweep();
+    index.index.sweep(false);
     index
 }
 
@@ -326,7 +326,7 @@ fn what_is_left_of_an_array_is_found_on_its_way_to_the_hash_table() {
         let index = about_to_be_thinned();
         order.race(
             &index,
-            |index| index.index.sweep(),
+            |index| index.index.sweep(false),
             |index| {
                 assert!(index.holds(0));
                 assert!(!index.insert(0), "it is a duplicate wherever it is");
@@ -344,7 +344,7 @@ fn what_is_removed_on_its_way_to_the_hash_table_is_gone() {
         let index = about_to_be_thinned();
         order.race(
             &index,
-            |index| index.index.sweep(),
+            |index| index.index.sweep(false),
             |index| {
                 assert!(index.remove(0));
                 assert!(!index.holds(0) && !index.remove(0));
@@ -360,7 +360,7 @@ fn an_id_that_comes_to_an_array_that_is_thinned_is_stored_once() {
         let index = about_to_be_thinned();
         order.race(
             &index,
-            |index| index.index.sweep(),
+            |index| index.index.sweep(false),
             |index| {
                 assert!(index.insert(1));
                 assert!(index.holds(1) && !index.insert(1));
