@@ -126,17 +126,17 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
     #[inline]
     pub(crate) fn find<T>(&self, hash: u64, mut check: impl FnMut(Addr) -> Option<T>) -> Option<T> {
         let tag = self.tag(hash);
-        let mut page = self.directory.page_for(hash);
+        let mut seen = self.way(hash);
         loop {
-            if let Some(found) = self.page(page).find(hash, tag, &mut check) {
+            if let Some(found) = self.page(seen.1).find(hash, tag, &mut check) {
                 return Some(found);
             }
             // The page may have been split between the look at the directory and the look at the page.
-            let now = self.directory.page_for(hash);
-            if now == page {
+            let now = self.way(hash);
+            if now == seen {
                 return None;
             }
-            page = now;
+            seen = now;
         }
     }
 
@@ -144,15 +144,24 @@ impl<S: Deref<Target = [AtomicU32]>, P: BucketPages> HashIndex<S, P> {
     /// cannot be asked yet. The caller holds a pin.
     pub(crate) fn seek(&self, hash: u64, same: &mut impl FnMut(Addr) -> bool) -> Sought {
         let tag = self.tag(hash);
-        let mut page = self.directory.page_for(hash);
+        let mut seen = self.way(hash);
         loop {
-            let found = self.page(page).seek(hash, tag, same);
-            let now = self.directory.page_for(hash);
-            if found != Sought::Nothing || now == page {
+            let found = self.page(seen.1).seek(hash, tag, same);
+            let now = self.way(hash);
+            if found != Sought::Nothing || now == seen {
                 return found;
             }
-            page = now;
+            seen = now;
         }
+    }
+
+    /// The depth of the directory, and the page that it leads a hash to. Whoever misses believes it only if both are as they were:
+    /// with an older depth it may have looked into the lower half of a page that was split, to which what it looks for has come
+    /// back since by a merge.
+    #[inline]
+    fn way(&self, hash: u64) -> (u32, u32) {
+        let depth = self.directory.depth();
+        (depth, self.directory.page_for(hash))
     }
 
     /// Announces that an id will be at `addr`: other writers see it, readers do not. `same` says whether an entry

@@ -24,8 +24,8 @@ use crate::index::dense::{Cursor, DenseClaim, DenseIndex, Remover, Spot};
 use crate::index::hash::{Announced, BucketPages, HashIndex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Counters of what may be in the hash table, by chunk.
-const COUNTERS: usize = if cfg!(loom) { 2 } else { 1 << 14 };
+/// Counters of what may be in the hash table, by chunk: as many as there can be chunks, about, and so many at least and at most.
+const COUNTERS: [usize; 2] = if cfg!(loom) { [2, 2] } else { [1 << 12, 1 << 20] };
 /// Chunks that are watched for becoming dense.
 const WATCHED: usize = if cfg!(loom) { 1 } else { 256 };
 /// A sweep looks at the table of chunks in so many calls, and at so many slots at least and at most.
@@ -82,10 +82,11 @@ where
     P: BucketPages,
 {
     pub(crate) fn new(hash: HashIndex<S, P>, dense: DenseIndex<W, P>) -> Self {
+        let counters = dense.slots().clamp(COUNTERS[0], COUNTERS[1]);
         Self {
             hash,
             dense,
-            sparse: (0..COUNTERS).map(|_| AtomicU32::new(0)).collect(),
+            sparse: (0..counters).map(|_| AtomicU32::new(0)).collect(),
             watched: (0..WATCHED).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -112,7 +113,7 @@ where
     }
 
     fn sparse(&self, chunk: u64) -> &AtomicU32 {
-        &self.sparse[(mix(chunk, 1) as usize) & (COUNTERS - 1)]
+        &self.sparse[(mix(chunk, 1) as usize) & (self.sparse.len() - 1)]
     }
 
     /// Where that id's entry is or would be, now. The caller holds a pin for as long as it uses it.
@@ -370,7 +371,8 @@ where
     /// since its writer may be waiting for this lock.
     fn take_over(&self, chunk: u64, entries: &[AtomicU64]) -> bool {
         let first = chunk * self.dense.chunk_len();
-        let ids = (first..).zip(entries).map(|(id, entry)| (id, Addr(entry.load(Ordering::Relaxed))));
+        let ids = (entries.iter().enumerate())
+            .map(|(at, entry)| (first + at as u64, Addr(entry.load(Ordering::Relaxed))));
         let left = || ids.clone().filter(|(_, addr)| addr.0 != 0);
         let count = left().count();
         // Before they are there, as for any other.

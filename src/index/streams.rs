@@ -142,8 +142,7 @@ impl<'a> HeadPage<'a> {
         self.heads[0].newest[0].store(used as u64, Ordering::Relaxed);
     }
 
-    /// Counts a head that is GONE. The mover is the only one who does, with no lock, so a page that is rewritten meanwhile may
-    /// count it too.
+    /// Counts a head that is GONE. The partition's lock is held.
     fn count_gone(self) {
         let gone = &self.heads[0].newest[1];
         gone.store(gone.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -402,6 +401,7 @@ impl StreamDirectory {
         let head = self.find(hash, stream, class).filter(|head| head.newest_is(addr));
         if let Some(head) = head {
             head.word.fetch_or(GONE, Ordering::Release);
+            self.page(self.directory.page_for(hash)).count_gone();
         }
         head.is_some()
     }

@@ -237,8 +237,9 @@ impl Lanes {
     /// Notes that the index had no room for one more.
     #[cold]
     pub(crate) fn index_is_full(&self) -> PressureReason {
-        // While pages come back it is not known yet how many events are too many.
-        let known = self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS;
+        // While pages come back it is not known yet how many events are too many. With pages to spare it is something else that
+        // is full.
+        let known = self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS || !self.index_is_short();
         if known || self.index_capacity.load(Ordering::Relaxed) == u64::MAX {
             let capacity = self.in_memory().max(self.index_floor.load(Ordering::Relaxed)).max(1);
             self.index_capacity.fetch_min(capacity, Ordering::Relaxed);
@@ -259,7 +260,8 @@ impl Lanes {
     pub(crate) fn index_may_take_more(&self) {
         let returned = self.index_pages.returned();
         let came_back = self.index_returned.swap(returned, Ordering::Relaxed) != returned;
-        let waits = if came_back { 0 } else { self.index_waits.load(Ordering::Relaxed).saturating_add(1) };
+        let waits = self.index_waits.load(Ordering::Relaxed).saturating_add(1);
+        let waits = if came_back || !self.index_is_short() { 0 } else { waits };
         self.index_waits.store(waits, Ordering::Relaxed);
         if came_back || !self.index_pages.are_leaving() {
             self.index_floor.store(self.in_memory() / 2, Ordering::Relaxed);
@@ -357,7 +359,11 @@ impl Lanes {
         let same = |entry| self.id_at(pin, cache, entry) == Some(event.id);
         let outcome = loop {
             match self.index.announce(event.id, open.addr_after(0), &mut cursor, same) {
-                Outcome::Again => wait_a_turn(&mut turn),
+                Outcome::Again => {
+                    // Whoever is waited for may be waiting for the chunk's lock.
+                    cursor.release();
+                    wait_a_turn(&mut turn);
+                }
                 other => break other,
             }
         };

@@ -5,7 +5,7 @@ use crate::ids::{Addr, LogicalPage};
 use crate::index::bucket::Bucket;
 use crate::index::dense::{Cursor, DenseIndex};
 use crate::index::hash::{BucketPages, HashIndex};
-use crate::index::ids::{IdIndex, Outcome};
+use crate::index::ids::{IdIndex, Outcome, Ticket};
 use crate::sync::{AtomicU32, wait_a_turn};
 use std::sync::atomic::AtomicUsize;
 
@@ -92,7 +92,10 @@ impl Index {
             match self.index.announce(id, Self::addr(id), &mut cursor, same) {
                 Outcome::New(ticket) => break ticket,
                 Outcome::Duplicate => return false,
-                Outcome::Again => wait_a_turn(&mut turn),
+                Outcome::Again => {
+                    cursor.release();
+                    wait_a_turn(&mut turn);
+                }
                 Outcome::Full => panic!("there is room"),
             }
         };
@@ -367,5 +370,32 @@ fn an_id_that_comes_to_an_array_that_is_thinned_is_stored_once() {
             },
         );
         index.assert_holds(&[0, 1]);
+    });
+}
+
+/// One has announced an id in the hash table before its array was made, and wants another entry of that array next; the other one
+/// wants the id that was announced.
+#[test]
+fn who_waits_for_an_announcement_holds_no_lock_that_the_announcer_may_want() {
+    model(|order| {
+        let index = Index::with([]);
+        let (mut cursor, same) = (Cursor::new(), |_| false);
+        let Outcome::New(ticket) = index.index.announce(1, Index::addr(1), &mut cursor, same) else {
+            panic!("nothing is there");
+        };
+        cursor.release();
+        // The array of its chunk.
+        assert!(index.insert(0));
+        let Ticket::Hash(hash) = ticket else { panic!("there was no array") };
+        order.race(
+            &index,
+            |index| assert!(!index.insert(1)),
+            move |index| {
+                assert!(index.remove(0), "it wants the lock of the array");
+                index.records[1].store(7, Relaxed);
+                index.index.publish(Ticket::Hash(hash), Index::addr(1));
+            },
+        );
+        index.assert_holds(&[1]);
     });
 }

@@ -302,3 +302,23 @@ fn an_announced_id_is_published_though_its_pages_merge() {
         index.assert_holds(&[3]);
     });
 }
+
+/// A reader that knows of no split looks into the lower half; what it wants is in the upper one, and comes back by a merge.
+#[test]
+fn an_id_is_found_while_its_page_splits_and_merges_again() {
+    model(|order| {
+        let index = Index::with(3, [0, 1, 2, 3]);
+        order.race(
+            &index,
+            |index| {
+                assert_eq!(index.insert(5), Announced::New);
+                for id in [0, 2, 3, 5] {
+                    assert!(index.remove(id));
+                }
+                index.index.merge_some(2);
+            },
+            |index| assert!(index.holds(1), "it was there all the time"),
+        );
+        index.assert_holds(&[1]);
+    });
+}

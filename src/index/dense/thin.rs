@@ -15,6 +15,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// The share of a chunk that is better off in the hash half, at most.
 const THIN: usize = if cfg!(loom) { 2 } else { 16 };
+/// Chunks that a sweep thins at most.
+const THINNED: usize = 8;
 /// How many were removed lately of a chunk of which none was since a sweep came by. Only then it is looked at whether little is
 /// left: what goes with its neighbours is mostly gone before.
 const AT_REST: u64 = 1;
@@ -53,11 +55,15 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
 
     /// Frees chunks of which everything was removed, among the next `slots` of the table, and those of which little is left,
     /// if `take_over` takes it: the number of the chunk, and its entries, of which those that are not zero are published. It is
-    /// called with the chunk's lock held, so it must wait for nobody.
+    /// called with the chunk's lock held, so it must wait for nobody who may be waiting for that.
     pub(crate) fn sweep(&self, slots: usize, mut take_over: impl FnMut(u64, &[AtomicU64]) -> bool) {
-        let mut next = self.writing.lock();
+        let (mut next, mut thinned) = (self.writing.lock(), 0);
         let all = 1usize << self.slot_bits;
         for _ in 0..slots.min(all) {
+            // Whoever makes an array waits for this.
+            if thinned == THINNED {
+                break;
+            }
             *next = (*next + 1) % all;
             let removed = self.removed(*next);
             if removed == 0 || self.free_if_empty(*next) {
@@ -72,8 +78,12 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
                 set_removed(AT_REST);
             } else if ever >= (self.chunk_len() / 2).min(REMOVED_EVER_MASK / REMOVED_EVER) {
                 // Otherwise it may be one that is being filled.
-                set_removed(0);
-                self.free_if_thin(*next, &mut take_over);
+                if is_thin(self.entries_of(*next)) {
+                    thinned += 1;
+                    self.thin(*next, &mut take_over);
+                } else {
+                    set_removed(0);
+                }
             }
         }
     }
@@ -85,18 +95,11 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
         !in_use(self.entries_of(slot)) && self.close(slot, |_, entries| !in_use(entries))
     }
 
-    /// Frees a chunk that has few entries left, if those are taken over.
-    fn free_if_thin(&self, slot: usize, take_over: &mut impl FnMut(u64, &[AtomicU64]) -> bool) {
-        let few = |entries: &[AtomicU64]| {
-            let most = entries.len() / THIN;
-            entries.iter().filter_map(is_in_use).take(most + 1).count() <= most
-        };
-        if !few(self.entries_of(slot)) {
-            return;
-        }
+    /// Frees a chunk that has few entries left, if those are taken over. Otherwise it is met again by the next sweep.
+    fn thin(&self, slot: usize, take_over: &mut impl FnMut(u64, &[AtomicU64]) -> bool) {
         self.close(slot, |chunk, entries| {
             let is_published = |entry: Addr| entry.high() & TENTATIVE == 0;
-            few(entries)
+            is_thin(entries)
                 && entries.iter().filter_map(is_in_use).all(is_published)
                 && take_over(chunk, entries)
         });
@@ -141,4 +144,10 @@ impl<S: Deref<Target = [AtomicU64]>, P: BucketPages> DenseIndex<S, P> {
 fn is_in_use(entry: &AtomicU64) -> Option<Addr> {
     let found = entry.load(Ordering::Relaxed);
     (found != 0).then_some(Addr(found))
+}
+
+/// Whether few entries are in use.
+fn is_thin(entries: &[AtomicU64]) -> bool {
+    let most = entries.len() / THIN;
+    entries.iter().filter_map(is_in_use).take(most + 1).count() <= most
 }

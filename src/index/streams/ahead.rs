@@ -27,7 +27,6 @@ impl StreamDirectory {
             return;
         }
         let page = self.page(number);
-        page.count_gone();
         if let Some(sibling) = self.sibling(hash, page) {
             // A page is left for an append that must rewrite one: a full index gets room by this alone.
             self.renew(hash, &[number, sibling], RESERVE - 1, lock);

@@ -132,17 +132,18 @@ fn who_rewrites_a_page_gives_up_if_an_append_was_faster() {
         let pin = both.readers.pin();
         let gone = both.remove_some(round);
         both.push_new();
-        let mut moved = None;
+        let moved = Cell::new(None);
         both.directory.rewrite_ahead(gone, || {
-            let (moves, live) = (both.directory.moves(), both.wanted.borrow().len());
-            // So many that every page fills up, and is rewritten or split.
+            let page = || both.directory.directory.page_for(gone);
+            let (before, live) = (page(), both.wanted.borrow().len());
+            // So many that most pages fill up, and are rewritten or split.
             (0..live).for_each(|_| both.push_new());
             for at in 0..live {
                 both.remove_some(round + at as u64);
             }
-            moved = Some(both.directory.moves()).filter(|now| *now > moves);
+            moved.set(Some(both.directory.moves()).filter(|_| page() != before));
         });
-        if let Some(moved) = moved {
+        if let Some(moved) = moved.get() {
             assert_eq!(both.directory.moves(), moved, "it redirected a page that it had not copied");
             beaten += 1;
         }
