@@ -184,15 +184,15 @@ fn random_2_lru_keeps_what_was_read_twice() {
 fn pages_that_are_read_often_are_unpacked_a_few_in_a_step_the_last_read_first() {
     let stage = stage(few().class(class("a")));
     let policy = shared(Random2Lru::new());
-    stage.append(0..21, Class::DEFAULT);
-    stage.squeeze(|id| id < 12);
-    stage.read(0..12);
+    stage.append(0..22, Class::DEFAULT);
+    stage.squeeze(|id| id < 15);
+    stage.read(0..15);
     assert_eq!(stage.moves(&policy), Moves::default(), "read once");
     // The lower its number, the more often was it read, and the later.
-    (0..8).for_each(|last| stage.read(0..8 - last));
+    (0..14).for_each(|last| stage.read(0..14 - last));
     let first = stage.moves(&policy);
     assert!(first.up.len() == 4 && first.down.is_empty() && first.out.is_empty(), "{first:?}");
-    assert!(first.up.is_sorted() && first.up.iter().all(|id| *id < 8), "{first:?}");
+    assert!(first.up.is_sorted() && first.up.iter().all(|id| *id < 14), "{first:?}");
 }
 
 #[test]
@@ -327,6 +327,25 @@ fn a_page_that_is_hot_again_is_the_oldest_hot_one_of_its_lane() {
         stage.squeeze(move |other| other == id);
     }
     assert_eq!(oldest(&stage), Some(10));
+    // The same where nothing else is hot.
+    stage.squeeze(|id| id >= 10);
+    assert_eq!(oldest(&stage), None);
+    stage.ask(|view, plan| assert!(plan.promote(&pages(view)[7])));
+    assert_eq!(oldest(&stage), Some(7));
+}
+
+#[test]
+fn what_the_hot_region_has_no_room_for_stays_warm() {
+    let stage = stage(config().class(class("a")));
+    stage.append(0..18, Class::DEFAULT);
+    stage.squeeze(|id| id < 3);
+    let promote = |at: usize| {
+        stage.ask(move |view, plan| assert!(plan.promote(&pages(view)[at])));
+        let stats = stage.store.stats();
+        (stats.eviction.promoted_pages, stats.eviction.refused)
+    };
+    assert_eq!(promote(0), (1, 0), "16 of 64 is what the threshold allows");
+    assert_eq!(promote(1), (1, 1));
 }
 
 #[test]
@@ -357,9 +376,9 @@ fn a_class_above_its_quota_goes_before_older_pages_of_others() {
 #[test]
 fn a_class_that_is_warm_and_above_its_quota_lets_the_oldest_go() {
     let stage = stage(config().class(class("a").quota(6 * 16384)));
-    for at in 0..9 {
-        stage.append(at * 5..at * 5 + 5, Class::DEFAULT);
-        stage.squeeze(move |id| id >= at * 5);
+    for id in 0..45 {
+        stage.append(id..id + 1, Class::DEFAULT);
+        stage.squeeze(move |other| other == id);
     }
     stage.append(45..47, Class::DEFAULT);
     let held = stage.ask(|view, _| view.class(Class::DEFAULT));
