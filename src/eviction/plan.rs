@@ -194,3 +194,94 @@ impl Plan {
 fn at(region: RegionKind) -> usize {
     RegionKind::ALL.iter().position(|other| *other == region).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::PageId;
+    use crate::ids::Class;
+
+    /// A page of 40 events, 10 of them removed, that takes three pages of its region.
+    fn page(number: u32, tier: Tier) -> PageSummary {
+        PageSummary {
+            id: PageId { page: LogicalPage(number), generation: 0 },
+            class: Class::DEFAULT,
+            tier,
+            newest_ms: 0,
+            arrived_ms: 0,
+            read_ms: None,
+            read_before_ms: None,
+            events: 40,
+            removed: 10,
+            raw_bytes: 40_000,
+            live_bytes: 30_000,
+            pages: 3,
+            clean: true,
+            open: false,
+            may_leave: true,
+            expired: false,
+        }
+    }
+
+    fn plan(allowance: Option<i64>) -> Plan {
+        let mut plan = Plan::new(16_384, 2_048);
+        plan.begin(allowance);
+        plan
+    }
+
+    fn freed(plan: &Plan) -> [i64; 4] {
+        use RegionKind::{Hot, Index, System, Warm};
+        [Hot, Warm, Index, System].map(|region| plan.freed(region))
+    }
+
+    #[test]
+    fn a_plan_counts_what_each_move_would_free() {
+        let mut all = plan(None);
+        assert!(all.demote(&page(1, Tier::Hot)) && all.has(&page(1, Tier::Hot)));
+        // Half of its bytes, in pages of the warm region.
+        assert_eq!(freed(&all), [3, -10, 0, 0]);
+        assert!(all.promote(&page(2, Tier::Warm)));
+        assert_eq!(freed(&all), [0, -7, 0, 0]);
+        assert!(all.release(&page(3, Tier::Warm)));
+        assert_eq!(freed(&all), [0, -4, 30, 1]);
+        assert!(all.release(&page(4, Tier::Hot)));
+        assert_eq!(freed(&all), [3, -4, 60, 2]);
+        assert!(all.spill(&page(5, Tier::Hot)) && !all.is_idle());
+        // A page has one part.
+        assert!(![all.demote(&page(1, Tier::Hot)), all.promote(&page(2, Tier::Warm))].contains(&true));
+        assert!(![all.release(&page(3, Tier::Warm)), all.spill(&page(4, Tier::Hot))].contains(&true));
+        assert_eq!(freed(&all), [3, -4, 60, 2]);
+        assert!(!all.has(&page(6, Tier::Hot)));
+        all.begin(None);
+        assert!(all.spill(&page(5, Tier::Hot)) && all.is_idle(), "to be written is not to be moved");
+        assert_eq!((freed(&all), all.room()), ([0; 4], Plan::MAX - 1));
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_waits_for_the_rate_and_nothing_else_does() {
+        let mut all = plan(Some(50));
+        all.set_patient(true);
+        assert!(all.demote(&page(1, Tier::Hot)) && all.demote(&page(2, Tier::Hot)));
+        assert!(!all.demote(&page(3, Tier::Hot)), "80 of 50 events");
+        assert!(all.spill(&page(4, Tier::Hot)), "moves no event");
+        all.set_patient(false);
+        assert!(all.demote(&page(3, Tier::Hot)));
+        let patient: Vec<bool> = all.planned().iter().map(|planned| planned.patient).collect();
+        assert_eq!(patient, [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_part_of_a_policy_fills_no_more_than_its_part() {
+        let mut all = plan(None);
+        assert!(all.demote(&page(1, Tier::Hot)));
+        all.part(2, |part| {
+            part.set_patient(true);
+            assert_eq!((part.room(), part.is_full()), (2, false));
+            assert!(part.demote(&page(2, Tier::Hot)) && part.demote(&page(3, Tier::Hot)) && part.is_full());
+            assert!(!part.demote(&page(4, Tier::Hot)));
+            part.part(5, |part| assert!(!part.demote(&page(4, Tier::Hot)), "a part of a part"));
+        });
+        assert_eq!((all.room(), all.moves().len()), (Plan::MAX - 3, 3));
+        assert!(all.demote(&page(4, Tier::Hot)) && !all.planned()[3].patient);
+    }
+}

@@ -81,3 +81,63 @@ impl StaySums {
         (self.packed > 0).then(|| (self.raw as f64 / self.packed as f64).max(1.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::PageId;
+    use crate::ids::{Class, LogicalPage};
+
+    fn page(tier: Tier, newest_ms: i64) -> PageSummary {
+        PageSummary {
+            id: PageId { page: LogicalPage(1), generation: 0 },
+            class: Class::DEFAULT,
+            tier,
+            newest_ms,
+            arrived_ms: newest_ms,
+            read_ms: None,
+            read_before_ms: None,
+            events: 4,
+            removed: 1,
+            raw_bytes: 4_000,
+            live_bytes: 3_000,
+            pages: 1,
+            clean: true,
+            open: false,
+            may_leave: true,
+            expired: false,
+        }
+    }
+
+    #[test]
+    fn the_share_of_its_time_that_a_page_stayed() {
+        let second = Duration::from_secs;
+        let class = ClassConfig::new("a").hot_for(second(10)).warm_for(second(100));
+        let stays = Stays::default();
+        let begin = stays.sums();
+        assert_eq!((begin.since(&begin), begin.compression()), ([None, None], None));
+        stays.squeezed(&page(Tier::Hot, 0), 1_000, &class, 2_500);
+        assert_eq!(stays.sums().since(&begin), [Some(250), None]);
+        // Longer than its time is its time; a clock that went back is no time at all.
+        stays.squeezed(&page(Tier::Hot, 0), 1_000, &class, 50_000);
+        stays.squeezed(&page(Tier::Hot, 9_000), 1_000, &class, 8_000);
+        let before = stays.sums();
+        assert_eq!((before.since(&begin), before.compression()), ([Some(416), None], Some(4.0)));
+        stays.left(&page(Tier::Warm, 0), &class, 80_000);
+        assert_eq!(stays.sums().since(&before), [None, Some(800)]);
+        // Straight from the hot region: the time of both.
+        stays.left(&page(Tier::Hot, 0), &class, 5_000);
+        assert_eq!(stays.sums().since(&before), [Some(500), Some(425)]);
+        let before = stays.sums();
+        stays.left(&page(Tier::Hot, 0), &class.clone().compress(false), 50_000);
+        assert_eq!(
+            stays.sums().since(&before),
+            [Some(500), Some(500)],
+            "its only time is that of the warm region"
+        );
+        let before = stays.sums();
+        stays.left(&PageSummary { expired: true, ..page(Tier::Warm, 0) }, &class, 5_000);
+        stays.left(&PageSummary { removed: 4, ..page(Tier::Warm, 0) }, &class, 5_000);
+        assert_eq!(stays.sums().since(&before), [None, None], "nobody wanted them any more");
+    }
+}

@@ -63,17 +63,10 @@ pub(super) fn above_quota(view: &View<'_>, class: Class) -> u64 {
     (held.hot_bytes + held.warm_bytes).saturating_sub(quota.saturating_add(open))
 }
 
-/// The share of a class's quota that is for its hot pages: as the regions are to each other.
+/// The share of the quota of a class whose pages are squeezed that is for its hot pages: as the regions are to each other.
 pub(super) fn hot_quota(config: &Config, class: Class) -> u64 {
-    let settings = &config.classes[class.index()];
-    match settings.quota {
-        Some(quota) if settings.compress => {
-            (u128::from(quota) * u128::from(config.hot.max) / u128::from(config.hot.max + config.warm.max))
-                as u64
-        }
-        Some(quota) => quota,
-        None => u64::MAX,
-    }
+    let Some(quota) = config.classes[class.index()].quota else { return u64::MAX };
+    (u128::from(quota) * u128::from(config.hot.max) / u128::from(config.hot.max + config.warm.max)) as u64
 }
 
 /// Pages in the order of their ranks. `first` gives a lane's first page, `next` the one after a page.

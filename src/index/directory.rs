@@ -88,3 +88,31 @@ impl<S: Deref<Target = [AtomicU32]>> PageDirectory<S> {
         pages
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hash_finds_its_page_while_the_directory_grows_to_its_full_size() {
+        let slots: Vec<AtomicU32> = (0..8).map(|_| AtomicU32::new(0)).collect();
+        let directory = PageDirectory::new(slots, &[10, 11]);
+        let found = || (0..8).map(|hash| directory.page_for(hash)).collect::<Vec<_>>();
+        assert_eq!((directory.depth(), found()), (1, vec![10, 11, 10, 11, 10, 11, 10, 11]));
+        assert!(directory.double());
+        assert_eq!((directory.depth(), found()), (2, vec![10, 11, 10, 11, 10, 11, 10, 11]));
+        // Of what page 11 had, that with the second bit goes to a page of its own.
+        directory.redirect(0b111, 2, 12);
+        assert_eq!(found(), [10, 11, 10, 12, 10, 11, 10, 12]);
+        assert!(directory.double() && !directory.double(), "eight slots are three bits");
+        directory.redirect(0b001, 3, 13);
+        assert_eq!((directory.depth(), found()), (3, vec![10, 13, 10, 12, 10, 11, 10, 12]));
+        assert_eq!(directory.pages(), [10, 11, 12, 13]);
+        let places = directory.places();
+        assert_eq!(places.iter().map(|(page, _)| *page).collect::<Vec<_>>(), [10, 11, 12, 13]);
+        assert!(places.iter().all(|(page, hash)| directory.page_for(*hash) == *page), "{places:?}");
+        let again = PageDirectory::found(directory.slots(), 3).unwrap();
+        assert_eq!((0..8).map(|hash| again.page_for(hash)).collect::<Vec<_>>(), found());
+        assert!(PageDirectory::found(directory.slots(), 4).is_none());
+    }
+}

@@ -3,6 +3,7 @@
 mod extremes;
 mod faults;
 mod small_index;
+mod tables;
 
 use std::collections::HashMap;
 use std::time::Duration;

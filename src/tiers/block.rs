@@ -585,4 +585,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn bytes_are_packed_where_that_makes_them_fewer_and_kept_otherwise() {
+        let noise: Vec<u8> = (0..1000u64).map(|at| crate::ids::mix(at, 1) as u8).collect();
+        let mut out = vec![0; 2000];
+        let packed = pack(&[7; 1000], &mut out);
+        assert!(packed < 100, "{packed}");
+        assert_eq!(unpack(&out[..packed], 1000, "sevens").unwrap(), [7; 1000]);
+        assert_eq!((pack(&noise, &mut out), &out[..1000]), (1000, noise.as_slice()));
+        assert_eq!(unpack(&out[..1000], 1000, "noise").unwrap(), noise);
+    }
 }

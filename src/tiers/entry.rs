@@ -316,4 +316,18 @@ mod tests {
             assert!(BlockInfo::decode(id, &bad).is_err(), "bit {bit}");
         }
     }
+
+    #[test]
+    fn an_entry_lets_go_of_streams_first_and_of_ids_then() {
+        let rows =
+            [7u64, 9, 30].map(|id| RecordHeader::new(0, id, 0, 0, 0, crate::ids::Class::new(0), false, 5));
+        let whole = BlockInfo::of_rows(BlockId { partition: 0, class: 0, first_seq: 3 }, 4, &rows, 0, 0, 0);
+        let ids = whole.thinned(Keep::Ids).unwrap();
+        assert!(ids.may_hold_stream(6) && ids.may_hold_id(9) && !ids.may_hold_id(8));
+        assert!(ids.thinned(Keep::Ids).is_none(), "there is no more to let go");
+        let nothing = ids.thinned(Keep::Nothing).unwrap();
+        assert!(nothing.may_hold_stream(6) && nothing.may_hold_id(8) && nothing.filters_bytes() == 0);
+        assert!(nothing.thinned(Keep::Nothing).is_none());
+        assert!(whole.filters_bytes() > ids.filters_bytes() && ids.filters_bytes() > 0);
+    }
 }

@@ -245,4 +245,38 @@ mod tests {
             assert_eq!((kept.coming, kept.bytes), ((0, 0), 5 * 6));
         }
     }
+
+    #[test]
+    fn letters_are_listed_read_and_discarded_by_name_also_by_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Letters::open(dir.path(), (u64::MAX, 5), |_| About::default()).unwrap();
+        let letters = open();
+        letters.put("first", "no room", b"one", About::default()).unwrap();
+        letters.put("second", "too large", b"two", About::default()).unwrap();
+        for letters in [letters, open()] {
+            let list = letters.list();
+            let mut found: Vec<_> = list.iter().map(|letter| letter.reason.as_str()).collect();
+            found.sort_unstable();
+            assert_eq!((found, letters.len()), (vec!["no room", "too large"], 2));
+            let first = list.iter().find(|letter| letter.reason == "no room").unwrap();
+            assert_eq!(letters.read(&first.name).unwrap(), b"one");
+        }
+        let letters = open();
+        let name = letters.list().remove(0).name;
+        letters.discard(&name).unwrap();
+        assert!(letters.list().iter().all(|letter| letter.name != name) && letters.len() == 1);
+        assert_eq!(letters.discard(&name).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(open().len(), 1);
+        // A file that is not one of ours is listed, but nobody reads all of it.
+        let alien = std::fs::File::create(dir.path().join("alien.letter")).unwrap();
+        alien.set_len(LETTER_MAX + 1).unwrap();
+        let list = open().list();
+        let alien = list.iter().find(|letter| letter.name == "alien.letter").unwrap();
+        assert_eq!(alien.bytes, LETTER_MAX + 1);
+        let read = alien.reason.len();
+        assert!(
+            alien.reason.ends_with("which no esker writes"),
+            "{read} bytes of it were taken for the reason"
+        );
+    }
 }

@@ -10,6 +10,7 @@ mod attach;
 mod backpressure;
 mod bad_files;
 mod bad_input;
+mod choices;
 mod cluster;
 mod common;
 mod concurrency;

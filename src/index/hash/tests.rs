@@ -197,3 +197,22 @@ fn threads_insert_remove_and_find_while_pages_split_and_merge() {
     assert!((0..40_000).filter(|id| id % 48 == 1).all(|id| holds(&index, id)));
     assert!(index.page_numbers().len() < 32, "{}", index.page_numbers().len());
 }
+
+#[test]
+fn pages_move_below_a_limit_with_all_that_is_in_them() {
+    let index = index(256);
+    index.pages.next.store(128, Ordering::Relaxed);
+    for id in 0..2_000 {
+        assert_eq!(index.announce(index.hash(id), addr(id), |_| false), Announced::New);
+        index.publish(index.hash(id), addr(id));
+    }
+    let above = || index.page_numbers().iter().filter(|page| **page >= 128).count();
+    let all = above();
+    assert!(all > 8, "{all}");
+    index.pages.next.store(1, Ordering::Relaxed);
+    assert_eq!((index.vacate(128, 3), above()), (3, all - 3));
+    assert_eq!((index.vacate(128, 100), above()), (all - 3, 0));
+    assert_eq!(index.vacate(128, 100), 0);
+    assert!((0..2_000).all(|id| holds(&index, id)));
+    assert_eq!(index.entries().len(), 2_000);
+}
