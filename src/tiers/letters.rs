@@ -175,7 +175,7 @@ impl Letters {
     }
 
     /// The first letter that the predicate takes.
-    #[cfg(any(feature = "scylla", fuzzing))]
+    #[cfg(any(feature = "scylla", fuzzing, test))]
     pub(crate) fn find(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Option<DeadLetter> {
         self.kept.lock().letters.values().find(|letter| wanted(letter)).cloned()
     }

@@ -1,5 +1,7 @@
 //! The shield in front of a server that does as it is told.
 
+mod formats;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
