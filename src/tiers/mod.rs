@@ -6,6 +6,8 @@ pub(crate) mod cold;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod entry;
+#[cfg_attr(not(feature = "scylla"), allow(dead_code, reason = "the overflow directory does more to them"))]
+pub(crate) mod files;
 pub(crate) mod filter;
 pub(crate) mod letters;
 pub(crate) mod reader;
