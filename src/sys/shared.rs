@@ -85,7 +85,6 @@ impl SharedDir {
         let (words, rest) = bytes.as_chunks::<8>();
         let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let (head, words) = words.split_first_chunk::<4>()?;
-        let number = if cfg!(canary = "stale-image") { head[1] } else { number };
         let whole =
             rest.is_empty() && *head == [WORDS_MAGIC, number, words.len() as u64, words_sum(number, words)];
         whole.then(|| words.to_vec())
