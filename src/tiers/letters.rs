@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn letters_are_listed_read_and_discarded_by_name_also_by_the_next_process() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Letters::open(dir.path(), (u64::MAX, 5), |_| About::default()).unwrap();
+        let open = || Letters::open(dir.path(), (u64::MAX, 5), |_, _| About::default()).unwrap();
         let letters = open();
         letters.put("first", "no room", b"one", About::default()).unwrap();
         letters.put("second", "too large", b"two", About::default()).unwrap();
