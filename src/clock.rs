@@ -111,5 +111,21 @@ impl Deadline {
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the room of the clocks")]
 pub(crate) fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(stopped) = tests::STOPPED.get() {
+        return stopped;
+    }
     Instant::now()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Where the monotonic clock of this thread stands still, for tests that move it themselves.
+        pub(crate) static STOPPED: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
 }

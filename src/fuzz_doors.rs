@@ -16,8 +16,8 @@ use crate::tiers::block::{Block, BlockId, BlockWriter};
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::entry::BlockInfo;
 use crate::tiers::shield::home::Home;
+use crate::tiers::shield::record;
 use crate::tiers::shield::remote::{Change, Op, Stamp};
-use crate::tiers::shield::spool;
 
 /// Reads the bytes as the records of a page.
 pub fn event_bytes(bytes: &[u8]) {
@@ -65,12 +65,12 @@ pub fn cold_block(bytes: &[u8]) {
 /// Reads the bytes as a record of the overflow directory, and as what such a directory knows of its namespace.
 pub fn spool_record(bytes: &[u8]) {
     let _ = Home::decode(bytes);
-    let Some((header, body)) = bytes.split_at_checked(spool::HEADER) else { return };
-    if let Some(op) = spool::decode(header, body) {
+    let Some((header, body)) = bytes.split_at_checked(record::HEADER) else { return };
+    if let Some(op) = record::decode(header, body) {
         // Whatever is understood is what would be written.
         let mut again = Vec::new();
-        spool::encode(&op, &mut again);
-        assert_eq!(&again[spool::HEADER..], body);
+        record::encode(&op, &mut again);
+        assert_eq!(&again[record::HEADER..], body);
     }
 }
 
@@ -141,7 +141,7 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ];
     for (name, change) in changes {
         let mut record = Vec::new();
-        spool::encode(&Op { stamp: Stamp { micros: 6, period: -7 }, change }, &mut record);
+        record::encode(&Op { stamp: Stamp { micros: 6, period: -7 }, change }, &mut record);
         samples.push(("spool_record", name, record));
     }
     let home = Home { label: "k/n".into(), namespace: namespace(), first: 5 << 40, used: 6 << 40 };

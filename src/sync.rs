@@ -1,12 +1,19 @@
 //! Atomics and spinning from std, or from loom when its model checker runs (`--cfg loom`).
 //!
 //! Only code that loom checks (free list, page table, id index) takes its atomics from here under loom;
-//! the rest of the crate is not built then.
+//! the rest of the crate is not built then. With `--cfg esker_jitter` they are slow now and then ([`jitter`]).
 
+#[cfg(esker_jitter)]
+mod jitter;
+
+#[cfg(esker_jitter)]
+pub(crate) use self::jitter::{AtomicI64, AtomicU16, AtomicU32, AtomicU64};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(any(loom, esker_jitter)))]
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{Ordering, fence};
 
 pub(crate) use crossbeam_utils::CachePadded;
 

@@ -1,7 +1,7 @@
 //! Appending: claim space, announce the id, write, commit, publish, link — in this order (invariant I1).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -23,7 +23,7 @@ use crate::pages::readers::{Readers, Reading};
 use crate::pages::table::{self, PageMeta, Zone};
 use crate::pressure::{Gauge, PressureReason, RegionKind};
 use crate::regions::region::{Frames, Region};
-use crate::sync::{AtomicU32, wait_a_turn};
+use crate::sync::{AtomicU32, AtomicU64, wait_a_turn};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Slab, out_of_system_memory};
 use crate::sys::shared::SharedDir;

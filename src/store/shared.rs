@@ -10,6 +10,8 @@
 //! index, index tables  the indexes             image  what of them was on the heap when the store was closed
 //! ```
 
+use std::sync::atomic::AtomicU64;
+
 use parking_lot::Mutex;
 
 use crate::clock;
@@ -17,7 +19,6 @@ use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::restore::shared_slab;
 use crate::store::builder::fresh_seed;
-use crate::sync::AtomicU64;
 use crate::sys::memory::Slab;
 use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
 

@@ -1,6 +1,6 @@
 //! A checksum over words in memory that is shared.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes that are put together before they are summed up.
 const BLOCK: usize = 4096;

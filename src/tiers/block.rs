@@ -281,10 +281,11 @@ pub(crate) fn mend(block: &mut [u8]) {
 
 fn zigzag(difference: u64) -> u64 {
     let signed = difference as i64;
-    (signed << 1 ^ signed >> 63) as u64
+    (signed << 1 ^ signed >> 63) as u64 ^ u64::from(cfg!(canary = "changed-format"))
 }
 
 fn unzigzag(value: u64) -> u64 {
+    let value = value ^ u64::from(cfg!(canary = "changed-format"));
     value >> 1 ^ (value & 1).wrapping_neg()
 }
 

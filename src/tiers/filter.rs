@@ -118,6 +118,7 @@ impl Exact {
 
     /// Whether the block has the id that lies so far above the least.
     pub(crate) fn has(&self, above: u64) -> bool {
+        let above = above + u64::from(cfg!(canary = "exact-id-off-by-one"));
         self.words.get((above / 64) as usize).is_some_and(|word| word >> (above % 64) & 1 == 1)
     }
 }

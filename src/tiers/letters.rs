@@ -5,7 +5,6 @@
 //! that a store would not take.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,6 +14,7 @@ use crate::config::ByteSize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventHeader;
 use crate::tiers::block::BlockId;
+use crate::tiers::files;
 
 /// The longest file that is read.
 const LETTER_MAX: u64 = 192 << 20;
@@ -74,7 +74,11 @@ impl Letters {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
-    pub(crate) fn open(dir: &Path, limit: (u64, usize), about: impl Fn(&[u8]) -> About) -> Result<Self> {
+    pub(crate) fn open(
+        dir: &Path,
+        limit: (u64, usize),
+        about: impl Fn(&str, &[u8]) -> About,
+    ) -> Result<Self> {
         let failed =
             |source| Error::io(format!("cannot use the dead-letter directory {}", dir.display()), source);
         std::fs::create_dir_all(dir).map_err(failed)?;
@@ -83,7 +87,7 @@ impl Letters {
             let name = file.map_err(failed)?.file_name().to_string_lossy().into_owned();
             if name.ends_with(".letter") {
                 let (reason, content, bytes) = letters.load(&name)?;
-                let About { block, event } = about(&content);
+                let About { block, event } = about(&name, &content);
                 letters.kept.lock().keep(DeadLetter { name, block, event, reason, bytes });
             }
         }
@@ -104,11 +108,11 @@ impl Letters {
         Ok((reason, bytes.get(end + 1..).unwrap_or_default().to_vec(), len))
     }
 
-    /// Keeps a letter, safely on disk. Its name is made of `stem`.
+    /// Keeps a letter, safely on disk. Its name, which is made of `stem`.
     ///
     /// # Errors
     /// [`ErrorKind::DeadLettersFull`], [`ErrorKind::Io`]; nothing is kept then.
-    pub(crate) fn put(&self, stem: &str, reason: &str, content: &[u8], about: About) -> Result<()> {
+    pub(crate) fn put(&self, stem: &str, reason: &str, content: &[u8], about: About) -> Result<String> {
         let mut reason = reason.replace(['\n', '\r'], " ");
         if let Some((end, _)) = reason.char_indices().find(|(at, _)| *at >= REASON_MAX) {
             reason.truncate(end);
@@ -122,8 +126,8 @@ impl Letters {
         let mut kept = self.kept.lock();
         kept.coming = (kept.coming.0 - 1, kept.coming.1 - bytes);
         outcome?;
-        kept.keep(DeadLetter { name, block, event, reason, bytes });
-        Ok(())
+        kept.keep(DeadLetter { name: name.clone(), block, event, reason, bytes });
+        Ok(name)
     }
 
     /// Takes room for a letter.
@@ -149,18 +153,10 @@ impl Letters {
     fn write(&self, name: &str, reason: &str, content: &[u8]) -> Result<()> {
         // Not a letter before it is complete.
         let (path, draft) = (self.dir.join(name), self.dir.join(format!("{name}.draft")));
-        let attempt = || -> std::io::Result<()> {
-            let mut file = std::fs::File::create(&draft)?;
-            file.write_all(reason.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &path)?;
-            // The file's name must last as its bytes do.
-            std::fs::File::open(&self.dir)?.sync_all()
-        };
-        attempt().map_err(|source| {
-            let _ = std::fs::remove_file(&draft);
+        files::put(&path, &draft, &[reason.as_bytes(), b"\n", content]).map_err(|source| {
+            // Nor is it one that nobody knows of, when its directory could not be synced.
+            let _ = files::remove(&draft);
+            let _ = files::remove(&path);
             Error::io(format!("cannot write the dead letter {}; check its disk", path.display()), source)
         })
     }
@@ -172,12 +168,6 @@ impl Letters {
                 return name;
             }
         }
-    }
-
-    /// The first letter that the predicate takes.
-    #[cfg(any(feature = "scylla", fuzzing))]
-    pub(crate) fn find(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Option<DeadLetter> {
-        self.kept.lock().letters.values().find(|letter| wanted(letter)).cloned()
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -208,7 +198,7 @@ impl Letters {
         let mut kept = self.kept.lock();
         let Some(letter) = kept.letters.get(name) else { return Err(unknown(name)) };
         let bytes = letter.bytes;
-        match std::fs::remove_file(self.dir.join(name)) {
+        match files::remove(&self.dir.join(name)) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io(format!("cannot remove the dead letter {name}"), source));
             }
@@ -216,6 +206,8 @@ impl Letters {
         }
         kept.letters.remove(name);
         kept.bytes -= bytes;
+        // Without it, it may come back after a loss of power.
+        let _ = files::sync_dir(&self.dir);
         Ok(())
     }
 }
@@ -234,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..20 {
             let path = dir.path().join(format!("{round}"));
-            let letters = Letters::open(&path, (u64::MAX, 5), |_| About::default()).unwrap();
+            let letters = Letters::open(&path, (u64::MAX, 5), |_, _| About::default()).unwrap();
             std::thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| while letters.put("bytes", "full", b"x", About::default()).is_ok() {});
@@ -249,7 +241,7 @@ mod tests {
     #[test]
     fn letters_are_listed_read_and_discarded_by_name_also_by_the_next_process() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Letters::open(dir.path(), (u64::MAX, 5), |_| About::default()).unwrap();
+        let open = || Letters::open(dir.path(), (u64::MAX, 5), |_, _| About::default()).unwrap();
         let letters = open();
         letters.put("first", "no room", b"one", About::default()).unwrap();
         letters.put("second", "too large", b"two", About::default()).unwrap();

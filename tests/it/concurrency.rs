@@ -442,7 +442,9 @@ fn check_after(run: &Run<'_>, store: &Store) {
         0,
         "{stats:#?}"
     );
-    assert!(events.released > 0 && events.demoted > 0 && stats.cold.events > 0, "{stats:#?}");
+    // Threads that stop now and then do not get so far.
+    let all = events.released > 0 && events.demoted > 0 && stats.cold.events > 0;
+    assert!(all || cfg!(esker_jitter), "{stats:#?}");
     assert_eq!(events.names, store.stats().events.names);
 }
 

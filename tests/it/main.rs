@@ -20,6 +20,8 @@ mod corrupt_cold;
 mod defrag;
 mod disk;
 mod flow;
+#[cfg(target_os = "linux")]
+mod formats;
 mod going_on;
 mod guards;
 mod kept;

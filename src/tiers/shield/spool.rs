@@ -1,38 +1,29 @@
 //! The spool: changes in local files, in order, until the server has them for good.
 //!
-//! Files are written from front to back and not changed, but for headers that are [mended](mend); a file goes when nothing in it is needed any more. A record:
-//!
-//! ```text
-//! ┌──────┬────────┬────────────┬───────────┬───────┬────────┬──────┐
-//! │ ESKS │ CRC-32 │ length u32 │ stamp     │ kind  │ change │  …   │
-//! │      │ of all │ of the     │ micros and│ u8    │        │      │
-//! │      │ behind │ rest       │ period    │       │        │      │
-//! └──────┴────────┴────────────┴───────────┴───────┴────────┴──────┘
-//! ```
+//! Files are written from front to back and not changed, but for headers that are [mended](mend); a file goes when nothing in it is
+//! needed any more.
 //!
 //! Records are written without a sync: until they are acknowledged on the strength of being here, the server's word
 //! is what counts, and files outlive the process without one. What is found when a directory is opened is sent again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind as IoKind, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tiers::block::BlockId;
-use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
+use crate::tiers::cold::ColdBlock;
+use crate::tiers::files;
 use crate::tiers::shield::dead::DeadLetters;
-use crate::tiers::shield::mend;
-use crate::tiers::shield::remote::{Change, Op, Stamp};
+use crate::tiers::shield::record::{HEADER, Record, read_record};
+use crate::tiers::shield::remote::{Change, Op};
+use crate::tiers::shield::{mend, record};
 
-pub(crate) const MAGIC: &[u8; 4] = b"ESKS";
-pub(crate) const HEADER: usize = 12;
 /// A file is followed by another when it is so long.
 const FILE_BYTES: u64 = 16 << 20;
-/// The longest record that is believed: the largest block and its summary.
-pub(crate) const RECORD_MAX: usize = 160 << 20;
 
 /// Where a change is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +52,15 @@ struct Segment {
     entries: u64,
 }
 
+impl Segment {
+    /// Cuts off what must not be taken for records later, or for damage.
+    fn cut(&mut self, at: u64) {
+        let done = files::cut(&self.file, &self.path, at).is_ok();
+        // Nothing comes behind it otherwise.
+        self.len = if done { at } else { self.len.max(FILE_BYTES) };
+    }
+}
+
 pub(crate) struct Spool {
     dir: PathBuf,
     /// Held as long as the spool is open.
@@ -73,6 +73,26 @@ pub(crate) struct Spool {
     next: u64,
     bytes: u64,
     limit: u64,
+}
+
+/// Files of a spool, and the directory that holds them: without that a file that is new may not be there after a power cut,
+/// whatever is synced of it.
+pub(crate) struct ToSync {
+    files: Vec<(File, PathBuf)>,
+    dir: PathBuf,
+}
+
+impl ToSync {
+    /// Has the disk keep what is in them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]: nobody knows what it has kept.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let all = self.files.iter().try_for_each(|(file, path)| files::sync(file, path));
+        all.and_then(|()| files::sync_dir(&self.dir)).map_err(|source| {
+            Error::io("cannot sync the overflow directory; free space there, or replace the disk", source)
+        })
+    }
 }
 
 impl Spool {
@@ -120,13 +140,18 @@ impl Spool {
         for (number, path) in numbers {
             spool.take_over(number, path, dead)?;
         }
+        // A process that was killed has not synced all that it wrote, and this counts as safe from now on.
+        let found: Vec<u64> = spool.entries.keys().copied().collect();
+        if !found.is_empty() {
+            spool.files_of(&found)?.sync()?;
+        }
         Ok(spool)
     }
 
     /// Takes over what an earlier process left in a file.
     fn take_over(&mut self, number: u64, path: PathBuf, dead: &DeadLetters) -> Result<()> {
-        let shown = path.display().to_string();
-        let io = |source| Error::io(format!("cannot read {shown}"), source);
+        let shown = path.clone();
+        let io = |source| Error::io(format!("cannot read {}", shown.display()), source);
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         self.segments.insert(number, Segment { file: file.try_clone().map_err(io)?, path, len, entries: 0 });
@@ -143,18 +168,18 @@ impl Spool {
                 let at = (offset - begin) as usize;
                 match rest.look(at) {
                     mend::Found::Mended { header, len } => {
-                        if let Some(op) = decode(&header, &bytes[at + HEADER..at + len]) {
+                        if let Some(op) = record::decode(&header, &bytes[at + HEADER..at + len]) {
                             // It is read again from there when it is sent.
-                            file.seek(SeekFrom::Start(offset))
-                                .and_then(|_| file.write_all(&header))
-                                .map_err(io)?;
+                            files::write(&mut file, &shown, offset, &[&header]).map_err(io)?;
                             self.note(&op, number, offset, len as u64, State::Waiting);
                         }
                         offset += len as u64;
                     }
                     mend::Found::Damaged { len } => {
-                        let what =
-                            format!("{len} bytes from byte {offset} of {shown} on fail their checksum");
+                        let what = format!(
+                            "{len} bytes from byte {offset} of {} on fail their checksum",
+                            shown.display()
+                        );
                         dead.put_raw(&bytes[at..at + len], &what)?;
                         offset += len as u64;
                     }
@@ -193,11 +218,36 @@ impl Spool {
         if let Some(segment) = self.segments.get_mut(&file) {
             segment.entries += 1;
         }
-        // A block that is written anew counts; its earlier record is of no use any more.
-        if let Some(before) = block.and_then(|id| self.blocks.insert(id, serial)) {
-            self.release(&[before]);
+        if state != State::Fresh || cfg!(canary = "early-replacement") {
+            self.count(serial);
         }
         serial
+    }
+
+    /// A record counts from now on: of a block that was written before, that record is of no use any more.
+    fn count(&mut self, serial: u64) {
+        let Some(id) = self.entries.get(&serial).and_then(|entry| entry.block) else { return };
+        let stamp = |serial: u64| (self.entries.get(&serial).map(|entry| entry.micros), serial);
+        match self.blocks.get(&id).copied() {
+            Some(latest) if stamp(latest) > stamp(serial) => self.release(&[serial]),
+            before => {
+                self.blocks.insert(id, serial);
+                before
+                    .filter(|before| *before != serial)
+                    .into_iter()
+                    .for_each(|before| self.release(&[before]));
+            }
+        }
+    }
+
+    /// Forgets a change that is safe elsewhere, and what it has replaced.
+    pub(crate) fn replace(&mut self, serial: u64) {
+        self.count(serial);
+        self.release(&[serial]);
+    }
+
+    pub(crate) fn block_stamp(&self, id: BlockId) -> Option<i64> {
+        self.blocks.get(&id).and_then(|serial| Some(self.entries.get(serial)?.micros))
     }
 
     /// Writes changes, all or none. Gives their serial numbers.
@@ -212,7 +262,9 @@ impl Spool {
             records.push(record);
         }
         let total: u64 = lens.iter().sum();
-        if self.bytes + total > self.limit {
+        // Without what an opening writes nothing could be opened, and so nothing be drained.
+        let of_opening = |op: &Arc<Op>| matches!(op.change, Change::Writer(_) | Change::Namespace(_));
+        if self.bytes + total > self.limit && !ops.iter().all(of_opening) {
             return Err(Error::new(
                 ErrorKind::Cold,
                 format!(
@@ -228,11 +280,8 @@ impl Spool {
         let mut offset = segment.len;
         let parts: Vec<&[u8]> =
             records.iter().flat_map(|record| [record.head.as_slice(), record.tail]).collect();
-        let outcome =
-            segment.file.seek(SeekFrom::Start(offset)).and_then(|_| write_all(&mut segment.file, &parts));
-        if let Err(source) = outcome {
-            // What was written of it must not be taken for records later.
-            let _ = segment.file.set_len(offset);
+        if let Err(source) = files::write(&mut segment.file, &segment.path, offset, &parts) {
+            segment.cut(offset);
             let text = match source.kind() {
                 IoKind::StorageFull => "the disk of the overflow directory is full; free space there",
                 _ => "cannot write to the overflow directory; check its disk",
@@ -258,8 +307,7 @@ impl Spool {
             last => {
                 let number = last.map_or(0, |(number, _)| number + 1);
                 let path = self.dir.join(format!("{number:016}.spool"));
-                let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-                let file = file.map_err(|source| {
+                let file = files::create(&path).map_err(|source| {
                     Error::io(format!("cannot make {} in the overflow directory", path.display()), source)
                 })?;
                 self.segments.insert(number, Segment { file, path, len: 0, entries: 0 });
@@ -276,7 +324,7 @@ impl Spool {
         if let Some(segment) = self.segments.remove(&number) {
             drop(segment.file);
             // A file that stays is read once more at the next opening, which changes nothing.
-            let _ = std::fs::remove_file(segment.path);
+            let _ = files::remove(&segment.path);
         }
     }
 
@@ -299,39 +347,51 @@ impl Spool {
         }
     }
 
+    /// Forgets changes of which nobody was told that they are safe, and has a later process not find them either, unless others
+    /// stand behind them already: they would take the place of what was told.
+    pub(crate) fn take_back(&mut self, serials: &[u64]) {
+        let mut cuts: BTreeMap<u64, u64> = BTreeMap::new();
+        for entry in serials.iter().filter_map(|serial| self.entries.get(serial)) {
+            let cut = cuts.entry(entry.file).or_insert(entry.offset);
+            *cut = entry.offset.min(*cut);
+        }
+        self.release(serials);
+        for (number, at) in cuts {
+            let stays = self.entries.values().any(|entry| entry.file == number && entry.offset >= at);
+            if let Some(segment) = self.segments.get_mut(&number).filter(|_| !stays) {
+                segment.cut(at);
+            }
+        }
+    }
+
     pub(crate) fn set_state(&mut self, serials: &[u64], state: State) {
         for serial in serials {
             if let Some(entry) = self.entries.get_mut(serial) {
                 entry.state = state;
             }
+            if state != State::Fresh {
+                self.count(*serial);
+            }
         }
     }
 
-    /// The files that hold these changes, and the directory that holds the files, to be synced without the spool's
-    /// lock.
+    /// The files that hold these changes, to be synced without the spool's lock.
     ///
     /// # Errors
     /// When there are no handles left.
-    pub(crate) fn files_of(&self, serials: &[u64]) -> Result<Vec<File>> {
+    pub(crate) fn files_of(&self, serials: &[u64]) -> Result<ToSync> {
         let mut numbers: Vec<u64> =
             serials.iter().filter_map(|serial| Some(self.entries.get(serial)?.file)).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let files = numbers.iter().filter_map(|number| self.segments.get(number));
-        let mut handles =
-            files.map(|segment| segment.file.try_clone()).collect::<std::io::Result<Vec<File>>>();
-        if cfg!(unix)
-            && let Ok(all) = &mut handles
-        {
-            // Without it a file that is new may not be there after a power cut, whatever is synced of it.
-            match File::open(&self.dir) {
-                Ok(dir) => all.push(dir),
-                Err(error) => handles = Err(error),
-            }
-        }
-        handles.map_err(|source| {
+        let segments = numbers.iter().filter_map(|number| self.segments.get(number));
+        let files = segments
+            .map(|segment| Ok((segment.file.try_clone()?, segment.path.clone())))
+            .collect::<std::io::Result<_>>();
+        let files = files.map_err(|source| {
             Error::io(format!("cannot sync the overflow directory {}", self.dir.display()), source)
-        })
+        })?;
+        Ok(ToSync { files, dir: self.dir.clone() })
     }
 
     /// Forgets what was confirmed before a time.
@@ -342,14 +402,16 @@ impl Spool {
         self.release(&serials);
     }
 
-    /// Has everything sent again that was confirmed. How much it was.
-    pub(crate) fn unconfirm(&mut self) -> u64 {
-        let mut count = 0;
-        for entry in self.entries.values_mut().filter(|entry| matches!(entry.state, State::Confirmed(_))) {
-            entry.state = State::Waiting;
-            count += 1;
+    /// Has everything sent again that was confirmed: what it was.
+    pub(crate) fn unconfirm(&mut self) -> Vec<u64> {
+        let mut again = Vec::new();
+        for (serial, entry) in &mut self.entries {
+            if matches!(entry.state, State::Confirmed(_)) {
+                entry.state = State::Waiting;
+                again.push(*serial);
+            }
         }
-        count
+        again
     }
 
     /// Takes the oldest changes that wait, of about so many bytes but at least one; they are fresh then. A record
@@ -385,7 +447,7 @@ impl Spool {
 
     fn read(&mut self, serial: u64) -> Result<Op> {
         let bytes = self.raw(serial)?;
-        let op = bytes.split_at_checked(HEADER).and_then(|(header, body)| decode(header, body));
+        let op = bytes.split_at_checked(HEADER).and_then(|(header, body)| record::decode(header, body));
         op.ok_or_else(|| {
             Error::corrupt(format!(
                 "a record of the overflow directory {} fails its checksum",
@@ -399,10 +461,7 @@ impl Spool {
         let entry = self.entries.get(&serial).ok_or_else(gone)?;
         let segment = self.segments.get_mut(&entry.file).ok_or_else(gone)?;
         let mut bytes = vec![0; entry.len as usize];
-        let outcome = segment
-            .file
-            .seek(SeekFrom::Start(entry.offset))
-            .and_then(|_| segment.file.read_exact(&mut bytes));
+        let outcome = files::read(&mut segment.file, &segment.path, entry.offset, &mut bytes);
         outcome.map_err(|source| Error::io(format!("cannot read {}", segment.path.display()), source))?;
         Ok(bytes)
     }
@@ -466,183 +525,5 @@ impl Spool {
         let outcome = self.segments.values().try_for_each(|segment| segment.file.sync_data());
         self.lock = None;
         outcome.map_err(|source| Error::io(format!("cannot sync {}", self.dir.display()), source))
-    }
-}
-
-/// The record at a place of a file, with `room` bytes up to its end, and its length, if a whole one is there.
-fn read_record(file: &mut File, offset: u64, room: usize) -> std::io::Result<Option<(Op, u64)>> {
-    if room < HEADER {
-        return Ok(None);
-    }
-    let mut header = [0; HEADER];
-    file.seek(SeekFrom::Start(offset))?;
-    file.read_exact(&mut header)?;
-    let claim = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
-    if !header.starts_with(MAGIC) || claim > RECORD_MAX.min(room - HEADER) {
-        return Ok(None);
-    }
-    let mut body = vec![0; claim];
-    file.read_exact(&mut body)?;
-    Ok(decode(&header, &body).map(|op| (op, (HEADER + claim) as u64)))
-}
-
-/// Writes all parts, several with one call.
-fn write_all(file: &mut File, parts: &[&[u8]]) -> std::io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-    let mut rest = slices.as_mut_slice();
-    IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(IoKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == IoKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// An encoded record: its bytes but for a block's, and those, which are not copied.
-struct Record<'a> {
-    head: Vec<u8>,
-    tail: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    fn of(op: &'a Op) -> Self {
-        let mut head = Vec::new();
-        let tail = begin(op, &mut head);
-        let len = (head.len() + tail.len() - HEADER) as u32;
-        head[8..12].copy_from_slice(&len.to_le_bytes());
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&head[8..]);
-        hasher.update(tail);
-        head[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
-        Self { head, tail }
-    }
-}
-
-pub(crate) fn encode(op: &Op, out: &mut Vec<u8>) {
-    let record = Record::of(op);
-    out.extend_from_slice(&record.head);
-    out.extend_from_slice(record.tail);
-}
-
-/// Appends a record, without length and checksum, but for what it ends with.
-fn begin<'a>(op: &'a Op, out: &mut Vec<u8>) -> &'a [u8] {
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&op.stamp.micros.to_le_bytes());
-    out.extend_from_slice(&op.stamp.period.to_le_bytes());
-    match &op.change {
-        Change::Block(block) => {
-            out.push(0);
-            out.extend_from_slice(&block.id.partition.to_le_bytes());
-            out.push(block.id.class);
-            out.extend_from_slice(&block.id.first_seq.to_le_bytes());
-            put_bytes(out, &block.summary);
-            out.extend_from_slice(&(block.bytes.len() as u32).to_le_bytes());
-            return &block.bytes;
-        }
-        Change::Names(names) => {
-            out.push(1);
-            for (name, stream) in names {
-                out.extend_from_slice(&stream.to_le_bytes());
-                put_bytes(out, name.as_bytes());
-            }
-        }
-        Change::Tombstone(stone) => {
-            out.push(2);
-            out.extend_from_slice(&stone.id.to_le_bytes());
-            out.extend_from_slice(&stone.partition.to_le_bytes());
-            out.push(stone.class);
-            out.extend_from_slice(&stone.seq.to_le_bytes());
-        }
-        Change::Namespace(namespace) => {
-            out.push(3);
-            out.extend_from_slice(&namespace.partitions.to_le_bytes());
-            out.extend_from_slice(&namespace.seed.to_le_bytes());
-            namespace.classes.iter().for_each(|class| put_bytes(out, class.as_bytes()));
-        }
-        Change::Writer(first) => {
-            out.push(4);
-            out.extend_from_slice(&first.to_le_bytes());
-        }
-    }
-    &[]
-}
-
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-/// A record's change, if its checksum is right and it is one that this version knows.
-pub(crate) fn decode(header: &[u8], body: &[u8]) -> Option<Op> {
-    let (crc, len) = (header.get(4..8)?, header.get(8..12)?);
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(len);
-    hasher.update(body);
-    if hasher.finalize().to_le_bytes() != crc {
-        return None;
-    }
-    let mut rest = Reader(body);
-    let stamp = Stamp { micros: rest.u64()? as i64, period: rest.u64()? as i64 };
-    let change = match rest.u8()? {
-        0 => {
-            let id = BlockId { partition: rest.u32()?, class: rest.u8()?, first_seq: rest.u64()? };
-            let summary = rest.bytes()?.to_vec();
-            Change::Block(ColdBlock { id, summary, bytes: rest.bytes()?.to_vec() })
-        }
-        1 => {
-            let mut names = Vec::new();
-            while !rest.0.is_empty() {
-                let stream = rest.u64()?;
-                names.push((String::from_utf8(rest.bytes()?.to_vec()).ok()?, stream));
-            }
-            Change::Names(names)
-        }
-        2 => Change::Tombstone(Tombstone::new(rest.u64()?, rest.u32()?, rest.u8()?, rest.u64()?)),
-        3 => {
-            let (partitions, seed) = (rest.u32()?, rest.u64()?);
-            let mut classes = Vec::new();
-            while !rest.0.is_empty() {
-                classes.push(String::from_utf8(rest.bytes()?.to_vec()).ok()?);
-            }
-            Change::Namespace(Namespace::new(partitions, seed, classes))
-        }
-        4 => Change::Writer(rest.u64()?),
-        _ => return None,
-    };
-    rest.0.is_empty().then_some(Op { stamp, change })
-}
-
-/// Takes things from the front of bytes.
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (word, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*word)
-    }
-
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()? as usize;
-        let (bytes, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(bytes)
     }
 }

@@ -1,5 +1,8 @@
 //! The shield in front of a server that does as it is told.
 
+mod faults;
+mod formats;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
@@ -448,15 +451,15 @@ fn what_is_written_behind_a_record_that_was_cut_off_is_found() {
 fn no_bytes_make_the_decoder_of_records_fail_badly() {
     let mut record = Vec::new();
     let op = Op { stamp: Stamp { micros: 3, period: 4 }, change: Change::Block(block(9, 40)) };
-    spool::encode(&op, &mut record);
+    record::encode(&op, &mut record);
     let (header, body) = record.split_at(12);
-    assert!(spool::decode(header, body).is_some());
+    assert!(record::decode(header, body).is_some());
     for at in 4..record.len() {
         for bit in 0..8 {
             let mut bad = record.clone();
             bad[at] ^= 1 << bit;
             let (header, body) = bad.split_at(12);
-            assert!(spool::decode(header, body).is_none(), "byte {at}, bit {bit}");
+            assert!(record::decode(header, body).is_none(), "byte {at}, bit {bit}");
         }
     }
     for len in 0..body.len() {
@@ -466,7 +469,7 @@ fn no_bytes_make_the_decoder_of_records_fail_badly() {
         hasher.update(&body[..len]);
         let mut lying = header.to_vec();
         lying[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
-        assert!(spool::decode(&lying, &body[..len]).is_none(), "cut at {len}");
+        assert!(record::decode(&lying, &body[..len]).is_none(), "cut at {len}");
     }
 }
 
