@@ -478,13 +478,15 @@ impl ColdReader {
         let first = self.directory.first_seq(lane);
         // A page that is not in a block yet may still bring an event that was removed from it.
         let stale = |of: LaneId, seq: u64| of == lane && first.is_some_and(|first| seq < first);
-        let removed: Vec<Tombstone> = self
+        let mut removed: Vec<Tombstone> = self
             .removed
             .read()
             .iter()
             .filter(|((_, of), seq)| stale(*of, **seq))
             .map(|((id, of), seq)| tombstone(*id, *of, *seq))
             .collect();
+        // In an order that does not depend on how a map hashes.
+        removed.sort_unstable_by_key(|stone| stone.id);
         // A read that began before may still ask for them: it must not find an event whose note goes now.
         self.forget(&ids);
         // The blocks are gone even if this fails; the notes take room then until the lane's next blocks expire.

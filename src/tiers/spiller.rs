@@ -217,21 +217,22 @@ impl Spiller {
     }
 
     /// For how long the tier has failed, or has not answered for longer than `limit`, and what it said last.
-    pub(crate) fn trouble(&self, limit: Duration) -> Option<(Duration, Option<String>)> {
-        if let Some(hangs) = self.hangs(limit) {
+    pub(crate) fn trouble(&self, now: Instant, limit: Duration) -> Option<(Duration, Option<String>)> {
+        if let Some(hangs) = self.hangs(now, limit) {
             return Some((hangs, None));
         }
-        self.longest(|trouble| trouble.failing).map(|since| (since, self.counters.last_error.lock().clone()))
+        self.longest(now, |trouble| trouble.failing)
+            .map(|since| (since, self.counters.last_error.lock().clone()))
     }
 
     /// For how long the tier has not answered, if that is longer than `limit`.
-    pub(crate) fn hangs(&self, limit: Duration) -> Option<Duration> {
-        self.longest(|trouble| trouble.calling).filter(|since| *since > limit)
+    pub(crate) fn hangs(&self, now: Instant, limit: Duration) -> Option<Duration> {
+        self.longest(now, |trouble| trouble.calling).filter(|since| *since > limit)
     }
 
-    fn longest(&self, of: fn(&Trouble) -> Option<Instant>) -> Option<Duration> {
+    fn longest(&self, now: Instant, of: fn(&Trouble) -> Option<Instant>) -> Option<Duration> {
         let since = self.trouble.iter().filter_map(|trouble| of(&trouble.lock())).min();
-        since.map(|since| clock::now().saturating_duration_since(since))
+        since.map(|since| now.saturating_duration_since(since))
     }
 
     /// Learns what the tier has of the pages that an earlier run left: before anything is written, so all pages are such.
@@ -319,7 +320,7 @@ impl Spiller {
         let (mut pages, mut failure, mut any) = (0, None, false);
         let mut groups = turn.apart(jobs);
         while let Some(group) = groups.pop() {
-            self.trouble[spiller].lock().calling = Some(clock::now());
+            self.trouble[spiller].lock().calling = Some(lanes.clock.instant());
             let Err(error) = self.put(&group.blocks, cold, names) else {
                 any = true;
                 pages += self.settle(&mut turn, group.jobs, lanes, shared, cold);
