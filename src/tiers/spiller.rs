@@ -274,6 +274,7 @@ impl Spiller {
         let blocks: Vec<Arc<BlockInfo>> = entries.iter().flat_map(unfold).collect();
         if let Some(last) = blocks.last() {
             self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
+            cold.are_unsure(blocks.iter().map(|info| info.id));
             let mut turn = self.turns[number % self.count()].lock();
             turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
         }
@@ -383,7 +384,9 @@ impl Spiller {
             if let Some((_, info)) = job.block {
                 self.counters.blocks.fetch_add(1, Ordering::Relaxed);
                 self.counters.events.fetch_add(info.events, Ordering::Relaxed);
+                let id = info.id;
                 cold.directory.insert(info);
+                cold.confirmed(id);
             }
             lane.set_clean(job.end_seq + u64::from(cfg!(canary = "one-page-too-many")));
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
@@ -545,7 +548,7 @@ impl Spiller {
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
         // What the tier has of pages that were lost, it is to have no more: it would be found once they have left.
-        let replaces = again.is_some() && pages.iter().all(|(_, meta)| meta.is_blank());
+        let replaces = again.is_some() && pages.iter().any(|(_, meta)| meta.is_blank());
         drop(pin);
         let mut held = 0;
         let block = (replaces || !writer.rows().is_empty()).then(|| {
