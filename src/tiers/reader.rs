@@ -217,6 +217,10 @@ impl ColdReader {
         self.unsure.write().extend(ids);
     }
 
+    pub(crate) fn is_unsure(&self, id: BlockId) -> bool {
+        self.unsure.read().contains(&id)
+    }
+
     /// A block was put, as memory has it.
     pub(crate) fn confirmed(&self, id: BlockId) {
         if !self.unsure.read().is_empty() {
@@ -231,7 +235,7 @@ impl ColdReader {
     /// What the tier says, [`ErrorKind::Corrupt`] for a block that fails its check or is gone, and
     /// [`ErrorKind::Timeout`].
     pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Loaded {
-        if self.unsure.read().contains(&id) {
+        if self.is_unsure(id) {
             return Ok(None);
         }
         loop {

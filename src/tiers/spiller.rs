@@ -308,7 +308,7 @@ impl Spiller {
         drain: bool,
     ) -> Result<u64> {
         let mut turn = self.turns[spiller].lock();
-        let jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
+        let jobs = self.gather(&mut turn, config, lanes, shared, cold, spiller, drain);
         if jobs.is_empty() {
             if drain && (0..self.held.len()).any(|number| self.is_held(number)) {
                 cold.check_known()?;
@@ -399,12 +399,14 @@ impl Spiller {
     }
 
     /// Makes the blocks of a batch, from lane after lane.
+    #[expect(clippy::too_many_arguments, reason = "as for a step")]
     fn gather(
         &self,
         turn: &mut Turn,
         config: &Config,
         lanes: &Lanes,
         shared: &EvictionShared,
+        cold: &ColdReader,
         spiller: usize,
         drain: bool,
     ) -> Vec<Job> {
@@ -429,6 +431,7 @@ impl Spiller {
                     config,
                     lanes,
                     shared,
+                    cold,
                     number,
                     (last, from),
                     &turn.tried[number],
@@ -474,6 +477,7 @@ impl Spiller {
         config: &Config,
         lanes: &Lanes,
         shared: &EvictionShared,
+        cold: &ColdReader,
         number: usize,
         (last, from): ((LogicalPage, u64), u64),
         tried: &[(u64, u64)],
@@ -547,8 +551,9 @@ impl Spiller {
         drop(self.removing[number % self.count()].write());
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
-        // What the tier has of pages that were lost, it is to have no more: it would be found once they have left.
-        let replaces = again.is_some() && pages.iter().any(|(_, meta)| meta.is_blank());
+        // What the tier has of events that were lost with an earlier run's memory, it is to have no more: it would be found once
+        // these pages have left.
+        let replaces = cold.is_unsure(writer.id());
         drop(pin);
         let mut held = 0;
         let block = (replaces || !writer.rows().is_empty()).then(|| {

@@ -482,22 +482,26 @@ fn of_a_block_that_was_never_confirmed_nothing_is_found_but_what_the_log_has() {
         let found = scanned(&store);
         assert!((0..42).all(|id| found.contains(&id)), "seed {seed}: the log has it: {found:?}");
         lost += 90 - found.len();
-        let all_reads_agree = |found: &[u64]| {
+        let all_reads_agree = |store: &Store, found: &[u64]| {
             for id in 0..90 {
                 let is_found = found.contains(&id);
                 assert_eq!(store.fetch(id).unwrap().is_some(), is_found, "seed {seed}, event {id}");
                 let history = store.fetch_history(Stream::from(100 + id as u32)).count();
                 assert_eq!(history == 1, is_found, "seed {seed}, the history of event {id}");
             }
-            assert_eq!(scanned(&store), found, "seed {seed}");
+            assert_eq!(scanned(store), found, "seed {seed}");
+            store.validate().unwrap();
         };
-        all_reads_agree(&found);
-        if seed % 2 == 1 {
+        all_reads_agree(&store, &found);
+        let removes = seed % 2 == 1;
+        if removes {
             found.iter().for_each(|id| assert!(store.remove(*id).unwrap()));
         }
+        let left: &[u64] = if removes { &[] } else { &found };
         let_all_leave(&store, &clock);
-        all_reads_agree(if seed % 2 == 1 { &[] } else { &found });
-        store.validate().unwrap();
+        all_reads_agree(&store, left);
+        lose_power(store, dir.path());
+        all_reads_agree(&open(), left);
     }
     assert!(lost > 200, "only {lost} events were lost");
 }
