@@ -335,13 +335,15 @@ pub(super) fn summary(
     }
     let class = lane.id.class();
     let settings = &config.classes[class.index()];
-    // Of a page from which everything was removed nothing is left to be confirmed.
-    let clean = events == meta.dead()
+    // Of a page from which everything was removed nothing is left to be confirmed; of one that stands for a lost one, that the
+    // tier has it no more.
+    let stands_in = store.is_stand_in(meta);
+    let clean = events == meta.dead() && !stands_in
         || meta.seq() < lane.clean_seq()
         || cfg!(canary = "free-before-confirmed") && settings.on_leave == OnLeave::Spill;
     let newest_ms = meta.newest();
     let age = now_ms.saturating_sub(newest_ms);
-    let expired = settings.retention.is_some_and(|retention| age >= millis(retention));
+    let expired = !stands_in && settings.retention.is_some_and(|retention| age >= millis(retention));
     let [read, before] = store.pages.stamps(page);
     Some(PageSummary {
         id: PageId { page, generation: place.generation() },

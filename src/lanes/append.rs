@@ -85,6 +85,9 @@ pub(crate) struct Lanes {
     pub(crate) sums: bool,
     /// Classes whose events may be appended with nothing special about them: none, where all are summed up.
     plain_classes: usize,
+    /// Whether there may be pages that stand for lost ones of which the cold tier has events: it is to have them no more
+    /// before they leave.
+    pub(super) stand_ins: AtomicBool,
     /// Bytes of pages from which on a class gets no new one.
     quotas: Box<[u64]>,
     max_event: u64,
@@ -157,6 +160,7 @@ impl Lanes {
             gauge: Gauge::new(config.thresholds),
             classes: config.classes.len(),
             sums: config.event_checksums,
+            stand_ins: AtomicBool::new(false),
             plain_classes: if config.event_checksums { 0 } else { config.classes.len() },
             quotas: quotas(config),
             max_event: config.max_event,
@@ -182,6 +186,11 @@ impl Lanes {
     pub(crate) fn has_expiring(&self) {
         self.plain.store(false, Ordering::Relaxed);
         self.reads_plainly.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a page stands for a lost one and is to stay until the cold tier has nothing more of that.
+    pub(crate) fn is_stand_in(&self, meta: &PageMeta) -> bool {
+        self.stand_ins.load(Ordering::Relaxed) && meta.is_blank()
     }
 
     /// Notes that somebody wants to know of reads.

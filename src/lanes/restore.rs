@@ -104,20 +104,22 @@ impl Lanes {
         confirmed: u64,
         block_begin: &dyn Fn(LaneId, u64) -> Option<u64>,
     ) -> u64 {
-        let mut oldest = None;
+        let (mut oldest, mut clean) = (None, None);
         for meta in pages.map(|page| self.pages.meta(page)).take_while(|meta| meta.seq() < confirmed) {
             let seq = meta.seq();
             let oldest = *oldest.get_or_insert(seq);
-            match meta.is_blank() {
-                true => match block_begin(lane, seq) {
-                    Some(begin) if begin >= oldest => return begin,
-                    _ => {}
-                },
-                false if meta.count() > meta.dead() && block_begin(lane, seq).is_none() => return seq,
-                false => {}
+            let is_blank = meta.is_blank();
+            if is_blank {
+                self.stand_ins.store(true, Ordering::Relaxed);
             }
+            clean = clean.or_else(|| match is_blank {
+                true => block_begin(lane, seq).filter(|begin| *begin >= oldest),
+                false => {
+                    Some(seq).filter(|seq| meta.count() > meta.dead() && block_begin(lane, *seq).is_none())
+                }
+            });
         }
-        confirmed
+        clean.unwrap_or(confirmed)
     }
 
     /// A lane's pages, oldest first and without gaps, and the number of the next one.

@@ -84,6 +84,8 @@ pub(crate) fn replay(
         crate::sys::memory::wipe_all(&mut back.bytes);
         crate::sys::memory::wipe_all(&mut back.scratch);
     }
+    // In an order that does not depend on how a map hashes.
+    noted.sort_unstable_by_key(|addr: &Addr| addr.0);
     for addr in noted {
         let note = lanes.pages.note_removed(addr, addr.high());
         note.ok_or_else(|| too_small("notes of removed events"))?(true);

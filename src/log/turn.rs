@@ -253,6 +253,8 @@ impl Turn {
                 self.unit.push_bare(&Frame { kind: Kind::Tail, lane: lane.id, seq: tail, ..Frame::NOTHING });
             }
         }
+        // Records lead to pages that came and went since the last turn, or that the cold tier had before the log.
+        self.generation = self.generation.max(lanes.pages.generation_reached());
         let commit = Frame {
             seq: source.last_id.load(Ordering::Relaxed),
             generation: self.generation,

@@ -1,5 +1,7 @@
 //! What a log on a disk needs of pages: their records, and a way to put them back.
 
+use std::sync::atomic::Ordering;
+
 use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -224,6 +226,11 @@ impl Pages {
     /// The highest generation of any page number.
     pub(crate) fn generation_max(&self) -> u32 {
         self.places.iter().map(|place| place.place().generation()).max().unwrap_or(0)
+    }
+
+    /// No page that came since the store was opened has a higher one than this and than [`Self::generation_max`] was then.
+    pub(crate) fn generation_reached(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Gives all free page numbers a generation, so that links to pages that had them are known to lead nowhere.

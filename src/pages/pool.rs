@@ -122,6 +122,8 @@ pub(crate) struct Pages {
     /// Hot frames, warm frames and page numbers that were let go, but that readers may still know of.
     pub(super) leaving: CachePadded<[AtomicU32; 3]>,
     pub(super) limbo: Arc<Limbo>,
+    /// The highest generation that a number was given since the store was opened.
+    pub(super) generation: AtomicU32,
     /// Frames whose checksum failed.
     pub(crate) corrupt: AtomicU64,
     /// Events that failed theirs when they were read, or whose length was not theirs.
@@ -168,6 +170,7 @@ impl Pages {
             removed,
             leaving: Default::default(),
             limbo,
+            generation: AtomicU32::new(0),
             corrupt: AtomicU64::new(0),
             corrupt_events: AtomicU64::new(0),
             unasked: if config.event_checksums { 0 } else { config.hot.page_size as usize },
@@ -577,7 +580,9 @@ impl Pages {
     pub(crate) fn retire(self: &Arc<Self>, _pin: &Pin, page: LogicalPage) {
         let (meta, place) = (self.meta(page), self.place(page));
         debug_assert_ne!(place.tier(), Tier::Free, "a page is retired once");
-        self.places[page.0 as usize].set(Place::new(Tier::Free, place.generation().wrapping_add(1), 0));
+        let generation = place.generation().wrapping_add(1) & Addr::HIGH_MASK;
+        self.places[page.0 as usize].set(Place::new(Tier::Free, generation, 0));
+        self.generation.fetch_max(generation, Ordering::Relaxed);
         let frames = Frames { first: place.frame(), count: meta.frames() };
         self.let_go(meta.lane().class(), place.tier(), frames.count);
         self.release_later(place.tier(), frames, Some(page), self.is_sensitive(page));

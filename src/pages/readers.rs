@@ -19,7 +19,6 @@ use crossbeam_epoch::{Collector, LocalHandle};
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
 
-use crate::clock;
 use crate::pages::held::{Call, Held};
 use crate::pages::limbo::Limbo;
 use crate::pages::pool::Pin;
@@ -302,8 +301,8 @@ impl Readers {
     }
 
     /// The guard that has been held longest. Its age counts from when this was first asked while it was held.
-    pub(crate) fn oldest(&self) -> Option<HeldGuard> {
-        let (slots, now) = (self.slots.list.read(), clock::now());
+    pub(crate) fn oldest(&self, now: Instant) -> Option<HeldGuard> {
+        let slots = self.slots.list.read();
         let mut seen = self.seen.lock();
         let mut oldest: Option<(Duration, &Slot)> = None;
         let mut held = Vec::new();
@@ -341,6 +340,7 @@ impl Drop for Readers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
     use crate::pages::limbo::Extent;
     use std::sync::mpsc;
 
@@ -427,23 +427,26 @@ mod tests {
     #[test]
     fn the_oldest_guard_is_named_until_it_is_dropped_or_renewed() {
         let readers = Readers::new();
-        assert_eq!(readers.oldest(), None);
+        assert_eq!(readers.oldest(clock::now()), None);
         let _own = readers.pin();
-        assert_eq!(readers.oldest(), None, "pins of the store's own calls are not noted");
+        assert_eq!(readers.oldest(clock::now()), None, "pins of the store's own calls are not noted");
         let mut first = readers.pin_for_caller();
         let nested = readers.pin_for_caller();
-        readers.oldest().unwrap();
+        readers.oldest(clock::now()).unwrap();
         std::thread::sleep(Duration::from_millis(20));
-        let found = readers.oldest().unwrap();
+        let found = readers.oldest(clock::now()).unwrap();
         assert!(found.held_for >= Duration::from_millis(20), "{found:?}");
         assert_eq!(found.thread, std::thread::current().id());
         first.renew();
-        assert!(readers.oldest().unwrap().held_for >= found.held_for, "the other guard is as old");
+        assert!(
+            readers.oldest(clock::now()).unwrap().held_for >= found.held_for,
+            "the other guard is as old"
+        );
         drop(nested);
         first.renew();
-        assert!(readers.oldest().unwrap().held_for < found.held_for);
+        assert!(readers.oldest(clock::now()).unwrap().held_for < found.held_for);
         drop(first);
-        assert_eq!(readers.oldest(), None);
+        assert_eq!(readers.oldest(clock::now()), None);
 
         std::thread::scope(|scope| {
             let (end, ended) = mpsc::channel::<()>();
@@ -457,12 +460,12 @@ mod tests {
             };
             let reader = reader.spawn_scoped(scope, work).unwrap();
             let id = is_ready.recv().unwrap();
-            let found = readers.oldest().unwrap();
+            let found = readers.oldest(clock::now()).unwrap();
             assert_eq!((found.thread, found.name.as_deref()), (id, Some("a slow reader")));
             drop(end);
             reader.join().unwrap();
         });
-        assert_eq!(readers.oldest(), None);
+        assert_eq!(readers.oldest(clock::now()), None);
     }
 
     /// Threads that live on do not keep the memory of a store that is gone.

@@ -312,8 +312,9 @@ impl Pages {
     /// Whether a link can be one to a page that has left memory: of an earlier generation of a number that there is.
     pub(crate) fn is_past(&self, link: Addr) -> bool {
         const HALF: u32 = 1 << (Addr::HIGH_BITS - 1);
+        // Regions may have been larger: of the table all is looked at.
         let number = link.page().0;
-        if number == 0 || number >= self.numbers.limit() {
+        if number == 0 || number as usize >= self.places.len() {
             return false;
         }
         let ago = self.place(link.page()).generation().wrapping_sub(link.high()) & Addr::HIGH_MASK;

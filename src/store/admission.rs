@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::FairMutex;
 
-use crate::clock::Deadline;
+use crate::clock::Patience;
 use crate::config::{Config, OnFull};
 use crate::error::{Error, ErrorKind, Result, call_user};
 use crate::event::Event;
@@ -243,7 +243,7 @@ impl Core {
         let mut limit = if self.on_full(checked.class) == OnFull::Reject { Duration::ZERO } else { timeout };
         let mut tries = 0;
         loop {
-            match self.append_waiting(checked, reason, Deadline::after(limit))? {
+            match self.append_waiting(checked, reason, self.lanes.clock.patience(limit))? {
                 Ok(done) => return Ok(done),
                 Err(short) => reason = short,
             }
@@ -256,22 +256,22 @@ impl Core {
         }
     }
 
-    /// Tries until there is room, or the deadline has passed; once at least.
+    /// Tries until there is room, or patience is over; once at least.
     fn append_waiting(
         &self,
         checked: &Checked<'_, '_>,
         reason: PressureReason,
-        deadline: Deadline,
+        mut patience: Patience,
     ) -> Result<Result<Appended, PressureReason>> {
         let _place = self.admission.line_up(reason);
         let mut waited = false;
         loop {
             match self.append_in_turn(checked)? {
-                Err(reason) if !deadline.has_passed() => {
+                Err(reason) if !patience.is_over() => {
                     if !std::mem::replace(&mut waited, true) {
                         self.admission.count_wait(checked.class, reason);
                     }
-                    self.make_room(deadline)?;
+                    self.make_room(&mut patience)?;
                 }
                 done => return Ok(done),
             }
@@ -279,13 +279,14 @@ impl Core {
     }
 
     /// Waits a moment for room; a store without threads makes it itself.
-    pub(crate) fn make_room(&self, deadline: Deadline) -> Result<()> {
+    pub(crate) fn make_room(&self, patience: &mut Patience) -> Result<()> {
         // There may be room already that only waits for its last readers.
         self.lanes.readers.reclaim();
         self.look_round();
+        let turn = patience.turn(WAIT_TURN);
         if self.config.background {
             self.mover_bell.ring();
-            self.room.wait(deadline.left(WAIT_TURN));
+            self.room.wait(turn);
             return Ok(());
         }
         match self.maintain() {

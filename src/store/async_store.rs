@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::clock::Deadline;
+use crate::clock::Patience;
 use crate::config::OnFull;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventRef};
@@ -100,7 +100,7 @@ impl AsyncStore {
         let mut limit = if rejects { Duration::ZERO } else { core.config.append_timeout };
         let mut tries = 0;
         loop {
-            match self.append_waiting(&checked, reason, Deadline::after(limit)).await? {
+            match self.append_waiting(&checked, reason, core.lanes.clock.patience(limit)).await? {
                 Ok(done) => return Ok(done),
                 Err(short) => reason = short,
             }
@@ -113,12 +113,12 @@ impl AsyncStore {
         }
     }
 
-    /// Tries until there is room, or the deadline has passed; once at least.
+    /// Tries until there is room, or patience is over; once at least.
     async fn append_waiting(
         &self,
         checked: &Checked<'_, '_>,
         reason: PressureReason,
-        deadline: Deadline,
+        mut patience: Patience,
     ) -> Result<Result<Appended, PressureReason>> {
         let core = &self.store.core;
         let _place = core.admission.line_up(reason);
@@ -128,16 +128,16 @@ impl AsyncStore {
             let mut rung = std::pin::pin!(core.room_async.notified());
             rung.as_mut().enable();
             match core.append_in_turn(checked)? {
-                Err(reason) if !deadline.has_passed() => {
+                Err(reason) if !patience.is_over() => {
                     if !std::mem::replace(&mut waited, true) {
                         core.admission.count_wait(checked.class, reason);
                     }
                     if core.config.background {
                         core.mover_bell.ring();
                         // Readers that go make room without ringing.
-                        let _ = tokio::time::timeout(deadline.left(ROOM_TURN), rung).await;
+                        let _ = tokio::time::timeout(patience.turn(ROOM_TURN), rung).await;
                     } else {
-                        self.make_room().await?;
+                        patience = self.make_room(patience).await?;
                     }
                 }
                 done => return Ok(done),
@@ -161,7 +161,8 @@ impl AsyncStore {
             if core.pressure() <= level || core.is_closed() {
                 return;
             }
-            if !core.config.background && self.make_room().await.is_err() {
+            let once = core.lanes.clock.patience(Duration::ZERO);
+            if !core.config.background && self.make_room(once).await.is_err() {
                 return;
             }
             let _ = tokio::time::timeout(LEVEL_TURN, rung).await;
@@ -170,9 +171,10 @@ impl AsyncStore {
 
     /// Does what the threads would do, where the store has none: on a thread for blocking work, since it may write to the
     /// cold tier.
-    async fn make_room(&self) -> Result<()> {
+    async fn make_room(&self, mut patience: Patience) -> Result<Patience> {
         let store = self.store.clone();
-        let task = tokio::task::spawn_blocking(move || store.core.make_room(Deadline::after(Duration::ZERO)));
+        let task =
+            tokio::task::spawn_blocking(move || store.core.make_room(&mut patience).map(|()| patience));
         task.await.map_err(|source| {
             Error::with_source(ErrorKind::Cold, "making room for an event did not finish", source)
         })?

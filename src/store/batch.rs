@@ -9,7 +9,6 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
-use crate::clock::Deadline;
 use crate::config::OnFull;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -248,7 +247,8 @@ impl Core {
         batch: &mut Batch,
         mut short: Short,
     ) -> Result<()> {
-        let (mut deadline, mut waited, mut tries) = (Deadline::after(self.config.append_timeout), false, 0);
+        let (mut patience, mut waited, mut tries) =
+            (self.lanes.clock.patience(self.config.append_timeout), false, 0);
         loop {
             let place = self.admission.line_up(short.reason);
             let turn = self.admission.in_turn(|| self.append_groups(checked, groups, batch, true));
@@ -257,22 +257,22 @@ impl Core {
             short = still;
             if progressed {
                 // The time-out is for waiting in vain.
-                (deadline, tries) = (Deadline::after(self.config.append_timeout), 0);
+                (patience, tries) = (self.lanes.clock.patience(self.config.append_timeout), 0);
             }
-            let passed = deadline.has_passed();
+            let passed = patience.is_over();
             if passed || self.admission.some_reject {
                 let retry = self.settle(checked, groups, batch, short, passed, tries);
                 if groups.left.is_empty() {
                     return Ok(());
                 }
                 if let Some(more) = retry {
-                    (deadline, tries) = (Deadline::after(more), tries.saturating_add(1));
+                    (patience, tries) = (self.lanes.clock.patience(more), tries.saturating_add(1));
                 }
             }
             if !std::mem::replace(&mut waited, true) {
                 self.admission.count_wait(short.class, short.reason);
             }
-            self.make_room(deadline)?;
+            self.make_room(&mut patience)?;
             drop(place);
         }
     }

@@ -202,6 +202,7 @@ impl StoreBuilder {
             on_recovery,
             seed,
         } = self;
+        let clock = clock.of_store(config.background);
         let shares = Shares::of(config.buffers);
         let mut taken = Taken::open(&config)?;
         let has_pages = taken.as_ref().is_some_and(|taken| taken.earlier.is_some());

@@ -164,6 +164,7 @@ impl Core {
             lanes.note_reads();
         }
         let sizes = Sizes::new(&config, lanes.pages.hot.pages_max());
+        let now = lanes.clock.instant();
         let spiller_bells = (0..spiller.count()).map(|_| Bell::default()).collect();
         Self {
             sizes,
@@ -180,7 +181,7 @@ impl Core {
             cold,
             engine: Mutex::new(engine),
             shared,
-            tidy: Mutex::new(Tidy::new()),
+            tidy: Mutex::new(Tidy::new(now)),
             spiller,
             life,
             log,
@@ -193,7 +194,7 @@ impl Core {
             removing: [const { Mutex::new(()) }; REMOVERS],
             admission,
             listeners: Listeners::default(),
-            watch: Watch::new(),
+            watch: Watch::new(now),
             room: Bell::default(),
             #[cfg(feature = "async")]
             room_async: tokio::sync::Notify::new(),
@@ -361,7 +362,7 @@ impl Core {
     pub(crate) fn move_once(&self) -> Turn {
         // A tier that does not answer takes no blocks either: what waits for it is squeezed. The next block that it takes
         // says that it does again.
-        if self.spiller.hangs(self.config.stall_after).is_some() {
+        if self.spiller.hangs(self.lanes.clock.instant(), self.config.stall_after).is_some() {
             self.shared.set_spills(0);
         }
         let progress = self.engine.lock().step(&self.config, &self.lanes, &self.shared);

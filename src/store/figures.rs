@@ -57,7 +57,7 @@ impl Core {
             events: self.event_stats(hot, warm, &admission),
             admission,
             stall,
-            oldest_guard: self.lanes.readers.oldest(),
+            oldest_guard: self.lanes.readers.oldest(self.lanes.clock.instant()),
             pinned_bytes: self.lanes.readers.limbo().pinned_bytes(),
             listener_panics: self.listeners.panics.load(Ordering::Relaxed),
             thread_panics: self.thread_panics.load(Ordering::Relaxed),

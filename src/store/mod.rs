@@ -457,7 +457,7 @@ impl Store {
     ) -> Result<Resized> {
         let size = bytes.into_byte_size();
         let size = size.map_err(|problem| Error::new(ErrorKind::InvalidInput, problem))?;
-        self.core.resize(region, size.as_u64(), Deadline::after(limit))
+        self.core.resize(region, size.as_u64(), self.core.lanes.clock.patience(limit))
     }
 
     /// Writes everything to the cold tier that is not there yet. Nothing leaves memory by it.

@@ -171,9 +171,11 @@ pub(crate) fn run_all(jobs: usize, job: &(dyn Fn(usize) -> u32 + Sync)) -> Vec<u
     done.into_iter().map(AtomicU32::into_inner).collect()
 }
 
-/// Builds the indexes of all partitions anew, on as many threads as there are processors.
+/// Builds the indexes of all partitions anew, on as many threads as there are processors; which of them is faster decides which
+/// index pages are whose, so in a stepped store on one.
 fn rebuild(lanes: &Lanes, partitions: Vec<Vec<FoundPage>>, source: &Source<'_>) -> Result<Rebuilt> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions.len());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if lanes.clock.is_stepped() { 1 } else { processors.min(partitions.len()) };
     let work: Vec<Mutex<Vec<FoundPage>>> = partitions.into_iter().map(Mutex::new).collect();
     let (next, outcome) = (AtomicUsize::new(0), Mutex::new(Ok(Rebuilt::default())));
     let turn = || {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::clock::Deadline;
+use crate::clock::Patience;
 use crate::config::{ByteSize, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eviction::vacate::{vacate, vacate_index};
@@ -18,6 +18,8 @@ use crate::store::core::Core;
 
 /// How long a shrinking region waits for readers or for the spiller before it looks again.
 const TURN: Duration = Duration::from_millis(2);
+/// As what a turn counts in a stepped store in which something moved.
+const BUSY_TURN: Duration = Duration::from_micros(50);
 
 /// The index keeps room for one page more for each so many that it uses.
 const INDEX_ROOM: u32 = 4;
@@ -110,7 +112,7 @@ impl Resized {
 }
 
 impl Core {
-    pub(crate) fn resize(&self, kind: RegionKind, bytes: u64, deadline: Deadline) -> Result<Resized> {
+    pub(crate) fn resize(&self, kind: RegionKind, bytes: u64, patience: Patience) -> Result<Resized> {
         self.check_open()?;
         let mut turn = self.sizes.turn.lock();
         self.interrupt(&mut turn);
@@ -137,7 +139,7 @@ impl Core {
         // in use.
         report.returned_bytes = region.settle();
         if pages < region.pages_committed() {
-            report.moved_pages = self.empty_above(kind, pages, deadline);
+            report.moved_pages = self.empty_above(kind, pages, patience);
             report.returned_bytes += region.settle();
             let reached = region.pages_committed().max(pages);
             self.set_max(kind, reached);
@@ -185,7 +187,9 @@ impl Core {
             let page = u64::from(self.region(kind).page_size());
             let wanted = before.saturating_sub(over.next_multiple_of(page)).max(least);
             // What it holds stays; it is as large as that then.
-            if self.resize(kind, wanted, Deadline::after(Duration::ZERO)).is_ok() && size(kind) < before {
+            if self.resize(kind, wanted, self.lanes.clock.patience(Duration::ZERO)).is_ok()
+                && size(kind) < before
+            {
                 let (now, before) = (ByteSize::new(size(kind)), ByteSize::new(before));
                 told.push(format!("{now} instead of {before} for the {kind} region"));
             }
@@ -319,11 +323,11 @@ impl Core {
     }
 
     /// Has everything at and above a page of a region moved or let go. How many pages were moved.
-    fn empty_above(&self, kind: RegionKind, pages: u32, deadline: Deadline) -> u64 {
+    fn empty_above(&self, kind: RegionKind, pages: u32, mut patience: Patience) -> u64 {
         let region = self.region(kind);
         let mut moved = 0;
         while region.withdraw(pages) > 0 {
-            if deadline.has_passed() || self.is_closed() {
+            if patience.is_over() || self.is_closed() {
                 break;
             }
             // Events that leave free hardly an index page, so none leaves for its sake.
@@ -332,7 +336,9 @@ impl Core {
             moved += vacated;
             self.lanes.readers.reclaim();
             if progress == 0 && vacated == 0 {
-                self.wait_for_room(deadline.left(TURN));
+                self.wait_for_room(patience.turn(TURN));
+            } else {
+                patience.turn(BUSY_TURN);
             }
         }
         moved

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock;
 use crate::eviction::defrag::{Defrag, Turn};
 use crate::pressure::RegionKind;
 use crate::store::core::Core;
@@ -39,8 +38,7 @@ struct Goal {
 }
 
 impl Tidy {
-    pub(crate) fn new() -> Self {
-        let now = clock::now();
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             next_look: now,
             regions: [Watched { since: now, most: 0, goal: None }; 3],
@@ -58,7 +56,7 @@ impl Watched {
 impl Core {
     /// Does some of what has time, if it is time.
     pub(crate) fn tidy(&self) {
-        let now = clock::now();
+        let now = self.lanes.clock.instant();
         // One at a time; and not while somebody changes a region's size.
         let (Some(mut tidy), Some(mut turn)) = (self.tidy.try_lock(), self.sizes.try_turn()) else { return };
         let shrinks = tidy.regions.iter().any(|watched| watched.goal.is_some());

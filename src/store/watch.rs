@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::clock;
 use crate::config::OnLeave;
 use crate::ids::Class;
 use crate::pressure::{BackPressure, HeldGuard, Pressure, PressureReason, RegionKind, Stall};
@@ -33,15 +32,14 @@ struct Seen {
 }
 
 impl Watch {
-    pub(crate) fn new() -> Self {
-        let now = clock::now();
+    pub(crate) fn new(now: Instant) -> Self {
         Self(Mutex::new(Seen { freed: 0, sampled_freed: 0, sampled: now, progress: now, rate: 0.0 }))
     }
 
     /// Takes note of how often pages were freed so far. Whether that is more than before, and whether the last sample of
     /// the rate was so long ago that another was taken.
-    fn sample(&self, freed: u64, level: Pressure) -> (bool, bool) {
-        let (mut seen, now) = (self.0.lock(), clock::now());
+    fn sample(&self, freed: u64, level: Pressure, now: Instant) -> (bool, bool) {
+        let mut seen = self.0.lock();
         let (more, elapsed) = (freed > seen.freed, now.saturating_duration_since(seen.sampled));
         if more || level < Pressure::Full {
             seen.progress = now;
@@ -58,9 +56,9 @@ impl Watch {
     }
 
     /// For how long nothing was freed although the store was full, and frees a second before that.
-    fn silence(&self) -> (Duration, f64) {
+    fn silence(&self, now: Instant) -> (Duration, f64) {
         let seen = self.0.lock();
-        (clock::now().saturating_duration_since(seen.progress), seen.rate)
+        (now.saturating_duration_since(seen.progress), seen.rate)
     }
 }
 
@@ -71,10 +69,10 @@ impl Core {
         let (pages, index) = (&self.lanes.pages, &self.lanes.index_region);
         let freed = pages.hot.releases() + pages.warm.releases() + index.releases();
         self.listeners.ring_if_changed(&self.lanes.gauge);
-        let (more, due) = self.watch.sample(freed, self.pressure());
+        let (more, due) = self.watch.sample(freed, self.pressure(), self.lanes.clock.instant());
         if due {
             // The age of a guard counts from when it is first seen.
-            self.lanes.readers.oldest();
+            self.lanes.readers.oldest(self.lanes.clock.instant());
         }
         more
     }
@@ -96,7 +94,7 @@ impl Core {
         let quota =
             class.filter(|_| reason == PressureReason::ClassQuota).map(|class| self.lanes.quota_of(class));
         let [used_bytes, limit_bytes] = quota.unwrap_or([stats.used_bytes, stats.max_bytes]);
-        let (silence, rate) = self.watch.silence();
+        let (silence, rate) = self.watch.silence(self.lanes.clock.instant());
         let wanted = (self.lanes.pages.hot.used_pages() + 1).saturating_sub(self.sizes.reject_pages()).max(1);
         // Frees may come in one by one, or none for long: the longer none came, the longer the next one is away.
         let by_rate = if rate > 0.0 { f64::from(wanted) / rate } else { 0.0 };
@@ -119,7 +117,11 @@ impl Core {
     /// Why no room is made although the store is full, if none is.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.look_round();
-        if self.pressure() < Pressure::Full { None } else { self.stall_after(self.watch.silence().0) }
+        if self.pressure() < Pressure::Full {
+            None
+        } else {
+            self.stall_after(self.watch.silence(self.lanes.clock.instant()).0)
+        }
     }
 
     /// The same for a full store in which nothing was freed for so long.
@@ -128,7 +130,9 @@ impl Core {
         if let Some(guard) = self.blocking_guard().filter(|guard| guard.held_for >= limit) {
             return Some(Stall::Guard(guard));
         }
-        if let Some((since, last_error)) = self.cold.as_ref().and_then(|_| self.spiller.trouble(limit)) {
+        if let Some((since, last_error)) =
+            self.cold.as_ref().and_then(|_| self.spiller.trouble(self.lanes.clock.instant(), limit))
+        {
             return Some(Stall::ColdTier { since, last_error });
         }
         let spills = |class: &crate::config::ClassConfig| {
@@ -158,7 +162,7 @@ impl Core {
         let has_room = |(used, max): (u32, u32)| f64::from(used) < f64::from(max) * reject;
         let held =
             pages.is_leaving() && has_room(hot) && has_room(numbers) && self.lanes.index_fill() < reject;
-        self.lanes.readers.oldest().filter(|_| held)
+        self.lanes.readers.oldest(self.lanes.clock.instant()).filter(|_| held)
     }
 
     /// Pages that lanes are writing.
@@ -178,18 +182,17 @@ mod tests {
 
     #[test]
     fn silence_counts_while_the_store_is_full_and_ends_with_the_first_free() {
-        let watch = Watch::new();
-        watch.sample(0, Pressure::Critical);
-        std::thread::sleep(Duration::from_millis(30));
-        watch.sample(0, Pressure::Full);
-        assert!(watch.silence().0 >= Duration::from_millis(30));
-        assert!(watch.sample(7, Pressure::Full).0, "seven were freed");
-        std::thread::sleep(Duration::from_millis(30));
-        watch.sample(9, Pressure::Full);
-        let (silence, rate) = watch.silence();
-        assert!(silence < Duration::from_secs(60) && rate > 0.0, "{silence:?} {rate}");
-        std::thread::sleep(Duration::from_millis(30));
-        assert!(!watch.sample(9, Pressure::Full).0, "none was freed since");
-        assert!(watch.silence().1 < rate, "a rate falls when nothing comes");
+        let begin = crate::clock::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let watch = Watch::new(begin);
+        watch.sample(0, Pressure::Critical, at(0));
+        watch.sample(0, Pressure::Full, at(30));
+        assert_eq!(watch.silence(at(30)).0, Duration::from_millis(30));
+        assert!(watch.sample(7, Pressure::Full, at(30)).0, "seven were freed");
+        watch.sample(9, Pressure::Full, at(60));
+        let (silence, rate) = watch.silence(at(61));
+        assert!(silence == Duration::from_millis(1) && rate > 0.0, "{silence:?} {rate}");
+        assert!(!watch.sample(9, Pressure::Full, at(90)).0, "none was freed since");
+        assert!(watch.silence(at(90)).1 < rate, "a rate falls when nothing comes");
     }
 }

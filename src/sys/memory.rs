@@ -32,11 +32,34 @@ pub(crate) struct Mapping {
     file: Option<File>,
 }
 
+/// Where mappings begin at least: what shares a mark of [`crate::pages::held`] must not depend on where the system puts them.
+const ALIGN: usize = 64 << 10;
+
+/// Maps a file at an aligned address. Gives the mapping and where in it the file begins.
+fn map_aligned(file: &File, len: usize) -> std::io::Result<(MmapRaw, usize)> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let raw =
+            MmapRaw::from(MmapOptions::new().len(len.saturating_add(ALIGN)).no_reserve_swap().map_anon()?);
+        let skip = raw.as_ptr().addr().wrapping_neg() % ALIGN;
+        let (access, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: what is mapped over is a part of `raw`, which nobody refers to yet and which ends with it.
+        let at =
+            unsafe { libc::mmap(raw.as_mut_ptr().add(skip).cast(), len, access, how, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok((raw, skip)) }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        MmapOptions::new().len(len).map_raw(file).map(|raw| (raw, 0))
+    }
+}
+
 impl Mapping {
     /// Reserves `len` bytes without taking physical memory or swap for them.
     pub(crate) fn anonymous(len: usize, what: &str) -> Result<Self> {
         let page = page_size();
-        let align = if len >= HUGE_PAGE { HUGE_PAGE.max(page) } else { page };
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { ALIGN }.max(page);
         // Room to align it, and a page on either side that nobody may touch: the system would otherwise take it and a
         // neighbour for one, and tell of both together.
         let spare = align + 2 * page;
@@ -85,7 +108,7 @@ impl Mapping {
 
     /// Maps `len` bytes of a file, which may be shorter: see [`Self::allocate`].
     pub(crate) fn shared(file: File, len: usize, what: &str) -> Result<Self> {
-        let raw = MmapOptions::new().len(len).map_raw(&file).map_err(|source| {
+        let (raw, skip) = map_aligned(&file, len).map_err(|source| {
             let size = ByteSize::new(len as u64);
             Error::io(format!("the system would not map {size} of the file of the {what} region"), source)
         })?;
@@ -95,7 +118,7 @@ impl Mapping {
         unsafe {
             libc::madvise(raw.as_mut_ptr().cast(), raw.len(), libc::MADV_DONTFORK);
         }
-        Ok(Self { raw, skip: 0, len, page: page_size(), file: Some(file) })
+        Ok(Self { raw, skip, len, page: page_size(), file: Some(file) })
     }
 
     /// How long the file is that lies behind the mapping.

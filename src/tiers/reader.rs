@@ -1,6 +1,6 @@
 //! Reading back from the cold tier: blocks, a small cache of them, and the events that were removed since.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -108,6 +108,9 @@ pub(crate) struct ColdReader {
     /// another lane, and be removed there.
     removed: RwLock<HashMap<(u64, LaneId), u64>>,
     removed_limit: usize,
+    /// Blocks that an earlier run put and did not see confirmed, and of which memory still has pages. They may hold events that
+    /// were lost with that run's memory, and are put again without them: until then they are not read.
+    unsure: RwLock<HashSet<BlockId>>,
     /// Held while blocks are deleted.
     expiring: Mutex<()>,
     /// The tier was begun without its server, and what is there has not been learnt since.
@@ -136,6 +139,7 @@ impl ColdReader {
             cache_limit,
             removed: RwLock::default(),
             removed_limit,
+            unsure: RwLock::default(),
             expiring: Mutex::default(),
             unknown: AtomicBool::new(unknown),
             loads: AtomicU64::new(0),
@@ -208,13 +212,32 @@ impl ColdReader {
         self.cache.lock().bytes + self.removed.read().len() * TOMBSTONE_BYTES
     }
 
-    /// A block, from the cache or from the tier. `None`: it was deleted because its events have expired. Of callers
-    /// who want the same block at once, one reads it.
+    /// Does not read these blocks until [`Self::confirmed`].
+    pub(crate) fn are_unsure(&self, ids: impl Iterator<Item = BlockId>) {
+        self.unsure.write().extend(ids);
+    }
+
+    pub(crate) fn is_unsure(&self, id: BlockId) -> bool {
+        self.unsure.read().contains(&id)
+    }
+
+    /// A block was put, as memory has it.
+    pub(crate) fn confirmed(&self, id: BlockId) {
+        if !self.unsure.read().is_empty() {
+            self.unsure.write().remove(&id);
+        }
+    }
+
+    /// A block, from the cache or from the tier. `None`: it was deleted because its events have expired, or memory has what
+    /// counts of it. Of callers who want the same block at once, one reads it.
     ///
     /// # Errors
     /// What the tier says, [`ErrorKind::Corrupt`] for a block that fails its check or is gone, and
     /// [`ErrorKind::Timeout`].
     pub(crate) fn load(&self, id: BlockId, deadline: Deadline) -> Loaded {
+        if self.is_unsure(id) {
+            return Ok(None);
+        }
         loop {
             let flight = {
                 // Looked at under the lock of the flights: who lands keeps the block before the flight is off the
@@ -473,18 +496,21 @@ impl ColdReader {
         // They stay noted until the tier has deleted them: who looks for an event meanwhile must not be told that there is
         // none. A read that finds one gone takes it for expired.
         infos.iter().for_each(|info| self.directory.insert(info.maybe_gone()));
-        self.tier.delete(&ids)?;
+        // A tier that fails may have deleted them all the same: what memory keeps of them must not be given while it does.
+        self.tier.delete(&ids).inspect_err(|_| self.forget(&ids))?;
         self.directory.remove(&infos.iter().map(|info| info.id).collect::<Vec<BlockId>>());
         let first = self.directory.first_seq(lane);
         // A page that is not in a block yet may still bring an event that was removed from it.
         let stale = |of: LaneId, seq: u64| of == lane && first.is_some_and(|first| seq < first);
-        let removed: Vec<Tombstone> = self
+        let mut removed: Vec<Tombstone> = self
             .removed
             .read()
             .iter()
             .filter(|((_, of), seq)| stale(*of, **seq))
             .map(|((id, of), seq)| tombstone(*id, *of, *seq))
             .collect();
+        // In an order that does not depend on how a map hashes.
+        removed.sort_unstable_by_key(|stone| stone.id);
         // A read that began before may still ask for them: it must not find an event whose note goes now.
         self.forget(&ids);
         // The blocks are gone even if this fails; the notes take room then until the lane's next blocks expire.

@@ -217,21 +217,22 @@ impl Spiller {
     }
 
     /// For how long the tier has failed, or has not answered for longer than `limit`, and what it said last.
-    pub(crate) fn trouble(&self, limit: Duration) -> Option<(Duration, Option<String>)> {
-        if let Some(hangs) = self.hangs(limit) {
+    pub(crate) fn trouble(&self, now: Instant, limit: Duration) -> Option<(Duration, Option<String>)> {
+        if let Some(hangs) = self.hangs(now, limit) {
             return Some((hangs, None));
         }
-        self.longest(|trouble| trouble.failing).map(|since| (since, self.counters.last_error.lock().clone()))
+        self.longest(now, |trouble| trouble.failing)
+            .map(|since| (since, self.counters.last_error.lock().clone()))
     }
 
     /// For how long the tier has not answered, if that is longer than `limit`.
-    pub(crate) fn hangs(&self, limit: Duration) -> Option<Duration> {
-        self.longest(|trouble| trouble.calling).filter(|since| *since > limit)
+    pub(crate) fn hangs(&self, now: Instant, limit: Duration) -> Option<Duration> {
+        self.longest(now, |trouble| trouble.calling).filter(|since| *since > limit)
     }
 
-    fn longest(&self, of: fn(&Trouble) -> Option<Instant>) -> Option<Duration> {
+    fn longest(&self, now: Instant, of: fn(&Trouble) -> Option<Instant>) -> Option<Duration> {
         let since = self.trouble.iter().filter_map(|trouble| of(&trouble.lock())).min();
-        since.map(|since| clock::now().saturating_duration_since(since))
+        since.map(|since| now.saturating_duration_since(since))
     }
 
     /// Learns what the tier has of the pages that an earlier run left: before anything is written, so all pages are such.
@@ -273,6 +274,7 @@ impl Spiller {
         let blocks: Vec<Arc<BlockInfo>> = entries.iter().flat_map(unfold).collect();
         if let Some(last) = blocks.last() {
             self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
+            cold.are_unsure(blocks.iter().map(|info| info.id));
             let mut turn = self.turns[number % self.count()].lock();
             turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
         }
@@ -306,7 +308,7 @@ impl Spiller {
         drain: bool,
     ) -> Result<u64> {
         let mut turn = self.turns[spiller].lock();
-        let jobs = self.gather(&mut turn, config, lanes, shared, spiller, drain);
+        let jobs = self.gather(&mut turn, config, lanes, shared, cold, spiller, drain);
         if jobs.is_empty() {
             if drain && (0..self.held.len()).any(|number| self.is_held(number)) {
                 cold.check_known()?;
@@ -319,7 +321,7 @@ impl Spiller {
         let (mut pages, mut failure, mut any) = (0, None, false);
         let mut groups = turn.apart(jobs);
         while let Some(group) = groups.pop() {
-            self.trouble[spiller].lock().calling = Some(clock::now());
+            self.trouble[spiller].lock().calling = Some(lanes.clock.instant());
             let Err(error) = self.put(&group.blocks, cold, names) else {
                 any = true;
                 pages += self.settle(&mut turn, group.jobs, lanes, shared, cold);
@@ -382,7 +384,9 @@ impl Spiller {
             if let Some((_, info)) = job.block {
                 self.counters.blocks.fetch_add(1, Ordering::Relaxed);
                 self.counters.events.fetch_add(info.events, Ordering::Relaxed);
+                let id = info.id;
                 cold.directory.insert(info);
+                cold.confirmed(id);
             }
             lane.set_clean(job.end_seq + u64::from(cfg!(canary = "one-page-too-many")));
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
@@ -395,12 +399,14 @@ impl Spiller {
     }
 
     /// Makes the blocks of a batch, from lane after lane.
+    #[expect(clippy::too_many_arguments, reason = "as for a step")]
     fn gather(
         &self,
         turn: &mut Turn,
         config: &Config,
         lanes: &Lanes,
         shared: &EvictionShared,
+        cold: &ColdReader,
         spiller: usize,
         drain: bool,
     ) -> Vec<Job> {
@@ -425,6 +431,7 @@ impl Spiller {
                     config,
                     lanes,
                     shared,
+                    cold,
                     number,
                     (last, from),
                     &turn.tried[number],
@@ -470,6 +477,7 @@ impl Spiller {
         config: &Config,
         lanes: &Lanes,
         shared: &EvictionShared,
+        cold: &ColdReader,
         number: usize,
         (last, from): ((LogicalPage, u64), u64),
         tried: &[(u64, u64)],
@@ -543,8 +551,9 @@ impl Spiller {
         drop(self.removing[number % self.count()].write());
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
-        // What the tier has of pages that were lost, it is to have no more: it would be found once they have left.
-        let replaces = again.is_some() && pages.iter().all(|(_, meta)| meta.is_blank());
+        // What the tier has of events that were lost with an earlier run's memory, it is to have no more: it would be found once
+        // these pages have left.
+        let replaces = cold.is_unsure(writer.id());
         drop(pin);
         let mut held = 0;
         let block = (replaces || !writer.rows().is_empty()).then(|| {

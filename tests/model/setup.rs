@@ -140,15 +140,7 @@ impl Setup {
             match rng.weighted(if kind == Kind::Faults { &[45, 25, 30] } else { &[65, 10, 25] }) {
                 0 => (false, None),
                 1 => (true, None),
-                _ => match rng.pick(&[DiskSync::EveryBatch, interval]) {
-                    // What this loses with power is not all known to the reference: see docs/testing.md.
-                    DiskSync::Interval(_)
-                        if kind == Kind::Faults && std::env::var_os("ESKER_INTERVAL").is_none() =>
-                    {
-                        (true, Some(DiskSync::EveryBatch))
-                    }
-                    mode => (true, Some(mode)),
-                },
+                _ => (true, Some(rng.pick(&[DiskSync::EveryBatch, interval]))),
             };
         let below = match rng.weighted(&[8, 60, 32]) {
             // Beside a log there is a tier.
@@ -225,6 +217,17 @@ impl Setup {
         self.seed.is_multiple_of(3)
     }
 
+    /// How long an append waits for room. Without threads that says how often it tries to make some: a turn is 10 ms.
+    fn append_timeout(&self) -> Duration {
+        let turns = match (self.has_tier(), self.threads) {
+            // A store that cannot make room would only wait in vain.
+            (false, _) => return Duration::from_millis(5),
+            (true, true) => 10,
+            (true, false) => [1, 2, 5, 10, 100][(self.seed >> 32) as usize % 5],
+        };
+        Duration::from_millis(10) * turns
+    }
+
     /// What bounds all memory.
     pub(crate) fn memory(&self) -> u64 {
         if !self.adapts() || self.keeps_pages() {
@@ -278,8 +281,7 @@ impl Setup {
             .defrag_below(self.defrag_below)
             // Reads are held over other steps, and the machine may stand still meanwhile.
             .fetch_timeout(Duration::from_secs(900))
-            // A store that cannot make room would only wait in vain.
-            .append_timeout(Duration::from_millis(if self.has_tier() { 100 } else { 5 }))
+            .append_timeout(self.append_timeout())
             .background(self.threads)
             .huge_pages(false);
         if self.adapts() {

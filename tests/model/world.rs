@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use esker::{Class, Clock, ErrorKind, RegionKind, Store, Stream};
+use esker::{Class, Clock, ErrorKind, RegionKind, Stats, Store, Stream};
 
 use crate::crash::FaultTotals;
 use crate::faults::Trouble;
@@ -159,6 +159,8 @@ pub(crate) struct World {
     weights: [u64; OPERATIONS.len()],
     notes: VecDeque<String>,
     most_notes: usize,
+    /// Whether the notes are to say all that a run comes to, so that two can be compared.
+    traces: bool,
     pub(crate) steps: usize,
 }
 
@@ -247,8 +249,18 @@ impl World {
             weights,
             notes: VecDeque::new(),
             most_notes: std::env::var("ESKER_NOTES").map_or(NOTES, |count| count.parse().unwrap()),
+            traces: false,
             steps: 0,
         }
+    }
+
+    /// Notes every step, and what the store's figures are after it.
+    pub(crate) fn trace(&mut self) {
+        (self.traces, self.most_notes) = (true, usize::MAX);
+    }
+
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.iter().map(String::as_str)
     }
 
     /// Takes that many steps, then checks everything once more.
@@ -289,6 +301,10 @@ impl World {
         let (step, serial) = (self.steps, self.reference.serial);
         operation(self)?;
         self.look_at_log(step, serial);
+        if self.traces {
+            let figures = figures(self.store().stats());
+            self.detail(|| figures);
+        }
         // Not in the middle of another step, whose call may have been cut off.
         if self.setup.kind == Kind::Faults && !self.nested { self.validate() } else { Ok(()) }
     }
@@ -317,7 +333,7 @@ impl World {
     }
 
     pub(crate) fn report(&self) -> String {
-        let notes: Vec<&str> = self.notes.iter().map(String::as_str).collect();
+        let notes: Vec<&str> = self.notes().collect();
         format!("store: {}\nlast steps:\n  {}", self.setup.describe(), notes.join("\n  "))
     }
 
@@ -455,4 +471,15 @@ impl World {
         let refuses = matches!(&self.setup.below, Below::Sim(disk) if disk.sync_has_failed());
         (self.down, self.altered) = (refuses || self.setup.faults.may_die(), false);
     }
+}
+
+/// What must be the same whenever a seed is run: all but times and addresses.
+fn figures(stats: Stats) -> String {
+    let Stats { pressure, regions, defrag, events, eviction, admission, mut cold, mut log, sizing, .. } =
+        stats;
+    let used = regions.map(|region| (region.used_pages, region.max_bytes));
+    (cold.spill, cold.load) = Default::default();
+    (log.since_sync, log.sync) = Default::default();
+    let of_memory = format!("{pressure:?} {used:?} {defrag:?} {events:?} {eviction:?} {admission:?}");
+    format!("\n    {of_memory} {cold:?} {log:?} {sizing:?}")
 }

@@ -66,7 +66,8 @@ fn a_reader_that_holds_pages_of_a_full_index_does_not_empty_memory() {
         .class(ClassConfig::new("all").on_leave(OnLeave::Drop))
         .append_timeout(Duration::from_secs(60))
         .background(false);
-    let store = Store::builder(config.build().unwrap()).clock(Clock::manual(0)).open().unwrap();
+    let clock = Clock::manual(0);
+    let store = Store::builder(config.build().unwrap()).clock(clock.clone()).open().unwrap();
     let append = |n: u64, limit: u64| {
         let event = Event::new(Stream::from_raw(n / 8), crate::ids::mix(n, 5), n as i64, 0).payload(&[7; 60]);
         store.append_timeout(&event, Duration::from_millis(limit)).map(|_| ())
@@ -78,7 +79,11 @@ fn a_reader_that_holds_pages_of_a_full_index_does_not_empty_memory() {
     let mut history = guard.history(last);
     assert!(history.next().is_some());
     // New streams take index pages until all of them are held.
-    let error = (60_000..200_000).try_for_each(|n| append(n, 4000)).unwrap_err();
+    let fill = |from: u64| (from..from + 140_000).try_for_each(|n| append(n, 4000)).unwrap_err();
+    // Seen first, then for long: by this clock.
+    fill(60_000);
+    clock.set_ms(2000);
+    let error = fill(300_000);
     assert_eq!(error.kind(), ErrorKind::MemoryPressure);
     assert!(error.to_string().contains("has held a guard"), "{error}");
     let left = lanes.in_memory();
