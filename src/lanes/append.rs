@@ -48,7 +48,7 @@ pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 const INDEX_SPARE: u32 = 8;
 const INDEX_STEP: u64 = 64;
 /// Steps of the mover in which no page of the index came back, after which none is waited for: some may be held for long.
-const INDEX_WAITS: u32 = 16;
+const INDEX_WAITS: u32 = 4;
 
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {

@@ -223,6 +223,8 @@ impl Setup {
             // A store that cannot make room would only wait in vain.
             (false, _) => return Duration::from_millis(5),
             (true, true) => 10,
+            // Whether appends are refused too often is judged there.
+            (true, false) if self.kind != Kind::Faults => 10,
             (true, false) => [1, 2, 5, 10, 100][(self.seed >> 32) as usize % 5],
         };
         Duration::from_millis(10) * turns
