@@ -14,7 +14,7 @@ use crate::lanes::append::Lanes;
 use crate::lanes::partition::Partition;
 use crate::lanes::replay::{FoundRecord, Replay, Survey, Walk};
 use crate::pages::restore::{FoundPage, Quarantine};
-use crate::pages::table::{Restored, Tier};
+use crate::pages::table::{Restored, Tier, Zone};
 use crate::sync::Ordering;
 
 /// Pages that a lane may lack in its middle for the lane to be kept in one piece.
@@ -51,6 +51,8 @@ pub(crate) struct Source<'s> {
     /// it may know more.
     pub(crate) tombstones: HashMap<(u64, LaneId), u64>,
     pub(crate) now_ms: i64,
+    /// Whether pages were put back from a log, which knows what the cold tier had confirmed; not found in memory.
+    pub(crate) from_log: bool,
     /// The page number below which the cold tier has confirmed everything of a lane.
     pub(crate) confirmed: &'s (dyn Fn(LaneId) -> u64 + Sync),
     /// Whether the cold tier has a block of that page of a lane. It may have one, and none of a page before.
@@ -79,7 +81,8 @@ impl Lanes {
         for (class, found) in lanes.into_iter().enumerate() {
             let lane = LaneId::new(number, Class::new(class));
             let confirmed = (source.confirmed)(lane);
-            let (pages, next_seq) = self.in_order(lane, found, confirmed, &mut rebuilt.lost)?;
+            let (pages, next_seq) =
+                self.in_order(lane, found, confirmed, source.from_log, &mut rebuilt.lost)?;
             let mut so_far = i64::MIN;
             for (at, page) in pages.iter().enumerate() {
                 let next = pages.get(at + 1).copied();
@@ -128,6 +131,7 @@ impl Lanes {
         lane: LaneId,
         mut found: Vec<FoundPage>,
         confirmed: u64,
+        from_log: bool,
         lost: &mut Quarantine,
     ) -> Result<(Vec<LogicalPage>, u64)> {
         found.sort_unstable_by_key(|page| (page.seq, page.page));
@@ -164,6 +168,11 @@ impl Lanes {
                     );
                     Error::new(ErrorKind::Corrupt, text)
                 })?;
+                if !from_log {
+                    // It stands for one that is damaged, of which the cold tier may have a good copy: that is not to be
+                    // replaced, so it is not blank.
+                    self.pages.meta(open.page).cover(&Zone::NOTHING, i64::MIN + 1);
+                }
                 pages.push(open.page);
             }
             pages.extend(page);

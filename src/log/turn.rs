@@ -236,7 +236,7 @@ impl Turn {
         if let Some(removed) = &lanes.pages.removed {
             removed.take_fresh(self.sizes.removed.saturating_sub(self.removed.len()), &mut self.removed);
         }
-        let moved = |(at, lane): (usize, &Lane)| lane.tail_seq() > self.tails[at];
+        let moved = |(at, lane): (usize, &Lane)| lane.tail_seq().max(lane.clean_seq()) > self.tails[at];
         if self.unit.is_empty() && self.removed.is_empty() && !lanes.lanes().enumerate().any(moved) {
             return Ok(());
         }

@@ -37,12 +37,16 @@ use crate::store::tidy::Tidy;
 use crate::store::watch::Watch;
 use crate::sys::machine::Machine;
 use crate::sys::memory::Slab;
+use crate::tiers::entry::BlockInfo;
 use crate::tiers::reader::ColdReader;
 use crate::tiers::spiller::Spiller;
 
 /// Milliseconds from 1970 to 2020.
 const ID_EPOCH_MS: i64 = 1_577_836_800_000;
 const ID_COUNTER_BITS: u32 = 20;
+
+/// How long a turn of the log may take before blocks that it should know of are deleted all the same.
+const LOG_TURN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Core {
     pub(crate) sizes: Sizes,
@@ -431,7 +435,12 @@ impl Core {
             if horizon == i64::MIN {
                 continue;
             }
-            let expired = cold.expire(lane, |info| info.newest_ms <= horizon)?;
+            let is_old = |info: &BlockInfo| info.newest_ms <= horizon;
+            // Whatever comes of it: a log without room must not keep from being deleted what makes some.
+            if !cold.directory.blocks(lane, u64::MAX, is_old).is_empty() {
+                self.log_what_left(Deadline::after(LOG_TURN));
+            }
+            let expired = cold.expire(lane, is_old)?;
             self.expired_blocks.fetch_add(expired, Ordering::Relaxed);
         }
         Ok(())
@@ -439,7 +448,15 @@ impl Core {
 
     pub(crate) fn flush(&self, deadline: Deadline) -> Result<()> {
         self.check_open()?;
-        self.drain(deadline)
+        self.drain(deadline)?;
+        self.log_what_left(deadline);
+        Ok(())
+    }
+
+    /// Has the log know what the cold tier has confirmed. After a loss of power it goes by that: of blocks behind a page that it
+    /// has and the tier has not, it could not tell that they were confirmed. A log that fails says so to whoever appends.
+    fn log_what_left(&self, deadline: Deadline) {
+        let _ = self.sync_log(deadline);
     }
 
     /// Writes what is in memory now. What comes meanwhile is not waited for.

@@ -67,7 +67,7 @@ pub(crate) fn recover(
     if lost.pages == 0 {
         check_history(&found, confirmed)?;
     }
-    let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost)?;
+    let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost, false)?;
     Ok(Recovered { took: begin.elapsed(), ..recovered })
 }
 
@@ -83,6 +83,7 @@ pub(crate) fn take_over(
     tell: Option<&OnRecovery>,
     found: Vec<FoundPage>,
     lost: Quarantine,
+    from_log: bool,
 ) -> Result<Recovered> {
     let begin = clock::now();
     let (of, done) = (found.len() as u64, AtomicU64::new(0));
@@ -102,6 +103,7 @@ pub(crate) fn take_over(
         removed: lanes.pages.removed_records(),
         tombstones: cold.map(ColdReader::removed).unwrap_or_default(),
         now_ms: lanes.clock.now_ms(),
+        from_log,
         confirmed,
         block_begin: &|lane, seq| block_begin(cold, lane, seq),
         progress: &progress,

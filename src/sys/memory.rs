@@ -40,9 +40,11 @@ fn map_aligned(file: &File, len: usize) -> std::io::Result<(MmapRaw, usize)> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
+        // Or a file system that gives huge pages could not map any.
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { ALIGN }.max(page_size());
         let raw =
-            MmapRaw::from(MmapOptions::new().len(len.saturating_add(ALIGN)).no_reserve_swap().map_anon()?);
-        let skip = raw.as_ptr().addr().wrapping_neg() % ALIGN;
+            MmapRaw::from(MmapOptions::new().len(len.saturating_add(align)).no_reserve_swap().map_anon()?);
+        let skip = raw.as_ptr().addr().wrapping_neg() % align;
         let (access, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
         // SAFETY: what is mapped over is a part of `raw`, which nobody refers to yet and which ends with it.
         let at =

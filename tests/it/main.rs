@@ -14,6 +14,7 @@ mod choices;
 mod cluster;
 mod common;
 mod concurrency;
+mod confirmed;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod corrupt_cold;
