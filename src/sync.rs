@@ -1,7 +1,7 @@
 //! Atomics and spinning from std, or from loom when its model checker runs (`--cfg loom`).
 //!
 //! Only code that loom checks (free list, page table, id index) takes its atomics from here under loom;
-//! the rest of the crate is not built then. With `--cfg esker_jitter` they are slow now and then ([`jitter`]).
+//! the rest of the crate is not built then. With `--cfg esker_jitter` they are slow now and then (`jitter.rs`).
 
 #[cfg(esker_jitter)]
 mod jitter;

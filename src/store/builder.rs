@@ -387,7 +387,7 @@ fn keep(
             let replayed = log.replay(config, lanes, marks, cold_pages)?;
             let Replayed { found, lost, damaged, last_id: last } = replayed;
             last_id[0].fetch_max(last, Ordering::Relaxed);
-            let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost, true)?;
+            let recovered = take_over(config, lanes, cold, confirmed, tell, (found, lost), true)?;
             let took = begin.elapsed();
             Some(Recovered { from_log: true, damaged_log_parts: damaged, took, ..recovered })
         }

@@ -67,7 +67,7 @@ pub(crate) fn recover(
     if lost.pages == 0 {
         check_history(&found, confirmed)?;
     }
-    let recovered = take_over(config, lanes, cold, confirmed, tell, found, lost, false)?;
+    let recovered = take_over(config, lanes, cold, confirmed, tell, (found, lost), false)?;
     Ok(Recovered { took: begin.elapsed(), ..recovered })
 }
 
@@ -81,8 +81,7 @@ pub(crate) fn take_over(
     cold: Option<&ColdReader>,
     confirmed: &(dyn Fn(LaneId) -> u64 + Sync),
     tell: Option<&OnRecovery>,
-    found: Vec<FoundPage>,
-    lost: Quarantine,
+    (found, lost): (Vec<FoundPage>, Quarantine),
     from_log: bool,
 ) -> Result<Recovered> {
     let begin = clock::now();
