@@ -40,10 +40,12 @@ impl Clock {
     /// Clones share one time.
     ///
     /// A store with such a clock that has no threads ([`background(false)`](crate::ConfigBuilder::background)) is *stepped*:
-    /// nothing in it depends on how fast the machine is. Given the same seed and the same calls it does the same each time.
+    /// nothing in it depends on how fast the machine is, if a [slice](crate::ConfigBuilder::slice) of the mover's work has time
+    /// enough and its rate has no limit. Given the same seed and the same calls it does the same each time.
     /// What its threads would do after some time is due when this clock has been set forward by as much, and
     /// [`Store::append`](crate::Store::append) and [`Store::resize_region`](crate::Store::resize_region) do not sleep: they try
-    /// again at once, as often as their time-out has turns of waiting (of 10 and of 2 milliseconds).
+    /// again at once, as often as their time-out has turns of waiting (of 10 and of 2 milliseconds). So they do not wait for what
+    /// another thread does, such as dropping a guard.
     ///
     /// ```
     /// let clock = esker::Clock::manual(1_000);

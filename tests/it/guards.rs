@@ -247,7 +247,7 @@ fn a_guard_that_is_refreshed_holds_nothing_up() {
         }
     }
     assert!(store.stats().events.dropped > 5_000);
-    std::thread::sleep(Duration::from_millis(60));
+    clock.set_ms(clock.now_ms() + 60);
     let before = store.stats().oldest_guard.unwrap();
     guard.refresh();
     let after = store.stats().oldest_guard.unwrap();
