@@ -202,6 +202,10 @@ impl fmt::Display for BackPressure {
                 write!(f, "; try again in {wait} ms, and make room on the disk of the data directory")
             }
             PressureReason::QueueFull => write!(f, "; try again in {wait} ms, or pause the source"),
+            PressureReason::IndexFull => write!(
+                f,
+                "; try again in {wait} ms, or make `index` larger (Store::resize_region does while the store runs)"
+            ),
             _ => write!(f, "; try again in {wait} ms, slow the source down, or give the store more memory"),
         }
     }

@@ -85,8 +85,8 @@ pub struct Store {
 pub struct CloseReport {
     /// Events that the close itself wrote to the cold tier.
     pub spilled: u64,
-    /// Events that were only in memory when the deadline passed, or that have no cold tier to go to: they end with
-    /// the process.
+    /// Events that were only in memory when the deadline passed, that have no cold tier to go to, or whose class drops them: they
+    /// end with the process, unless [`Durability`](crate::Durability) keeps pages.
     pub left: u64,
     /// Events in the cold tier's blocks: what reopening will find, and with it events that were removed or have
     /// expired but whose block is still there.

@@ -384,7 +384,8 @@ fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)]) -> Resu
                 ErrorKind::Incompatible,
                 format!(
                     "the pages in {} were written with {name} {before}, the configuration says {now}; open the store as it \
-                     was and close it cleanly with a cold tier before changing this, or use another shared_dir{}",
+                     was and close it cleanly with a cold tier before changing this{}. Events of classes that \
+                     are dropped never go there: if only those are left after a flush and may be lost, delete the directory",
                     dir.path().display(),
                     if name == "seed" { " (they belong to another data directory)" } else { "" }
                 ),
