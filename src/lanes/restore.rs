@@ -14,7 +14,7 @@ use crate::lanes::append::Lanes;
 use crate::lanes::partition::Partition;
 use crate::lanes::replay::{FoundRecord, Replay, Survey, Walk};
 use crate::pages::restore::{FoundPage, Quarantine};
-use crate::pages::table::{Restored, Tier, Zone};
+use crate::pages::table::{Restored, Tier};
 use crate::sync::Ordering;
 
 /// Pages that a lane may lack in its middle for the lane to be kept in one piece.
@@ -169,9 +169,7 @@ impl Lanes {
                     Error::new(ErrorKind::Corrupt, text)
                 })?;
                 if !from_log {
-                    // It stands for one that is damaged, of which the cold tier may have a good copy: that is not to be
-                    // replaced, so it is not blank.
-                    self.pages.meta(open.page).cover(&Zone::NOTHING, i64::MIN + 1);
+                    self.pages.meta(open.page).stand_for_damaged();
                 }
                 pages.push(open.page);
             }

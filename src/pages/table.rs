@@ -549,6 +549,12 @@ impl PageMeta {
         self.last_arrival() == i64::MIN
     }
 
+    /// Has a page that stands for a damaged one not be blank: what the cold tier has of that is good, and is not to be replaced.
+    /// It counts as old as it can be.
+    pub(crate) fn stand_for_damaged(&self) {
+        self.cover(&Zone::NOTHING, i64::MIN + 1);
+    }
+
     /// The time that the page's age is counted from: its newest event, or its last arrival where that is earlier,
     /// so that an event from the future does not keep the page.
     pub(crate) fn newest(&self) -> i64 {
