@@ -15,6 +15,9 @@ pub struct Recovered {
     /// Whether the pages were put back from the log of [`Durability::Disk`](crate::Durability::Disk), because the machine
     /// had been restarted, or shared memory lost. What the cold tier has stays there then.
     pub from_log: bool,
+    /// Whether the pages of the earlier run were looked for where they had been and were not there any more, as after a
+    /// restart of the system with [`Durability::Process`](crate::Durability::Process): what only they held is lost.
+    pub pages_gone: bool,
     /// Pages taken over.
     pub pages: u64,
     /// Events taken over: all that were acknowledged and not removed, and perhaps one batch for each writer that was
@@ -44,7 +47,8 @@ pub struct Recovered {
 impl Recovered {
     /// Whether nothing was missing and nothing damaged.
     pub fn is_whole(&self) -> bool {
-        self.lost_pages == 0
+        !self.pages_gone
+            && self.lost_pages == 0
             && self.lost_events == 0
             && self.mended_links == 0
             && self.damaged_name_bytes == 0

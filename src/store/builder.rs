@@ -26,6 +26,7 @@ use crate::store::core::{Core, Kept};
 use crate::store::durable::FoundLog;
 use crate::store::letters::DeadLetterSink;
 use crate::store::life::Life;
+use crate::store::page_set::PageSet;
 use crate::store::recover::{OnRecovery, attach, block_begin, recover, take_over};
 use crate::store::screen::Screen;
 use crate::store::shared::{Earlier, Shared, Taken};
@@ -204,6 +205,7 @@ impl StoreBuilder {
         } = self;
         let clock = clock.of_store(config.background);
         let shares = Shares::of(config.buffers);
+        let mut page_set = PageSet::open(&config)?;
         let mut taken = Taken::open(&config)?;
         let has_pages = taken.as_ref().is_some_and(|taken| taken.earlier.is_some());
         let mut found_log = FoundLog::take(&config, has_pages)?;
@@ -211,6 +213,7 @@ impl StoreBuilder {
             log.compare(taken)?;
         }
         let earlier = taken.as_ref().and_then(|taken| taken.earlier.as_ref());
+        let gone = page_set.choose(&config, earlier)?;
         if let Some(earlier) = earlier
             && earlier.partitions != config.partitions
             && !config.partitions_fixed
@@ -244,15 +247,24 @@ impl StoreBuilder {
         }
         // Pages that are put back have the numbers that they had.
         let begun = replayed.map_or(begun, |identity| identity.first_seq);
-        let (mut shared, earlier) = match taken.map(|taken| taken.settle(&config, seed, begun)).transpose()? {
-            Some((shared, earlier)) => (Some(shared), earlier),
-            None => (None, None),
+        let (mut shared, earlier, alone) = match taken {
+            Some(taken) => {
+                let (shared, earlier) = taken.settle(&config, seed, begun, page_set)?;
+                (Some(shared), earlier, None)
+            }
+            None => (None, None, Some(page_set)),
         };
         let first_seq = earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let names = Names::new(seed, shares.names);
         let screen = Screen::new(&config, seed, resolver, dead_letters.clone());
         let cold = tier.map(|tier| open_cold(&config, tier, &names, &shares, first_seq)).transpose()?;
         let machine = Arc::new(Machine::new(&config)?);
+        if let Some(dir) = &gone {
+            machine.warn(format!(
+                "the pages that this data directory had in {} are not there any more (they end with the system, where they                  are in shared memory): what only they held is lost",
+                dir.display()
+            ));
+        }
         let system = Region::open(RegionKind::System, config.system.whole(), &machine)?;
         let removed = cold.as_ref().map(ColdReader::removed_up_to).unwrap_or_default();
         let confirmed = |lane| cold.as_ref().map_or(0, |cold| cold.directory.end_seq(lane)).max(first_seq);
@@ -298,7 +310,13 @@ impl StoreBuilder {
                 on_recovery.as_ref(),
             )
         });
-        let (kept, log) = kept.transpose()?.unzip();
+        let (mut kept, log) = kept.transpose()?.unzip();
+        if let Some(kept) = kept.as_mut().filter(|_| gone.is_some()) {
+            kept.recovered.get_or_insert_default().pages_gone = true;
+        }
+        if let Some(mut page_set) = alone {
+            page_set.opened(config.durability)?;
+        }
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
         let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
@@ -400,7 +418,7 @@ fn keep(
         (Some(log), Some(marks)) => Some(log.begin(config, lanes, marks, identity)?),
         _ => None,
     };
-    shared.opened()?;
+    shared.opened(config.durability)?;
     Ok((Kept { recovered: recovered.map(names_found), last_id, shared }, log))
 }
 

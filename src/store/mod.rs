@@ -18,6 +18,7 @@ mod history;
 mod letters;
 mod life;
 mod listeners;
+mod page_set;
 mod placement;
 mod recover;
 mod remove;

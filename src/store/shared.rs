@@ -10,6 +10,8 @@
 //! index, index tables  the indexes             image  what of them was on the heap when the store was closed
 //! ```
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
@@ -19,11 +21,14 @@ use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::restore::shared_slab;
 use crate::store::builder::fresh_seed;
+use crate::store::page_set::PageSet;
 use crate::sys::memory::Slab;
 use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
 
-/// The version of everything in the directory.
-const VERSION: u32 = 1;
+/// The versions of everything in the directory. In the second one the record has the number of the set of pages
+/// ([`PageSet`]): it is written where there is one, since the first does not know it.
+const VERSION: u32 = 2;
+const WITHOUT_SET: u32 = 1;
 const RECORD: &str = "record";
 /// The files whose length follows from the layout: if one is shorter, something of it is missing.
 const TABLES: [&str; 3] = ["table", "places", "removed"];
@@ -65,12 +70,19 @@ pub(crate) struct Earlier {
     pub(crate) first_seq: u64,
     /// Which files of pages these are, where a log was written beside them: another number wherever they were made anew.
     pub(crate) pages: Option<u64>,
+    /// Which pages of the data directory they are: see [`PageSet`].
+    pub(crate) set: Option<u64>,
     fields: Vec<(String, String)>,
 }
 
 impl Earlier {
     pub(crate) fn was_closed(&self) -> bool {
         matches!(self.state, State::Closed | State::Settled)
+    }
+
+    /// Whether there may be events here that nothing else has.
+    pub(crate) fn holds_events(&self) -> bool {
+        matches!(self.state, State::Open | State::Closed)
     }
 
     /// Which start of the system it was that the files were used in, if a log was written beside them.
@@ -91,6 +103,7 @@ impl Earlier {
             partitions: field("partitions")?.parse().ok()?,
             first_seq: field("first_seq")?.parse().ok()?,
             pages: field("pages").map(|pages| u64::from_str_radix(pages, 16)).transpose().ok()?,
+            set: field("set").map(str::parse).transpose().ok()?,
             fields,
         })
     }
@@ -112,6 +125,7 @@ pub(crate) struct Shared {
     pub(crate) pages: u64,
     /// What a store that was closed has left of its heap. Any later write of the record makes it worthless.
     pub(crate) image: Option<Vec<u64>>,
+    page_set: Mutex<PageSet>,
     /// Until the store is open: what the record said before, which holds still if it does not come to that.
     before: Mutex<Option<State>>,
 }
@@ -203,7 +217,7 @@ impl Taken {
 
     fn begin_anew(&mut self) -> Result<()> {
         // Should this end in the middle, the next opening goes on with it.
-        self.record.write(VERSION, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
+        self.record.write(WITHOUT_SET, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
         for name in FILES {
             self.dir.delete(name)?;
         }
@@ -221,13 +235,14 @@ impl Taken {
         config: &Config,
         seed: u64,
         begun: u64,
+        page_set: PageSet,
     ) -> Result<(Shared, Option<Earlier>)> {
+        let layout = |first_seq, pages| layout(config, seed, first_seq, pages, page_set.number());
         let pages_of = |earlier: &Option<Earlier>| {
             earlier.as_ref().and_then(|earlier| earlier.pages).unwrap_or_else(fresh_seed)
         };
         if let Some(earlier) = &self.earlier
-            && let Err(error) =
-                fits(&self.dir, earlier, &layout(config, seed, earlier.first_seq, pages_of(&self.earlier)))
+            && let Err(error) = fits(&self.dir, earlier, &layout(earlier.first_seq, pages_of(&self.earlier)))
         {
             // What differs does not matter where the cold tier has everything.
             if earlier.state != State::Settled {
@@ -237,7 +252,7 @@ impl Taken {
         }
         let first_seq = self.earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let pages = pages_of(&self.earlier);
-        let layout = layout(config, seed, first_seq, pages);
+        let layout = Mutex::new(layout(first_seq, pages));
         if self.earlier.is_some() {
             check_lengths(&self.dir, config)?;
         }
@@ -245,8 +260,8 @@ impl Taken {
         let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
         let image = if closed { read_image(&dir, record.turn()) } else { None };
         let before = Mutex::new(earlier.as_ref().map(|earlier| earlier.state));
-        let shared =
-            Shared { dir, record: Mutex::new(record), layout: Mutex::new(layout), pages, image, before };
+        let (record, page_set) = (Mutex::new(record), Mutex::new(page_set));
+        let shared = Shared { dir, record, layout, pages, image, page_set, before };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
         Ok((shared, earlier))
     }
@@ -259,14 +274,16 @@ impl Shared {
         for (name, value) in layout.iter() {
             text.push_str(&format!("{name} {value}\n"));
         }
-        self.record.lock().write(VERSION, &text)
+        let has_set = layout.iter().any(|(name, _)| name == "set");
+        self.record.lock().write(if has_set { VERSION } else { WITHOUT_SET }, &text)
     }
 
     /// Notes that the files are whole and in use. In both copies: an older one that says that there is nothing to lose must
     /// not be what is left if the newer one is damaged.
-    pub(crate) fn opened(&self) -> Result<()> {
+    pub(crate) fn opened(&self, durability: Durability) -> Result<()> {
         self.write(State::Open)?;
         self.write(State::Open)?;
+        self.page_set.lock().opened(durability)?;
         self.dir.delete(IMAGE)?;
         *self.before.lock() = None;
         Ok(())
@@ -280,7 +297,8 @@ impl Shared {
             let number = self.record.lock().turn() + 1;
             let _ = self.dir.write_words(IMAGE, number, &[&lengths(&self.dir), image].concat());
         }
-        self.write(if settled { State::Settled } else { State::Closed })
+        self.write(if settled { State::Settled } else { State::Closed })?;
+        if settled { self.page_set.lock().settled() } else { Ok(()) }
     }
 
     /// Whether the next opening can take over what the files hold as it is. Files on a disk may be of different moments
@@ -312,7 +330,7 @@ fn lengths(dir: &SharedDir) -> [u64; MAPPED.len()] {
 }
 
 /// Where the files are or would be. The data directory, after which they are named, is made for it.
-fn place(config: &Config) -> Result<Option<std::path::PathBuf>> {
+fn place(config: &Config) -> Result<Option<PathBuf>> {
     if config.durability.keeps_pages()
         && config.shared_dir.is_none()
         && let Some(data) = &config.data_dir
@@ -325,12 +343,11 @@ fn place(config: &Config) -> Result<Option<std::path::PathBuf>> {
 
 /// A store that keeps its pages to itself must not go on where another has left events that only its files hold: it would
 /// number its pages as that one did.
-fn check_unused(path: &std::path::Path) -> Result<()> {
+fn check_unused(path: &Path) -> Result<()> {
     let record = path.join(RECORD);
     let Ok(file) = std::fs::File::open(&record) else { return Ok(()) };
-    let state =
-        Record::read(file, &record).ok().and_then(|(_, found)| Some(Earlier::parse(&found.text)?.state));
-    if matches!(state, None | Some(State::Settled | State::New)) {
+    let earlier = Record::read(file, &record).ok().and_then(|(_, found)| Earlier::parse(&found.text));
+    if !earlier.is_some_and(|earlier| earlier.holds_events()) {
         return Ok(());
     }
     Err(Error::new(
@@ -343,8 +360,44 @@ fn check_unused(path: &std::path::Path) -> Result<()> {
     ))
 }
 
+/// What waits in a directory of pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiting {
+    /// The set that was asked for is not there.
+    Nothing,
+    /// It is, and the cold tier has everything of it.
+    Settled,
+    /// It is, or that cannot be told.
+    Events,
+}
+
+/// Whether events of a set of pages wait in a directory that this store does not have.
+///
+/// # Errors
+/// [`ErrorKind::Io`].
+pub(crate) fn what_waits(path: &Path, set: u64) -> Result<Waiting> {
+    let record = path.join(RECORD);
+    let file = match std::fs::File::open(&record) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Waiting::Nothing);
+        }
+        Err(error) => return Err(Error::io(format!("cannot look at {}", record.display()), error)),
+    };
+    let earlier = match Record::read(file, &record) {
+        Ok((_, found)) => Earlier::parse(&found.text),
+        Err(error) if error.kind() == ErrorKind::Corrupt => None,
+        Err(error) => return Err(error),
+    };
+    Ok(match earlier {
+        Some(earlier) if earlier.set != Some(set) || earlier.state == State::New => Waiting::Nothing,
+        Some(earlier) if earlier.state == State::Settled => Waiting::Settled,
+        _ => Waiting::Events,
+    })
+}
+
 /// Everything that the bytes of the files depend on.
-fn layout(config: &Config, seed: u64, first_seq: u64, pages: u64) -> Vec<(String, String)> {
+fn layout(config: &Config, seed: u64, first_seq: u64, pages: u64, set: Option<u64>) -> Vec<(String, String)> {
     let entries = u64::from(config.logical_pages_ceiling()) + 1;
     let mut fields = vec![
         ("seed".to_string(), format!("{seed:016x}")),
@@ -361,6 +414,9 @@ fn layout(config: &Config, seed: u64, first_seq: u64, pages: u64) -> Vec<(String
     if config.durability.disk().is_some() {
         fields.push(("boot".to_string(), boot()));
         fields.push(("pages".to_string(), format!("{pages:016x}")));
+    }
+    if let Some(set) = set {
+        fields.push(("set".to_string(), set.to_string()));
     }
     for (number, class) in config.classes.iter().enumerate() {
         let name: String = class.name.bytes().map(|byte| format!("{byte:02x}")).collect();

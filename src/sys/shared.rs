@@ -212,6 +212,14 @@ impl Record {
         self.turn
     }
 
+    /// Waits until what was written is on the disk.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_all()
+    }
+
     /// Writes the record anew, over the older copy.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod kept;
 mod many_blocks;
 mod moving;
 mod on_full;
+mod page_sets;
 mod policies;
 mod process;
 mod resize;

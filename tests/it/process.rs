@@ -11,7 +11,7 @@ use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, ErrorKind, Ev
 use crate::common::{Random, append_proof, child_argument, proof, small, verify};
 #[cfg(target_os = "linux")]
 use crate::kept::in_small_file_system;
-use crate::kept::{append_some, open, refusal};
+use crate::kept::{append_some, forget_settled, open, refusal};
 
 const CLOSE: Duration = Duration::from_secs(20);
 const EVENTS: u64 = 3_000;
@@ -214,6 +214,8 @@ fn a_data_directory_that_went_on_alone_is_noticed() {
     store.flush(CLOSE).unwrap();
     store.abandon();
     let elsewhere = dirs.dir.path().join("elsewhere");
+    // The note of which pages are its own would tell at once.
+    std::fs::remove_file(dirs.data().join("pages")).unwrap();
     let store = open(dirs.config().shared_dir(&elsewhere)).unwrap();
     for round in 1..10 {
         append_some(&store, round * 100..round * 100 + 100);
@@ -235,13 +237,7 @@ fn the_default_directory_is_named_after_the_data() {
     assert_eq!(found(&store).len(), 50);
     store.close(CLOSE).unwrap();
     drop(store);
-    // What the test left in shared memory.
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().map(Result::unwrap) {
-        let record = std::fs::read_to_string(entry.path().join("record")).unwrap_or_default();
-        if record.contains("settled") && record.contains("partitions 2\n") {
-            std::fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
+    forget_settled();
     let nowhere = Config::builder().durability(Durability::Process).build().unwrap_err();
     assert_eq!(nowhere.config_faults()[0].field, "shared_dir");
 }
@@ -510,8 +506,8 @@ fn missing_and_foreign_files_are_not_taken_for_nothing() {
     let dirs = copy(&whole.shared());
     let path = dirs.shared().join("record");
     let (text, turn) = ("what a later version has to say\n", 1000u64);
-    let sum = [&2u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
-    let newer = format!("esker-shared 2 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
+    let sum = [&3u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
+    let newer = format!("esker-shared 3 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
     std::fs::write(&path, &newer).unwrap();
     let (kind, message) = refusal(damaged_config(&dirs));
     assert!(kind == ErrorKind::Incompatible && message.contains("newer version"), "{message}");
