@@ -160,8 +160,7 @@ impl Lanes {
         for (seq, page) in ends {
             // An empty page stands where one was lost: numbers in a lane have no gaps.
             for missing in expected..seq {
-                let open = self.pages.claim(lane, missing, LogicalPage::NONE, i64::MIN, 0, None);
-                let open = open.map_err(|region| {
+                let blank = self.pages.claim_blank(lane, missing).map_err(|region| {
                     let text = format!(
                         "damaged pages of {lane:?} cannot be stood in for: there is no room ({region:?}); open the store \
                          with a larger one"
@@ -169,9 +168,9 @@ impl Lanes {
                     Error::new(ErrorKind::Corrupt, text)
                 })?;
                 if !from_log {
-                    self.pages.meta(open.page).stand_for_damaged();
+                    self.pages.meta(blank).stand_for_damaged();
                 }
-                pages.push(open.page);
+                pages.push(blank);
             }
             pages.extend(page);
             expected = seq.saturating_add(1);
@@ -252,7 +251,8 @@ impl Lanes {
         }
         let walk = Replay::of(self, partition, page, source).records(&pin, records)?;
         let survey = if segments.is_empty() { Survey::NOTHING } else { survey };
-        let mend = !walk.links.is_empty() || damaged && is_warm || is_warm && segments.is_empty();
+        let is_lost = segments.is_empty() && meta.committed() > 0;
+        let mend = !walk.links.is_empty() || is_warm && (damaged || is_lost);
         if mend && !self.pages.rewrite(&pin, page, &segments, &walk.links) {
             return Err(Error::corrupt(format!(
                 "page {} is damaged, and there is no room to write anew what is left of it; open the store with larger \

@@ -15,7 +15,7 @@ use crate::pages::image::{Frame, Image, encode_frames};
 use crate::pages::pool::{Pages, Pin};
 use crate::pages::removed::Removed;
 use crate::pages::table::{PageMeta, Place, Tier, Whereabouts};
-use crate::pressure::RegionKind;
+use crate::pressure::{PressureReason, RegionKind};
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::Machine;
 use crate::sys::memory::{Mapping, Slab, ZeroInit};
@@ -370,6 +370,32 @@ impl Pages {
         }
         let bytes = image.unpack(frame).inspect_err(|_| self.count_corrupt()).ok()?;
         (bytes.len() as u64 + u64::from(frame.raw_at) <= u64::from(committed)).then_some(bytes)
+    }
+
+    /// A page of a lane that nothing is on, hot, or warm where the hot region is full.
+    ///
+    /// # Errors
+    /// What there is no room in.
+    pub(crate) fn claim_blank(&self, lane: LaneId, seq: u64) -> Result<LogicalPage, PressureReason> {
+        match self.claim(lane, seq, LogicalPage::NONE, i64::MIN, 0, None) {
+            Err(PressureReason::HotFull) => {}
+            other => return other.map(|open| open.page),
+        }
+        let mut image = Vec::new();
+        encode_frames(0, std::iter::empty(), &mut image);
+        let page = self.numbers.claim().ok_or(PressureReason::PageTableFull)?;
+        let Some(frames) = self.write_anew(Tier::Warm, &image, None) else {
+            self.numbers.release(page, 1);
+            return Err(PressureReason::HotFull);
+        };
+        let page = LogicalPage(page);
+        let (meta, generation) = (self.meta(page), self.place(page).generation());
+        meta.begin(frames.count, lane, seq, generation, LogicalPage::NONE, i64::MIN);
+        meta.set_size(frames.count, image.len() as u32);
+        self.stamps[page.0 as usize].clear();
+        self.hold(lane.class(), Tier::Warm, frames.count);
+        self.places[page.0 as usize].set(Place::new(Tier::Warm, generation, frames.first));
+        Ok(page)
     }
 
     /// Writes a page's segments anew, with some links changed: offset and link of each record that is concerned.

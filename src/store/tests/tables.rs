@@ -1,6 +1,7 @@
 //! What the tables of pages and the figures about them say.
 
 use super::*;
+use crate::ids::LaneId;
 use crate::pages::table::Tier;
 
 fn places(store: &Store) -> Vec<(LogicalPage, Tier)> {
@@ -115,4 +116,30 @@ fn an_index_that_was_full_is_measured_by_what_it_held() {
     assert!(store.remove(15).unwrap());
     assert!(lanes.index_fill() < 0.5);
     assert_eq!((lanes.index_fill(), lanes.index_room()), (0.0, (14, u64::MAX)), "it may fill up again");
+}
+
+/// After a loss of power hot pages fill the region, and pages are still needed that stand for those that were lost.
+#[test]
+fn pages_that_stand_for_lost_ones_are_warm_where_the_hot_region_is_full() {
+    let (store, _) = open(false);
+    let pages = store.core.lanes.pages.clone();
+    let class = store.class("vault").unwrap();
+    let lane = LaneId::new(0, class);
+    let mut blanks = Vec::new();
+    while let Ok(page) = pages.claim_blank(lane, 1_000 + blanks.len() as u64) {
+        blanks.push(page);
+    }
+    let tiers = |tier| blanks.iter().filter(|page| pages.place(**page).tier() == tier).count() as u32;
+    assert_eq!([tiers(Tier::Hot), tiers(Tier::Warm)], [pages.hot.pages_max(), pages.warm.pages_max()]);
+    assert_eq!(pages.held_by(class), [pages.hot.pages_max(), pages.warm.pages_max()]);
+    let pin = store.core.lanes.pin();
+    for page in blanks {
+        let (segments, damaged) = pages.segments(&pin, page);
+        let bytes: usize = segments.iter().map(|segment| segment.bytes.len()).sum();
+        assert!(bytes == 0 && !damaged && pages.meta(page).is_blank(), "{page:?}");
+        pages.retire(&pin, page);
+    }
+    drop(pin);
+    settle(&store);
+    assert_eq!((pages.numbers_used(), pages.held_by(class)), (1, [0, 0]));
 }
