@@ -53,17 +53,7 @@ impl PageSet {
             Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(path)),
             other => other?,
         };
-        if found.version > VERSION {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                format!(
-                    "{} was written by a newer version of esker (format {}, this one reads up to {VERSION}); open the store \
-                     with that version, and close it cleanly before going back",
-                    path.display(),
-                    found.version
-                ),
-            ));
-        }
+        found.check_version(VERSION, path)?;
         set.noted = Noted::parse(&found.text).ok_or_else(|| damaged(path))?;
         set.record = Some(record);
         Ok(set)

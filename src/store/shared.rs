@@ -177,17 +177,7 @@ impl Taken {
             }
             other => other?,
         };
-        if found.version > VERSION {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                format!(
-                    "{} was written by a newer version of esker (format {}, this one reads up to {VERSION}); open it with \
-                     that version, and close it cleanly before going back",
-                    path.display(),
-                    found.version
-                ),
-            ));
-        }
+        found.check_version(VERSION, &path)?;
         let earlier = Earlier::parse(&found.text)
             .ok_or_else(|| Error::corrupt(format!("{} makes no sense", here.display())))?;
         let is_new = earlier.state == State::New;

@@ -180,6 +180,25 @@ pub(crate) struct Found {
     turn: u64,
 }
 
+impl Found {
+    /// # Errors
+    /// [`ErrorKind::Incompatible`] for a record of a later version than that.
+    pub(crate) fn check_version(&self, newest: u32, what: &Path) -> Result<()> {
+        if self.version <= newest {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Incompatible,
+            format!(
+                "{} was written by a newer version of esker (format {}, this one reads up to {newest}); open it with that \
+                 version, and close it cleanly before going back",
+                what.display(),
+                self.version
+            ),
+        ))
+    }
+}
+
 impl Record {
     /// A record that is not there yet.
     pub(crate) fn new(file: File) -> Self {

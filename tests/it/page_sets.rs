@@ -225,6 +225,12 @@ fn a_damaged_note_is_told_and_one_copy_of_it_is_enough() {
         let (kind, text) = refusal(dirs.pages("first"));
         assert!(kind == ErrorKind::Corrupt && text.contains("delete that file"), "{text}");
     }
+    let (text, turn) = ("what a later version has to say\n", 1000u64);
+    let sum = [&2u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
+    let newer = format!("esker-shared 2 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
+    std::fs::write(dirs.note(), newer).unwrap();
+    let (kind, text) = refusal(dirs.pages("first"));
+    assert!(kind == ErrorKind::Incompatible && text.contains("newer version"), "{text}");
     std::fs::remove_file(dirs.note()).unwrap();
     let store = open(dirs.pages("first")).unwrap();
     assert_eq!(events(&store), 200);
