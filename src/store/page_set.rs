@@ -1,7 +1,7 @@
 //! Which pages belong to a data directory: a note in it of the directory that they are in, so that a store which is
 //! opened with another one does not begin empty while events wait there.
 //!
-//! Each set of pages has a number, which the record beside the pages has as well. The note says that a set is *used* from
+//! Each set of pages has a number of its own, which the record beside the pages has as well. The note says that a set is *used* from
 //! the moment that it may hold events which nothing else holds until the cold tier has them all. A log on the disk
 //! ([`Durability::Disk`](crate::Durability::Disk)) knows which pages are its own, so then none is said to be used.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Durability};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::builder::fresh_seed;
 use crate::store::shared::{Earlier, Waiting, what_waits};
 use crate::sys::shared::Record;
 
@@ -71,7 +72,7 @@ impl PageSet {
         let has_pages = config.durability.keeps_pages();
         let waits = found.filter(|earlier| earlier.holds_events());
         let set = found.and_then(|earlier| earlier.set);
-        let (now, new) = (self.noted.number, self.noted.number + 1);
+        let (now, new) = (self.noted.number, fresh_seed());
         let is_noted = self.record.is_some() && set == Some(now);
         let gone = match self.noted.dir.clone().filter(|_| self.noted.used && !is_noted && waits.is_none()) {
             None if self.noted.used && !is_noted && waits.is_none() => return Err(self.elsewhere()),
@@ -86,9 +87,9 @@ impl PageSet {
         };
         self.number = match (&self.path, waits) {
             (None, _) => set,
-            // The process may end between the record of new pages and their note.
-            (_, Some(_)) if is_noted || set == Some(new) => set,
-            (_, Some(_)) if self.record.is_none() => set.or(Some(new)),
+            // Without a note, what is there is believed.
+            _ if self.record.is_none() => set.or(Some(new)),
+            (_, Some(_)) if is_noted => set,
             (_, Some(_)) => return Err(self.others()),
             // A store that has none leaves those alone that may be there.
             (_, None) => Some(if is_noted || (!has_pages && gone.is_none()) { now } else { new }),
@@ -99,6 +100,19 @@ impl PageSet {
     /// The number that the record beside the pages has.
     pub(crate) fn number(&self) -> Option<u64> {
         self.number
+    }
+
+    /// Notes the pages that this run has before their record does, should the process end in between.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        match self.number {
+            Some(number) if self.record.is_some() && number != self.noted.number => {
+                self.note(Noted { number, used: false, dir: self.here.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Notes that the store is open: from now on there may be events that only its pages hold.
@@ -147,9 +161,10 @@ impl PageSet {
         let text = match &self.noted.dir {
             Some(dir) => format!(
                 "the pages of this data directory are in {dir}, and hold events that nothing else holds; open the store with \
-                 Durability::Process and shared_dir {dir}, and close it cleanly with a cold tier before going elsewhere, or \
-                 delete {dir} if they may be lost",
-                dir = dir.display()
+                 Durability::Process and shared_dir {dir}, and close it cleanly with a cold tier before going elsewhere; if \
+                 they may be lost, or this is a copy of the data directory that has them, delete {note}",
+                dir = dir.display(),
+                note = self.note_name()
             ),
             None => format!(
                 "the pages of this data directory are in another shared_dir, and hold events that nothing else holds; give \
@@ -162,11 +177,16 @@ impl PageSet {
 
     fn others(&self) -> Error {
         let here = self.here.as_ref().map_or_else(String::new, |here| here.display().to_string());
-        let dir = self.noted.dir.as_ref().map_or_else(String::new, |dir| format!(", in {}", dir.display()));
+        let own = self
+            .noted
+            .dir
+            .as_ref()
+            .map_or_else(String::new, |dir| format!(" were last in {}", dir.display()));
         Error::new(
             ErrorKind::Incompatible,
             format!(
-                "the pages in {here} are of an earlier time than this data directory, or of a later one: it went on with                  others{dir}; give that shared_dir, or delete {here} if what only it holds may be lost"
+                "the pages in {here} belong to another data directory, or to this one at another time; its own{own}: give \
+                 that shared_dir, or move {here} away if what only it holds may be lost"
             ),
         )
     }
@@ -179,13 +199,13 @@ impl PageSet {
 impl Noted {
     fn text(&self) -> String {
         let dir = self.dir.as_deref().map(hex).unwrap_or_default();
-        format!("set {}\nused {}\ndir {dir}\n", self.number, self.used)
+        format!("set {:016x}\nused {}\ndir {dir}\n", self.number, self.used)
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
-        let number = field("set")?.parse().ok()?;
+        let number = u64::from_str_radix(field("set")?, 16).ok()?;
         let used = field("used")?.parse().ok()?;
         let dir = field("dir")?;
         let dir = if dir.is_empty() { None } else { Some(from_hex(dir)?) };

@@ -103,7 +103,7 @@ impl Earlier {
             partitions: field("partitions")?.parse().ok()?,
             first_seq: field("first_seq")?.parse().ok()?,
             pages: field("pages").map(|pages| u64::from_str_radix(pages, 16)).transpose().ok()?,
-            set: field("set").map(str::parse).transpose().ok()?,
+            set: field("set").map(|set| u64::from_str_radix(set, 16)).transpose().ok()?,
             fields,
         })
     }
@@ -225,7 +225,7 @@ impl Taken {
         config: &Config,
         seed: u64,
         begun: u64,
-        page_set: PageSet,
+        mut page_set: PageSet,
     ) -> Result<(Shared, Option<Earlier>)> {
         let layout = |first_seq, pages| layout(config, seed, first_seq, pages, page_set.number());
         let pages_of = |earlier: &Option<Earlier>| {
@@ -250,6 +250,7 @@ impl Taken {
         let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
         let image = if closed { read_image(&dir, record.turn()) } else { None };
         let before = Mutex::new(earlier.as_ref().map(|earlier| earlier.state));
+        page_set.begin()?;
         let (record, page_set) = (Mutex::new(record), Mutex::new(page_set));
         let shared = Shared { dir, record, layout, pages, image, page_set, before };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
@@ -406,7 +407,7 @@ fn layout(config: &Config, seed: u64, first_seq: u64, pages: u64, set: Option<u6
         fields.push(("pages".to_string(), format!("{pages:016x}")));
     }
     if let Some(set) = set {
-        fields.push(("set".to_string(), set.to_string()));
+        fields.push(("set".to_string(), format!("{set:016x}")));
     }
     for (number, class) in config.classes.iter().enumerate() {
         let name: String = class.name.bytes().map(|byte| format!("{byte:02x}")).collect();

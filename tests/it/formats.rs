@@ -419,13 +419,19 @@ fn what_released_versions_wrote_is_read() {
     }
 }
 
-/// What a store chooses anew each time is taken out: a number of its log; and where the pages are, from the note of it.
+/// What a store chooses anew each time is taken out: a number of its log; the number of its pages and where they are, from
+/// the two files that say so.
 fn comparable(name: &Path, mut bytes: Vec<u8>) -> Vec<u8> {
-    if name.ends_with("data/pages") {
-        let note = String::from_utf8_lossy(&bytes).into_owned();
-        let head: Vec<&str> = note.split(' ').take(3).collect();
-        let said = note.lines().skip(1).take_while(|line| !line.starts_with("dir "));
-        return head.into_iter().chain(said).collect::<Vec<_>>().join("\n").into_bytes();
+    if name.ends_with("data/pages") || name.ends_with("pages/record") {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let differs = |line: &&str| ["set ", "dir "].iter().any(|field| line.starts_with(field));
+        let lines = text.lines().filter(|line| !differs(line));
+        // The checksum is the last word of a head.
+        let lines = lines.map(|line| match line.find("esker-shared") {
+            Some(_) => line.rsplit_once(' ').map_or(line, |(head, _)| head),
+            None => line,
+        });
+        return lines.collect::<Vec<_>>().join("\n").into_bytes();
     }
     if name.extension().is_some_and(|end| end == "log") {
         let frames = bytes.split_off(LOG_HEADER);

@@ -66,7 +66,7 @@ fn a_store_does_not_begin_empty_while_its_events_wait_in_other_pages() {
     let dirs = Dirs::new();
     crash_with(dirs.pages("first"), 0..100);
     let waits = dirs.at("first").canonicalize().unwrap();
-    is_refused(dirs.pages("second"), &[&waits]);
+    is_refused(dirs.pages("second"), &[&waits, &dirs.note()]);
     is_refused(dirs.pages("second").durability(Durability::Memory), &[&waits]);
     is_refused(dirs.pages("second").durability(Durability::Disk(DiskSync::EveryBatch)), &[&waits]);
     let store = open(dirs.pages("first")).unwrap();
@@ -186,22 +186,41 @@ fn a_store_with_a_log_may_lose_its_pages() {
     assert_eq!(events(&store), 200);
 }
 
+/// A note is written before the record of new pages, as unused, and once more after it.
 #[test]
 fn a_process_that_ends_between_the_pages_and_their_note_loses_nothing() {
     let dirs = Dirs::new();
-    for (name, waits) in [("first", 0), ("second", 100)] {
-        let before = std::fs::read(dirs.note()).ok();
-        let store = open(dirs.pages(name)).unwrap();
-        append_some(&store, waits..waits + 100);
-        store.abandon();
-        match before {
-            Some(before) => std::fs::write(dirs.note(), before).unwrap(),
-            None => std::fs::remove_file(dirs.note()).unwrap(),
-        }
-        let store = open(dirs.pages(name)).unwrap();
-        assert!(events(&store) as u64 == waits + 100 && !pages_gone(&store), "{name}");
-        store.close(CLOSE).unwrap();
-    }
+    // Without a note, whatever is there is taken.
+    crash_with(dirs.pages("first"), 0..100);
+    std::fs::remove_file(dirs.note()).unwrap();
+    let store = open(dirs.pages("first")).unwrap();
+    assert!(events(&store) == 100 && !pages_gone(&store));
+    store.close(CLOSE).unwrap();
+    drop(store);
+    // A new set: which copy of the note was written last says that it is used.
+    let store = open(dirs.pages("second")).unwrap();
+    append_some(&store, 100..200);
+    store.abandon();
+    let mut note = std::fs::read(dirs.note()).unwrap();
+    let used = note.windows(9).position(|bytes| bytes == b"used true").expect("a copy that says so");
+    note[used] ^= 1;
+    std::fs::write(dirs.note(), &note).unwrap();
+    let store = open(dirs.pages("second")).unwrap();
+    assert!(events(&store) == 200 && !pages_gone(&store));
+    store.abandon();
+    is_refused(dirs.pages("third"), &[&dirs.at("second").canonicalize().unwrap()]);
+}
+
+/// Pages that were given up do not come back, although the note is a new one.
+#[test]
+fn pages_of_which_the_note_was_deleted_are_others_from_then_on() {
+    let dirs = Dirs::new();
+    crash_with(dirs.pages("first"), 0..100);
+    std::fs::remove_file(dirs.note()).unwrap();
+    crash_with(dirs.pages("second"), 100..200);
+    is_refused(dirs.pages("first"), &[&dirs.at("second").canonicalize().unwrap(), &dirs.at("first")]);
+    let store = open(dirs.pages("second")).unwrap();
+    assert_eq!(events(&store), 100);
 }
 
 #[test]

@@ -206,22 +206,24 @@ fn another_data_directory_is_refused() {
     assert_eq!(found(&open(dirs.config()).unwrap()).len(), 100);
 }
 
+/// Notes of pages are deleted here, as by somebody who does not care for what only the pages hold.
 #[test]
 fn a_data_directory_that_went_on_alone_is_noticed() {
     let dirs = Dirs::new();
+    let note = dirs.data().join("pages");
     let store = open(dirs.config()).unwrap();
     append_some(&store, 0..100);
     store.flush(CLOSE).unwrap();
     store.abandon();
+    std::fs::remove_file(&note).unwrap();
     let elsewhere = dirs.dir.path().join("elsewhere");
-    // The note of which pages are its own would tell at once.
-    std::fs::remove_file(dirs.data().join("pages")).unwrap();
     let store = open(dirs.config().shared_dir(&elsewhere)).unwrap();
     for round in 1..10 {
         append_some(&store, round * 100..round * 100 + 100);
         store.flush(CLOSE).unwrap();
     }
     store.abandon();
+    std::fs::remove_file(&note).unwrap();
     let (kind, text) = refusal(dirs.config());
     assert!(kind == ErrorKind::Incompatible && text.contains("shared_dir"), "{text}");
 }
