@@ -54,7 +54,8 @@ pub enum Pressure {
     Warning,
     /// Above the critical threshold (0.90): they move down in larger steps.
     Critical,
-    /// Above the rejection threshold (0.95): appends wait or are refused.
+    /// Above the rejection threshold (0.95), or the index has no page to spare and an append wanted one: appends wait or are
+    /// refused.
     Full,
 }
 

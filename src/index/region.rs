@@ -57,7 +57,7 @@ impl IndexPages {
 
     /// A page of zeros, if `keep` pages remain after it.
     pub(crate) fn claim_zeroed(&self, keep: u32) -> Option<u32> {
-        if self.region.pages_max().saturating_sub(self.region.used_pages()) <= keep {
+        if !self.has_room(keep) {
             return None;
         }
         let frame = self.region.claim_for(self.home, 1)?.first;
@@ -73,12 +73,24 @@ impl IndexPages {
 
     /// Whether more than that many pages are free.
     pub(crate) fn has_room(&self, pages: u32) -> bool {
-        self.region.pages_max().saturating_sub(self.region.used_pages()) > pages
+        self.free() > pages
+    }
+
+    /// How many pages are free.
+    pub(crate) fn free(&self) -> u32 {
+        self.region.pages_max().saturating_sub(self.region.used_pages())
     }
 
     /// Whether pages will be free as soon as present readers are gone.
     pub(crate) fn are_leaving(&self) -> bool {
-        self.retired.load(Ordering::Relaxed) != self.returned()
+        self.leaving() != 0
+    }
+
+    /// How many that are.
+    pub(crate) fn leaving(&self) -> u32 {
+        // What has returned was retired before: looked at first, it is never more.
+        let returned = self.returned.load(Ordering::Acquire);
+        self.retired.load(Ordering::Relaxed).wrapping_sub(returned)
     }
 
     /// How many pages that were in use are free again, ever. The number wraps.
@@ -113,7 +125,7 @@ impl IndexPages {
             // SAFETY: the closure owns its region. The page is in no directory any more, is retired once, and every pin and
             // call that could have found it is gone when the closure is called.
             unsafe { wipe_and_release(&region, &wiped, page) };
-            returned.fetch_add(1, Ordering::Relaxed);
+            returned.fetch_add(1, Ordering::Release);
         };
         self.readers.limbo().let_go(None, free);
     }

@@ -17,6 +17,7 @@ use crate::index::ids::{IdIndex, Outcome, Place, Ticket};
 use crate::index::region::IndexPages;
 use crate::index::streams::{Head, head_hash, stream_hash};
 use crate::lanes::attach::{Files, Image};
+use crate::lanes::index_room::IndexRoom;
 use crate::lanes::partition::{Partition, PartitionCounters, Writer, partition_of};
 use crate::pages::pool::{FrameCache, OpenPage, Pages, Pin};
 use crate::pages::readers::{Readers, Reading};
@@ -44,12 +45,6 @@ pub enum Appended {
 
 pub(crate) type Ids = IdIndex<Slab<AtomicU32>, Slab<AtomicU64>, IndexPages>;
 
-/// The index may take more than it once could while this share of its pages is free, and this share more in each step.
-const INDEX_SPARE: u32 = 8;
-const INDEX_STEP: u64 = 64;
-/// Steps of the mover in which no page of the index came back, after which none is waited for: some may be held for long.
-const INDEX_WAITS: u32 = 4;
-
 /// All lanes, and the indexes over them.
 pub(crate) struct Lanes {
     pub(crate) pages: Arc<Pages>,
@@ -64,13 +59,7 @@ pub(crate) struct Lanes {
     pub(crate) left: CachePadded<AtomicU64>,
     /// Events that were found in memory when the store opened.
     pub(crate) recovered: AtomicU64,
-    /// How many events the index had room for when it last had none for one more.
-    index_capacity: AtomicU64,
-    /// Pages of the index that had come back when the mover last looked, and in how many of its steps none has since.
-    index_returned: AtomicU32,
-    index_waits: AtomicU32,
-    /// How many events need not leave for the sake of the index while somebody holds its pages: half of what was there before.
-    index_floor: AtomicU64,
+    pub(super) index_room: IndexRoom,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
     pub(crate) hot_run_wanted: AtomicU32,
     /// Whether every event in memory that was not removed can be given: no class has a retention, no event expires by
@@ -150,10 +139,7 @@ impl Lanes {
             clock,
             left: CachePadded::default(),
             recovered: AtomicU64::new(0),
-            index_capacity: AtomicU64::new(u64::MAX),
-            index_returned: AtomicU32::new(0),
-            index_waits: AtomicU32::new(0),
-            index_floor: AtomicU64::new(0),
+            index_room: IndexRoom::default(),
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(plain),
             reads_plainly: AtomicBool::new(plain),
@@ -223,76 +209,10 @@ impl Lanes {
         came.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
-    /// How full the index is. Its pages are filled to different degrees, so it is measured by what it once could not exceed.
-    pub(crate) fn index_fill(&self) -> f64 {
-        let capacity = self.index_capacity.load(Ordering::Relaxed);
-        if capacity == u64::MAX {
-            return 0.0;
-        }
-        let fill = self.in_memory() as f64 / capacity.max(1) as f64;
-        if fill < 0.5 {
-            // What filled it has gone: let it fill up again.
-            self.index_capacity.store(u64::MAX, Ordering::Relaxed);
-        }
-        fill
-    }
-
-    /// How many events the index has, and how many it has room for, as far as is known: as [`Self::index_fill`].
-    pub(crate) fn index_room(&self) -> (u64, u64) {
-        self.index_fill();
-        (self.in_memory(), self.index_capacity.load(Ordering::Relaxed))
-    }
-
-    /// Notes that the index had no room for one more.
-    #[cold]
-    pub(crate) fn index_is_full(&self) -> PressureReason {
-        // While pages come back it is not known yet how many events are too many. With pages to spare it is something else that
-        // is full.
-        let known = self.index_waits.load(Ordering::Relaxed) >= INDEX_WAITS || !self.index_is_short();
-        if known || self.index_capacity.load(Ordering::Relaxed) == u64::MAX {
-            let capacity = self.in_memory().max(self.index_floor.load(Ordering::Relaxed)).max(1);
-            self.index_capacity.fetch_min(capacity, Ordering::Relaxed);
-            self.index_waits.store(0, Ordering::Relaxed);
-        }
-        self.note_pressure();
-        PressureReason::IndexFull
-    }
-
-    /// Whether the index was full, and has few pages to spare.
-    pub(crate) fn index_is_short(&self) -> bool {
-        let spare = self.index_region.pages_max() / INDEX_SPARE;
-        self.index_capacity.load(Ordering::Relaxed) != u64::MAX && !self.index_pages.has_room(spare)
-    }
-
-    /// Lets the index fill up a little more than it once could, if it has pages to spare: what filled them has gone, or did
-    /// not fill them well. The mover calls this in each step.
-    pub(crate) fn index_may_take_more(&self) {
-        let returned = self.index_pages.returned();
-        let came_back = self.index_returned.swap(returned, Ordering::Relaxed) != returned;
-        let waits = self.index_waits.load(Ordering::Relaxed).saturating_add(1);
-        let waits = if came_back || !self.index_is_short() { 0 } else { waits };
-        self.index_waits.store(waits, Ordering::Relaxed);
-        if came_back || !self.index_pages.are_leaving() {
-            self.index_floor.store(self.in_memory() / 2, Ordering::Relaxed);
-        }
-        let capacity = self.index_capacity.load(Ordering::Relaxed);
-        if capacity != u64::MAX && !self.index_is_short() {
-            let more = capacity.saturating_add(capacity / INDEX_STEP + 1);
-            // Whoever found it full meanwhile is right.
-            let _ =
-                self.index_capacity.compare_exchange(capacity, more, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    /// The index may have more pages from now on: how many events it has room for is to be seen again.
-    pub(crate) fn index_has_grown(&self) {
-        self.index_capacity.store(u64::MAX, Ordering::Relaxed);
-    }
-
     /// Brings the level of pressure up to date: whenever a page is taken, and when some were let go.
     pub(crate) fn note_pressure(&self) {
         // A full warm region alone keeps nobody out: what is in it is on its way to the cold tier.
-        self.gauge.note(|| self.pages.hot.fill().max(self.index_fill()).max(self.pages.numbers_fill()));
+        self.gauge.note(|| self.pages.hot.fill().max(self.index_shortage()).max(self.pages.numbers_fill()));
     }
 
     /// Checks an event and finds its place.

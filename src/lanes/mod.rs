@@ -3,6 +3,7 @@
 pub(crate) mod append;
 pub(crate) mod attach;
 pub(crate) mod history;
+mod index_room;
 pub(crate) mod partition;
 mod replay;
 pub(crate) mod restore;

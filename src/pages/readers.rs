@@ -57,6 +57,8 @@ pub(super) struct Slot {
     pub(super) held: Held,
     /// Guards that are held.
     depth: AtomicU64,
+    /// Walks that have begun and not ended.
+    walks: AtomicU64,
     /// Reads that found their event hot, warm, or not at all, if anybody wants to know.
     reads: [AtomicU64; 3],
 }
@@ -128,6 +130,7 @@ impl Slot {
             name: thread.name().map(str::to_owned),
             held: Held::new(),
             depth: AtomicU64::new(0),
+            walks: AtomicU64::new(0),
             reads: Default::default(),
         }))
     }
@@ -140,6 +143,12 @@ impl Slot {
             self.held.begin();
         }
         self.depth.store(depth + 1, Ordering::Relaxed);
+    }
+
+    /// As [`Self::enter`]: only the slot's thread writes it.
+    #[inline]
+    fn count_walks(&self, by: i64) {
+        self.walks.store(self.walks.load(Ordering::Relaxed).wrapping_add_signed(by), Ordering::Relaxed);
     }
 
     #[inline]
@@ -173,6 +182,13 @@ impl GuardPin {
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
+    /// Begins a walk through memory: until it ends nothing is freed that could be found now, as with a pin. Its thread is told of.
+    #[inline]
+    pub(crate) fn walk(&self, pin: Pin) -> Walk<'_> {
+        self.slot.count_walks(1);
+        Walk { pin, slot: &self.slot }
+    }
+
     /// The guard lets go of what it held, and sees the present from now on.
     pub(crate) fn renew(&mut self) {
         if let Some(strong) = &mut self.strong {
@@ -182,6 +198,18 @@ impl GuardPin {
         if self.slot.depth.load(Ordering::Relaxed) == 1 {
             self.slot.held.renew();
         }
+    }
+}
+
+/// A walk under a guard that may stop between two events for as long as the caller likes.
+pub(crate) struct Walk<'p> {
+    pub(crate) pin: Pin,
+    slot: &'p Slot,
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        self.slot.count_walks(-1);
     }
 }
 
@@ -302,6 +330,15 @@ impl Readers {
 
     /// The guard that has been held longest. Its age counts from when this was first asked while it was held.
     pub(crate) fn oldest(&self, now: Instant) -> Option<HeldGuard> {
+        self.oldest_of(now, |_| true)
+    }
+
+    /// The same of those that hold all that leaves memory: in the middle of a walk, or where marks do not do.
+    pub(crate) fn oldest_on_its_way(&self, now: Instant) -> Option<HeldGuard> {
+        self.oldest_of(now, |slot| !self.by_marks || slot.walks.load(Ordering::Relaxed) > 0)
+    }
+
+    fn oldest_of(&self, now: Instant, counts: impl Fn(&Slot) -> bool) -> Option<HeldGuard> {
         let slots = self.slots.list.read();
         let mut seen = self.seen.lock();
         let mut oldest: Option<(Duration, &Slot)> = None;
@@ -316,7 +353,7 @@ impl Readers {
             let since = before.map_or(now, |(_, _, since)| *since);
             held.push((key.0, key.1, since));
             let age = now.saturating_duration_since(since);
-            if oldest.is_none_or(|(other, _)| age >= other) {
+            if counts(slot) && oldest.is_none_or(|(other, _)| age >= other) {
                 oldest = Some((age, slot));
             }
         }

@@ -73,7 +73,8 @@ impl Gauge {
             Pressure::Full
         } else if fill >= critical {
             Pressure::Critical
-        } else if fill >= warning {
+        } else if fill > warning {
+            // Not at it: there the mover stops, and a source that waits for the level below would wait for ever.
             Pressure::Warning
         } else {
             Pressure::Normal

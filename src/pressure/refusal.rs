@@ -77,11 +77,13 @@ pub struct HeldGuard {
     pub thread: std::thread::ThreadId,
     /// That thread's name.
     pub name: Option<String>,
+    /// Where the guard is told of because the index is short: how many pages of the index wait for readers. Otherwise zero.
+    pub index_pages: u32,
 }
 
 impl HeldGuard {
     pub(crate) fn new(held_for: Duration, thread: std::thread::ThreadId, name: Option<String>) -> Self {
-        Self { held_for, thread, name }
+        Self { held_for, thread, name, index_pages: 0 }
     }
 }
 
@@ -115,6 +117,16 @@ pub enum Stall {
         /// Pages of the hot region.
         pages: u32,
     },
+    /// The index has no page for one more id or stream although events have left: for those that cannot leave, or for what it
+    /// takes when it is all but empty, it is too small.
+    IndexTooSmall {
+        /// Events in memory.
+        events: u64,
+        /// Bytes that the index may take.
+        bytes: u64,
+        /// For how long no page of it was freed.
+        since: Duration,
+    },
     /// Nothing was freed, for a reason that the store does not know.
     Unknown {
         /// For how long.
@@ -134,11 +146,16 @@ impl fmt::Display for Stall {
             Self::Guard(guard) => {
                 let name = guard.name.as_deref().unwrap_or("without a name");
                 let held = guard.held_for.as_millis();
-                write!(
-                    f,
-                    "thread {name} ({:?}) has held a guard for {held} ms; refresh or drop it",
-                    guard.thread
-                )
+                write!(f, "thread {name} ({:?}) has held a guard for {held} ms", guard.thread)?;
+                if guard.index_pages > 0 {
+                    // Only walks hold pages of the index.
+                    return write!(
+                        f,
+                        ", in the middle of a history or scan, and {} pages of the index wait for it; end the walk",
+                        guard.index_pages
+                    );
+                }
+                f.write_str("; refresh or drop it")
             }
             Self::Log { since, last_error } => {
                 let why = last_error.as_deref().unwrap_or("the disk does not keep up");
@@ -151,6 +168,12 @@ impl fmt::Display for Stall {
                 f,
                 "{open_pages} of the {pages} hot pages are open; the hot region is too small for so many partitions \
                  and classes"
+            ),
+            Self::IndexTooSmall { events, bytes, since } => write!(
+                f,
+                "no page of the index was freed for {} ms; its {bytes} bytes are too few for {events} events and their \
+                 streams",
+                since.as_millis()
             ),
             Self::Unknown { since } => write!(f, "nothing was freed for {} ms", since.as_millis()),
         }

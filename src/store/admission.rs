@@ -328,6 +328,9 @@ impl Core {
         if pages.hot.used_pages() >= reject && pages.used_without_guards()[0].0 < reject {
             return (tries < READERS_TRIES).then_some(WAIT_TURN);
         }
+        if reason == IndexFull && self.lanes.index_waits_for_readers().is_some() {
+            return (tries < READERS_TRIES).then_some(WAIT_TURN);
+        }
         let priority = self.config.classes[class.index()].priority;
         let mut engine = self.engine.lock();
         let given_up = engine.give_up_below(&self.config, &self.lanes, &self.shared, priority);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::event::EventRef;
 use crate::ids::{Class, Stream};
 use crate::lanes::history::{Chains, Step};
-use crate::pages::pool::Pin;
+use crate::pages::readers;
 use crate::store::guard::{Guard, bounds};
 
 /// Walks a stream's events in memory, newest first. Made by [`Guard::history`].
@@ -18,7 +18,7 @@ use crate::store::guard::{Guard, bounds};
 pub struct History<'g> {
     guard: &'g Guard<'g>,
     /// Keeps the pages that the walk is on its way to.
-    _pin: Pin,
+    _walk: readers::Walk<'g>,
     stream: Stream,
     range: Option<(i64, i64)>,
     class: Option<Class>,
@@ -33,9 +33,9 @@ struct Walk<'g> {
 }
 
 impl<'g> History<'g> {
-    pub(crate) fn new(guard: &'g Guard<'_>, stream: Stream) -> Self {
-        let _pin = guard.core.lanes.pin();
-        Self { guard, _pin, stream, range: Some((i64::MIN, i64::MAX)), class: None, chains: None }
+    pub(crate) fn new(guard: &'g Guard<'g>, stream: Stream) -> Self {
+        let _walk = guard.pin.walk(guard.core.lanes.pin());
+        Self { guard, _walk, stream, range: Some((i64::MIN, i64::MAX)), class: None, chains: None }
     }
 
     /// Newest first: the only order there is, for those who like to say so.

@@ -7,7 +7,7 @@ use std::vec;
 
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
-use crate::pages::pool::Pin;
+use crate::pages::readers::Walk;
 use crate::pages::reading::{Ahead, Records};
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
@@ -158,7 +158,7 @@ pub struct Scan<'g> {
 struct Reader<'g> {
     guard: &'g Guard<'g>,
     /// Keeps the pages that the scan is on its way to.
-    pin: Pin,
+    walk: Walk<'g>,
     filter: Filter<'g>,
 }
 
@@ -189,9 +189,9 @@ struct HotPage<'g> {
 }
 
 impl<'g> Scan<'g> {
-    pub(crate) fn new(guard: &'g Guard<'_>, range: &impl RangeBounds<i64>) -> Self {
-        let pin = guard.core.lanes.pin();
-        Self { reader: Reader { guard, pin, filter: Filter::new(range) }, ordered: false, state: None }
+    pub(crate) fn new(guard: &'g Guard<'g>, range: &impl RangeBounds<i64>) -> Self {
+        let walk = guard.pin.walk(guard.core.lanes.pin());
+        Self { reader: Reader { guard, walk, filter: Filter::new(range) }, ordered: false, state: None }
     }
 
     /// Only events of this kind.
@@ -231,7 +231,7 @@ impl<'g> Reader<'g> {
         let lanes = &self.guard.core.lanes;
         let mut sources = Vec::new();
         for lane in lanes.lanes().filter(|lane| self.filter.takes_class(lane.id.class())) {
-            for (page, meta) in lane.pages_back(&lanes.pages, &self.pin) {
+            for (page, meta) in lane.pages_back(&lanes.pages, &self.walk.pin) {
                 // The committed length first: the zone map covers at least what it says.
                 let committed = meta.committed();
                 if committed > 0 && self.filter.may_match(meta.min_time(), meta.max_time(), &meta.kinds()) {

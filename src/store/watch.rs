@@ -21,44 +21,67 @@ const RETRY: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
 pub(crate) struct Watch(Mutex<Seen>);
 
 struct Seen {
+    /// Of events, and of the index.
+    tracks: [Track; 2],
+    sampled: Instant,
+}
+
+/// The frees of some regions.
+#[derive(Clone, Copy)]
+struct Track {
     /// Frees that were counted at the last look, and at the last sample of the rate.
     freed: u64,
     sampled_freed: u64,
-    sampled: Instant,
-    /// When something was freed last, or the store was last not full.
+    /// When something was freed last, or nothing was short last.
     progress: Instant,
     /// Frees a second.
     rate: f64,
 }
 
+/// What pages are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum For {
+    Events,
+    Index,
+}
+
 impl Watch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Seen { freed: 0, sampled_freed: 0, sampled: now, progress: now, rate: 0.0 }))
+        let track = Track { freed: 0, sampled_freed: 0, progress: now, rate: 0.0 };
+        Self(Mutex::new(Seen { tracks: [track; 2], sampled: now }))
     }
 
-    /// Takes note of how often pages were freed so far. Whether that is more than before, and whether the last sample of
-    /// the rate was so long ago that another was taken.
-    fn sample(&self, freed: u64, level: Pressure, now: Instant) -> (bool, bool) {
+    /// Takes note of how often pages were freed so far, and whether they are short: those of events, those of the index. Whether
+    /// any were freed since, and whether the last sample of the rates was so long ago that another was taken.
+    fn sample(&self, freed: [u64; 2], short: [bool; 2], now: Instant) -> (bool, bool) {
         let mut seen = self.0.lock();
-        let (more, elapsed) = (freed > seen.freed, now.saturating_duration_since(seen.sampled));
-        if more || level < Pressure::Full {
-            seen.progress = now;
-        }
-        seen.freed = freed;
+        let elapsed = now.saturating_duration_since(seen.sampled);
         let due = elapsed >= SAMPLE;
-        if due {
-            let share = 1.0 - (-elapsed.as_secs_f64() / MEMORY.as_secs_f64()).exp();
-            let rate = freed.saturating_sub(seen.sampled_freed) as f64 / elapsed.as_secs_f64();
-            seen.rate += share * (rate - seen.rate);
-            (seen.sampled_freed, seen.sampled) = (freed, now);
+        let share = 1.0 - (-elapsed.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        let mut any = false;
+        for (track, (freed, short)) in seen.tracks.iter_mut().zip(freed.into_iter().zip(short)) {
+            let more = freed > track.freed;
+            if more || !short {
+                track.progress = now;
+            }
+            track.freed = freed;
+            if due {
+                let rate = freed.saturating_sub(track.sampled_freed) as f64 / elapsed.as_secs_f64();
+                track.rate += share * (rate - track.rate);
+                track.sampled_freed = freed;
+            }
+            any |= more;
         }
-        (more, due)
+        if due {
+            seen.sampled = now;
+        }
+        (any, due)
     }
 
-    /// For how long nothing was freed although the store was full, and frees a second before that.
-    fn silence(&self, now: Instant) -> (Duration, f64) {
-        let seen = self.0.lock();
-        (now.saturating_duration_since(seen.progress), seen.rate)
+    /// For how long nothing was freed although it was short, and frees a second before that.
+    fn silence(&self, of: For, now: Instant) -> (Duration, f64) {
+        let track = self.0.lock().tracks[of as usize];
+        (now.saturating_duration_since(track.progress), track.rate)
     }
 }
 
@@ -67,9 +90,10 @@ impl Core {
     pub(crate) fn look_round(&self) -> bool {
         self.lanes.note_pressure();
         let (pages, index) = (&self.lanes.pages, &self.lanes.index_region);
-        let freed = pages.hot.releases() + pages.warm.releases() + index.releases();
+        let freed = [pages.hot.releases() + pages.warm.releases(), index.releases()];
+        let short = [self.pressure() == Pressure::Full, self.lanes.index_is_wanted()];
         self.listeners.ring_if_changed(&self.lanes.gauge);
-        let (more, due) = self.watch.sample(freed, self.pressure(), self.lanes.clock.instant());
+        let (more, due) = self.watch.sample(freed, short, self.lanes.clock.instant());
         if due {
             // The age of a guard counts from when it is first seen.
             self.lanes.readers.oldest(self.lanes.clock.instant());
@@ -94,8 +118,14 @@ impl Core {
         let quota =
             class.filter(|_| reason == PressureReason::ClassQuota).map(|class| self.lanes.quota_of(class));
         let [used_bytes, limit_bytes] = quota.unwrap_or([stats.used_bytes, stats.max_bytes]);
-        let (silence, rate) = self.watch.silence(self.lanes.clock.instant());
-        let wanted = (self.lanes.pages.hot.used_pages() + 1).saturating_sub(self.sizes.reject_pages()).max(1);
+        let of = if reason == PressureReason::IndexFull { For::Index } else { For::Events };
+        let (silence, rate) = self.watch.silence(of, self.lanes.clock.instant());
+        let wanted = match of {
+            For::Events => {
+                (self.lanes.pages.hot.used_pages() + 1).saturating_sub(self.sizes.reject_pages()).max(1)
+            }
+            For::Index => 1,
+        };
         // Frees may come in one by one, or none for long: the longer none came, the longer the next one is away.
         let by_rate = if rate > 0.0 { f64::from(wanted) / rate } else { 0.0 };
         let wait = by_rate.max(silence.as_secs_f64() / 2.0).min(RETRY[1].as_secs_f64());
@@ -110,7 +140,7 @@ impl Core {
             used_bytes,
             limit_bytes,
             retry_after: Duration::from_secs_f64(wait).max(RETRY[0]),
-            stall: log.map(|(_, stall)| stall).or_else(|| self.stall_after(silence)),
+            stall: log.map(|(_, stall)| stall).or_else(|| self.stall_after(of, silence)),
         }
     }
 
@@ -120,14 +150,20 @@ impl Core {
         if self.pressure() < Pressure::Full {
             None
         } else {
-            self.stall_after(self.watch.silence(self.lanes.clock.instant()).0)
+            let for_events = self.rejecting().is_some() || !self.lanes.index_is_wanted();
+            let of = if for_events { For::Events } else { For::Index };
+            self.stall_after(of, self.watch.silence(of, self.lanes.clock.instant()).0)
         }
     }
 
-    /// The same for a full store in which nothing was freed for so long.
-    fn stall_after(&self, silence: Duration) -> Option<Stall> {
+    /// The same for a store that is full of something, of which nothing was freed for so long.
+    fn stall_after(&self, of: For, silence: Duration) -> Option<Stall> {
         let limit = self.config.stall_after;
-        if let Some(guard) = self.blocking_guard().filter(|guard| guard.held_for >= limit) {
+        let guard = match of {
+            For::Events => self.blocking_guard(),
+            For::Index => self.guard_on_index(),
+        };
+        if let Some(guard) = guard.filter(|guard| guard.held_for >= limit) {
             return Some(Stall::Guard(guard));
         }
         if let Some((since, last_error)) =
@@ -145,11 +181,15 @@ impl Core {
             return None;
         }
         let (open_pages, pages) = (self.open_pages(), self.lanes.pages.hot.pages_max());
-        if open_pages * 2 > pages {
+        if of == For::Events && open_pages * 2 > pages {
             return Some(Stall::TooSmall { open_pages, pages });
         }
         if self.cold.is_none() && self.config.classes.iter().any(|class| class.on_leave == OnLeave::Spill) {
             return Some(Stall::NoColdTier);
+        }
+        if of == For::Index {
+            let (events, bytes) = (self.lanes.in_memory(), self.lanes.index_region.stats(0).max_bytes);
+            return Some(Stall::IndexTooSmall { events, bytes, since: silence });
         }
         Some(Stall::Unknown { since: silence })
     }
@@ -160,9 +200,17 @@ impl Core {
         let reject = self.config.thresholds.reject;
         let [hot, _, numbers] = pages.used_without_guards();
         let has_room = |(used, max): (u32, u32)| f64::from(used) < f64::from(max) * reject;
-        let held =
-            pages.is_leaving() && has_room(hot) && has_room(numbers) && self.lanes.index_fill() < reject;
+        let index_has_room =
+            self.lanes.index_shortage() < reject || self.lanes.index_waits_for_readers().is_some();
+        let held = pages.is_leaving() && has_room(hot) && has_room(numbers) && index_has_room;
         self.lanes.readers.oldest(self.lanes.clock.instant()).filter(|_| held)
+    }
+
+    /// The oldest guard that holds pages of the index, if there would be enough of them without.
+    fn guard_on_index(&self) -> Option<HeldGuard> {
+        let index_pages = self.lanes.index_waits_for_readers()?;
+        let guard = self.lanes.readers.oldest_on_its_way(self.lanes.clock.instant())?;
+        Some(HeldGuard { index_pages, ..guard })
     }
 
     /// Pages that lanes are writing.
@@ -185,14 +233,17 @@ mod tests {
         let begin = crate::clock::now();
         let at = |ms| begin + Duration::from_millis(ms);
         let watch = Watch::new(begin);
-        watch.sample(0, Pressure::Critical, at(0));
-        watch.sample(0, Pressure::Full, at(30));
-        assert_eq!(watch.silence(at(30)).0, Duration::from_millis(30));
-        assert!(watch.sample(7, Pressure::Full, at(30)).0, "seven were freed");
-        watch.sample(9, Pressure::Full, at(60));
-        let (silence, rate) = watch.silence(at(61));
-        assert!(silence == Duration::from_millis(1) && rate > 0.0, "{silence:?} {rate}");
-        assert!(!watch.sample(9, Pressure::Full, at(90)).0, "none was freed since");
-        assert!(watch.silence(at(90)).1 < rate, "a rate falls when nothing comes");
+        let sample = |events, short, ms| watch.sample([events, 3], [short, true], at(ms)).0;
+        let silence = |ms| watch.silence(For::Events, at(ms));
+        assert!(sample(0, false, 0), "three of the index");
+        assert!(!sample(0, true, 30));
+        assert_eq!(silence(30).0, Duration::from_millis(30));
+        assert!(sample(7, true, 30), "seven were freed");
+        assert!(sample(9, true, 60));
+        let (since, rate) = silence(61);
+        assert!(since == Duration::from_millis(1) && rate > 0.0, "{since:?} {rate}");
+        assert!(!sample(9, true, 90), "none was freed since");
+        assert!(silence(90).1 < rate, "a rate falls when nothing comes");
+        assert_eq!(watch.silence(For::Index, at(90)).0, Duration::from_millis(90), "whatever else is freed");
     }
 }

@@ -35,6 +35,7 @@ mod process;
 mod resize;
 mod restart;
 mod screen;
+mod small_index;
 mod sums;
 mod tier;
 #[path = "../sim/torn.rs"]
