@@ -97,6 +97,8 @@ pub struct Config {
     pub partitions: usize,
     /// Whether `partitions` was asked for, or may follow what the data directory says.
     pub(crate) partitions_fixed: bool,
+    /// Whether the sizes of hot, warm and index were asked for, or follow from the rest.
+    pub(crate) sizes_fixed: [bool; 3],
     /// The classes; the first is the default one.
     pub classes: Vec<ClassConfig>,
     /// Where the embedded cold tier lives; `None` for a store that keeps everything in memory.

@@ -132,14 +132,16 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the same call can succeed later without anyone changing anything.
+    /// Whether the same call can succeed later without anyone changing anything. Of [`ErrorKind::MemoryPressure`] it can, but for
+    /// [`BuffersFull`](crate::PressureReason::BuffersFull): what is known of streams stays.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::MemoryPressure | ErrorKind::Timeout | ErrorKind::Cold)
+        let passes = || self.back_pressure().is_none_or(|pressure| pressure.reason.passes());
+        matches!(self.0.kind, ErrorKind::MemoryPressure | ErrorKind::Timeout | ErrorKind::Cold) && passes()
     }
 
-    /// How long to wait before trying again, where the store can tell.
+    /// How long to wait before trying again, where the store can tell and it is of use.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.back_pressure().map(|pressure| pressure.retry_after)
+        self.back_pressure().filter(|_| self.is_retryable()).map(|pressure| pressure.retry_after)
     }
 
     /// Which region is short of room and how badly, for [`ErrorKind::MemoryPressure`].

@@ -1,8 +1,8 @@
 //! How memory is divided among regions, and how large the tables are that describe them.
 
 use crate::config::{
-    ByteSize, Config, ConfigBuilder, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB, PAGE_MAX, PAGE_MIN,
-    PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+    ByteSize, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB, PAGE_MAX,
+    PAGE_MIN, PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
 };
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
@@ -10,23 +10,64 @@ use crate::pressure::RegionKind;
 /// The system region's page.
 const SYSTEM_PAGE: u64 = 4 * KIB;
 
+/// How memory is divided.
+struct Parts {
+    system: RegionConfig,
+    hot: RegionConfig,
+    warm: RegionConfig,
+    index: RegionConfig,
+    partitions: usize,
+}
+
+impl Parts {
+    /// Bytes of all regions.
+    fn total(&self) -> u64 {
+        let parts = [&self.system, &self.hot, &self.warm, &self.index];
+        parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.max))
+    }
+}
+
+/// How often the tables are measured anew, which depend on the regions, and they on them.
+const MEASURES: usize = 4;
+const NAMES: [&str; 3] = ["hot", "warm", "index"];
+
 impl ConfigBuilder {
     /// Divides the memory: what was asked for is taken as it is, the rest is shared 11 : 4 : 3 between hot, warm
     /// and index, or as the load asks for that is expected.
-    pub(super) fn layout(&mut self) -> Config {
-        let memory = self.memory.unwrap_or(256 * MIB);
-        let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
-        // The page table takes about 1/256 of the memory with default pages; the exact size follows below.
+    fn parts(&mut self, memory: u64, buffers: u64) -> Parts {
+        let asked = self.asked();
+        let notes = if self.durability.keeps_pages() { memory / 128 } else { 0 };
+        // The page table takes about 1/256 of the memory with default pages.
+        let mut tables = memory / 64 + MIB / 2 + notes;
+        let faults = self.faults.len();
+        for _ in 0..MEASURES {
+            let parts = self.parts_beside(tables, memory, buffers);
+            let over = parts.total().saturating_add(buffers).saturating_sub(memory);
+            if over == 0 || asked.iter().all(Option::is_some) {
+                return parts;
+            }
+            // With small pages it takes more: what nobody asked for is smaller by as much.
+            tables = tables.saturating_add(over);
+            self.faults.truncate(faults);
+        }
+        self.parts_beside(tables, memory, buffers)
+    }
+
+    /// The sizes that were asked for.
+    fn asked(&self) -> [Option<u64>; 3] {
         // Where no class goes through the warm tier, it gets what a region must have.
         let warm = if self.classes.iter().any(|class| class.compress) { None } else { Some(PAGE_WARM) };
-        let asked = [self.hot.max, self.warm.max.or(warm), self.index.max];
+        [self.hot.max, self.warm.max.or(warm), self.index.max]
+    }
+
+    /// The same, where tables take so much.
+    fn parts_beside(&mut self, tables: u64, memory: u64, buffers: u64) -> Parts {
+        let asked = self.asked();
         let fixed: u64 = asked.iter().flatten().fold(0, |sum: u64, max| sum.saturating_add(*max));
         let expected = self.adaptive_sizing.as_ref().and_then(|rules| rules.shares(&self.classes));
         let shares = expected.unwrap_or([11, 4, 3]);
         let open: u64 =
             asked.iter().zip(shares).filter(|(max, _)| max.is_none()).map(|(_, share)| share).sum();
-        let notes = if self.durability.keeps_pages() { memory / 128 } else { 0 };
-        let tables = memory / 64 + MIB / 2 + notes;
         let rest = memory.saturating_sub(buffers).saturating_sub(tables).saturating_sub(fixed);
         let share =
             |asked: Option<u64>, share: u64| asked.unwrap_or((rest / open.max(1)).saturating_mul(share));
@@ -67,6 +108,55 @@ impl ConfigBuilder {
             let problem = format!("too small for {partitions} partitions; use at least a few pages for each");
             self.fault("index.max", problem);
         }
+        let system = system_region(&hot, &warm, &index, partitions, self.durability);
+        Parts { system, hot, warm, index, partitions }
+    }
+
+    /// Where what was asked for leaves too little for the rest, that is the fault, and all else follows from it.
+    fn blame_what_was_asked(&mut self, known: usize, memory: u64, buffers: u64) {
+        let asked = self.asked();
+        let open = || NAMES.into_iter().zip(asked).filter(|(_, asked)| asked.is_none()).map(|(name, _)| name);
+        let event_is_open = self.max_event.is_none();
+        let follows = |field: &str| {
+            field == "memory"
+                || field == "max_event" && event_is_open
+                || open().any(|name| field == format!("{name}.max"))
+        };
+        let starved = |fault: &ConfigFault| fault.field != "max_event" && follows(&fault.field);
+        if !self.faults[known..].iter().any(starved) || open().count() == 0 {
+            return;
+        }
+        let others = self.faults.split_off(known);
+        self.faults.extend(others.into_iter().filter(|fault| !follows(&fault.field)));
+        let mut parts: Vec<(String, u64)> = NAMES
+            .into_iter()
+            .zip([self.hot.max, self.warm.max, self.index.max])
+            .filter_map(|(name, max)| Some((format!("{name}.max"), max?)))
+            .collect();
+        parts.extend(self.buffers.map(|buffers| ("buffers".into(), buffers)));
+        let field = match &parts[..] {
+            [(field, _)] => field.clone(),
+            _ => "memory".into(),
+        };
+        parts.retain(|(name, _)| *name != "buffers");
+        parts.push(("buffers".into(), buffers));
+        let sizes: Vec<String> =
+            parts.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::new(*bytes))).collect();
+        let problem = format!(
+            "of the `memory` of {} too little is left for {} beside {}; raise it, or make these smaller",
+            ByteSize::new(memory),
+            open().collect::<Vec<_>>().join(", "),
+            sizes.join(", ")
+        );
+        self.fault(field, problem);
+    }
+
+    /// Fills in everything that was left open.
+    pub(super) fn layout(&mut self) -> Config {
+        let memory = self.memory.unwrap_or(256 * MIB);
+        let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
+        let known = self.faults.len();
+        let Parts { system, hot, warm, index, partitions } = self.parts(memory, buffers);
         let max_event = self.max_event.unwrap_or(EVENT_MAX.min(hot.max / 8).min(buffers / 8));
         let most = EVENT_MAX.min(hot.max / 2).min(buffers / 8);
         if max_event > most || max_event < 64 {
@@ -80,7 +170,6 @@ impl ConfigBuilder {
             );
             self.fault("max_event", problem);
         }
-        let system = system_region(&hot, &warm, &index, partitions, self.durability);
         let total = [system.max, hot.max, warm.max, index.max, buffers]
             .iter()
             .fold(0u64, |sum, part| sum.saturating_add(*part));
@@ -100,6 +189,7 @@ impl ConfigBuilder {
                 ),
             );
         }
+        self.blame_what_was_asked(known, memory, buffers);
         if buffers < MIB {
             self.fault("buffers", format!("{} is less than 1 MiB", ByteSize::new(buffers)));
         }
@@ -112,6 +202,7 @@ impl ConfigBuilder {
             buffers,
             partitions,
             partitions_fixed: self.partitions.is_some(),
+            sizes_fixed: self.asked().map(|asked| asked.is_some()),
             classes: std::mem::take(&mut self.classes),
             data_dir: self.data_dir.take(),
             durability: self.durability,

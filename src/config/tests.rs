@@ -39,6 +39,49 @@ fn initial_and_max_may_be_the_same_odd_number() {
     assert_eq!(config.hot.initial, config.hot.max);
 }
 
+/// The field and text of the only fault.
+fn only_fault(config: ConfigBuilder) -> (String, String) {
+    let error = config.build().unwrap_err();
+    assert_eq!(error.config_faults().len(), 1, "{error}");
+    let fault = &error.config_faults()[0];
+    (fault.field.clone(), fault.problem.clone())
+}
+
+#[test]
+fn a_part_that_leaves_nothing_for_the_others_is_one_fault() {
+    for (memory, index) in [("256MiB", "2GiB"), ("256MiB", "250MiB"), ("64MiB", "56MiB"), ("16MiB", "14MiB")]
+    {
+        let (field, problem) = only_fault(Config::builder().memory(memory).index(|part| part.max(index)));
+        assert_eq!(field, "index.max");
+        assert!(problem.contains(&format!("index.max {index}")) && problem.contains(memory), "{problem}");
+        assert!(problem.contains("hot, warm"), "{problem}");
+    }
+    let both = Config::builder().memory("256MiB").hot(|hot| hot.max("1GiB")).index(|index| index.max("1GiB"));
+    let (field, problem) = only_fault(both);
+    assert!(field == "memory" && problem.contains("hot.max 1GiB, index.max 1GiB"), "{problem}");
+    assert_eq!(only_fault(Config::builder().memory("64MiB").buffers("64MiB")).0, "buffers");
+    assert_eq!(only_fault(Config::builder().memory("100KiB")).0, "memory");
+    // What is wrong beside it is told, too.
+    let page = Config::builder().memory("256MiB").index(|index| index.max("2GiB").page_size(3000u64));
+    let faults = page.build().unwrap_err();
+    assert_eq!(faults.config_faults().len(), 2, "{faults}");
+}
+
+/// Small pages have large tables, and the warm region has small ones: what nobody asked for makes room for them.
+#[test]
+fn what_nobody_asked_for_makes_room_for_the_tables() {
+    for (hot, page) in [("32MiB", "4KiB"), ("32MiB", "16KiB"), ("4MiB", "4KiB"), ("100MiB", "2KiB")] {
+        let config = Config::builder()
+            .memory("256MiB")
+            .hot(|part| part.max(hot).page_size(page))
+            .index(|index| index.max("512KiB"))
+            .build()
+            .unwrap_or_else(|error| panic!("{hot} of {page}: {error}"));
+        let parts = config.system.max + config.hot.max + config.warm.max + config.index.max + config.buffers;
+        assert!(parts <= config.memory && parts * 100 >= config.memory * 97, "{hot} of {page}: {config:?}");
+    }
+}
+
 #[test]
 fn parts_larger_than_the_whole_are_refused() {
     let error = Config::builder().memory("64MiB").hot(|hot| hot.max("64MiB")).build().unwrap_err();

@@ -82,17 +82,7 @@ impl Names {
         }
         let cost = Self::cost(name);
         if added.bytes + cost > self.limit {
-            return Err(Error::pressure(BackPressure {
-                reason: PressureReason::BuffersFull,
-                region: None,
-                class: None,
-                level: Pressure::Full,
-                used_bytes: added.bytes as u64,
-                limit_bytes: self.limit as u64,
-                // Names are kept for good.
-                retry_after: Duration::from_secs(1),
-                stall: None,
-            }));
+            return Err(self.full_at(added.bytes));
         }
         let stream = self.free_value(name);
         if let Some(log) = &mut added.log {
@@ -114,11 +104,21 @@ impl Names {
 
     /// The error of whoever finds that memory used up.
     pub(crate) fn full(&self) -> Error {
-        let limit = self.limit;
-        let text = format!(
-            "what is known of streams fills the {limit} bytes there are for it; give the store more `buffers`"
-        );
-        Error::new(ErrorKind::MemoryPressure, text)
+        self.full_at(self.added.lock().bytes)
+    }
+
+    fn full_at(&self, bytes: usize) -> Error {
+        Error::pressure(BackPressure {
+            reason: PressureReason::BuffersFull,
+            region: None,
+            class: None,
+            level: Pressure::Full,
+            used_bytes: bytes as u64,
+            limit_bytes: self.limit as u64,
+            // What is known of streams is kept for good.
+            retry_after: Duration::from_secs(1),
+            stall: None,
+        })
     }
 
     /// Names that must be saved before events of their streams.
@@ -212,7 +212,12 @@ mod tests {
         assert!(names.intern(&"x".repeat(NAME_MAX + 1)).is_err());
         names.intern("one").unwrap();
         names.intern("two").unwrap();
-        assert_eq!(names.intern("three").unwrap_err().kind(), ErrorKind::MemoryPressure);
+        let error = names.intern("three").unwrap_err();
+        assert_eq!(
+            (error.kind(), error.is_retryable(), error.retry_after()),
+            (ErrorKind::MemoryPressure, false, None)
+        );
+        assert!(error.to_string().contains("more `buffers`"), "{error}");
         assert!(names.intern("one").is_ok());
     }
 }

@@ -425,6 +425,19 @@ impl StreamDirectory {
         all
     }
 
+    /// How many heads there are, roughly while others write. The caller holds a pin.
+    pub(crate) fn len(&self) -> usize {
+        let (slots, depth) = (self.directory.slots(), self.directory.depth());
+        let pages =
+            slots[..1 << depth].iter().enumerate().map(|(at, slot)| (at, slot.load(Ordering::Acquire)));
+        let page = |(at, number): (usize, u32)| {
+            let page = (number != NO_PAGE).then(|| self.page(number))?;
+            // Of the slots that lead to a page, the first.
+            (at >> page.depth() == 0).then(|| page.left())
+        };
+        pages.filter_map(page).sum()
+    }
+
     /// Every page in use. For checks; the partition's lock is held.
     pub(crate) fn page_numbers(&self) -> Vec<u32> {
         self.directory.pages().into_iter().filter(|page| *page != NO_PAGE).collect()

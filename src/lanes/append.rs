@@ -60,6 +60,8 @@ pub(crate) struct Lanes {
     /// Events that were found in memory when the store opened.
     pub(crate) recovered: AtomicU64,
     pub(super) index_room: IndexRoom,
+    /// Bytes of the index that an earlier run left; zero without one.
+    pub(super) index_before: u64,
     /// Consecutive hot pages that an event larger than a page waits for: free ones may be many, but apart.
     pub(crate) hot_run_wanted: AtomicU32,
     /// Whether every event in memory that was not removed can be given: no class has a retention, no event expires by
@@ -108,6 +110,8 @@ impl Lanes {
         first_seq: impl Fn(LaneId) -> u64,
     ) -> Result<Self> {
         let (shared, image) = (files.map(|files| files.dir), files.and_then(|files| files.image));
+        // Before it is mapped, which makes it longer.
+        let index_before = shared.map_or(0, |dir| dir.len("index"));
         let (index_region, tables) = index_memory(config, machine, shared)?;
         let (index_region, tables) = (Arc::new(index_region), tables.as_ref().unwrap_or(system));
         let readers = Arc::new(Readers::new());
@@ -140,6 +144,7 @@ impl Lanes {
             left: CachePadded::default(),
             recovered: AtomicU64::new(0),
             index_room: IndexRoom::default(),
+            index_before,
             hot_run_wanted: AtomicU32::new(0),
             plain: AtomicBool::new(plain),
             reads_plainly: AtomicBool::new(plain),

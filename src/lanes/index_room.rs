@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::index::region::RESERVE;
+use crate::index::streams::Head;
 use crate::lanes::append::Lanes;
 use crate::pressure::PressureReason;
 use crate::sync::{AtomicU32, AtomicU64};
@@ -165,6 +166,13 @@ impl Lanes {
         } else {
             self.index_has_too_many();
         }
+    }
+
+    /// Bytes of the index's entries and heads, roughly while others write.
+    pub(crate) fn index_live_bytes(&self) -> u64 {
+        let _pin = self.pin();
+        let heads: usize = self.partitions.iter().map(|partition| partition.streams.len()).sum();
+        self.in_memory() * size_of::<u64>() as u64 + (heads * size_of::<Head>()) as u64
     }
 
     /// The index may have more pages from now on: how many events it has room for is to be seen again.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use crate::config::ByteSize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader, is_whole};
 use crate::ids::{Addr, LaneId, LogicalPage, Stream};
@@ -270,7 +271,7 @@ impl<'r> Replay<'r> {
     fn link(&mut self, record: &FoundRecord) -> Result<()> {
         let stream = Stream::from_raw(record.stream);
         let head = self.partition.streams.find_or_insert(record.head_hash, stream, self.lane.class());
-        let (head, _) = head.ok_or_else(index_is_full)?;
+        let (head, _) = head.ok_or_else(|| index_is_full(self.lanes))?;
         let (slot, expected) = head.next_link();
         let is_past = || expected == 0 && self.lanes.pages.is_past(Addr(record.previous));
         if record.previous != expected && !is_past() {
@@ -298,7 +299,7 @@ impl<'r> Replay<'r> {
                     return Ok(true);
                 }
                 Outcome::Duplicate => return Ok(false),
-                Outcome::Full => return Err(index_is_full()),
+                Outcome::Full => return Err(index_is_full(lanes)),
                 Outcome::Again => {
                     cursor.release();
                     wait_a_turn(&mut turn);
@@ -308,9 +309,19 @@ impl<'r> Replay<'r> {
     }
 }
 
-fn index_is_full() -> Error {
+fn index_is_full(lanes: &Lanes) -> Error {
+    let size = |bytes| ByteSize::new(bytes);
+    let (now, before) = (lanes.index_region.stats(0).max_bytes, lanes.index_before);
+    let enough = if before > now {
+        format!("of at least {}, which it had when they were written", size(before))
+    } else {
+        format!("larger than {}", size(now))
+    };
     Error::new(
-        ErrorKind::MemoryPressure,
-        "the index has no room for all events that were found; nothing is lost: open the store with a larger index.max",
+        ErrorKind::Incompatible,
+        format!(
+            "an index of {} has no room for all events that were found; nothing is lost: open the store with an `index` {enough}",
+            size(now)
+        ),
     )
 }

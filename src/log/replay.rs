@@ -46,8 +46,7 @@ const APART: u64 = 64;
 /// Puts those pages back that were in memory and that the cold tier does not have.
 ///
 /// # Errors
-/// [`ErrorKind::MemoryPressure`] when the regions are too small, [`ErrorKind::Incompatible`] when lanes or page numbers are
-/// missing, [`ErrorKind::Io`]. The log is as it was.
+/// [`ErrorKind::Incompatible`] when the regions are too small, or lanes or page numbers are missing, [`ErrorKind::Io`]. The log is as it was.
 pub(crate) fn replay(
     log: &LogDir,
     scan: Scan,
@@ -184,9 +183,9 @@ fn place(page: &PageLog) -> Option<(u64, u32)> {
 
 fn too_small(what: &str) -> Error {
     Error::new(
-        ErrorKind::MemoryPressure,
+        ErrorKind::Incompatible,
         format!(
-            "there is no room for all {what} of the log; nothing is lost: open the store with larger regions"
+            "there is no room for all {what} of the log; nothing is lost: open the store with a larger `hot` or `warm` region"
         ),
     )
 }

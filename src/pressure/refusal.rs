@@ -18,7 +18,8 @@ pub enum PressureReason {
     IndexFull,
     /// The event's class has used up its quota.
     ClassQuota,
-    /// The buffers have no room, for one more stream name for example.
+    /// The share of the buffers for what is known of streams, names and classes, is used up. That stays: trying again is of no use
+    /// before the store is opened with more [`buffers`](crate::ConfigBuilder::buffers).
     BuffersFull,
     /// A [`HandOver`](crate::HandOver) holds as many events as it may.
     QueueFull,
@@ -48,6 +49,11 @@ impl PressureReason {
         }
     }
 
+    /// Whether there can be room again without anyone changing anything.
+    pub(crate) fn passes(self) -> bool {
+        self != Self::BuffersFull
+    }
+
     /// Whether events of other classes may have room all the same.
     pub(crate) fn is_of_class(self) -> bool {
         self == Self::ClassQuota
@@ -60,7 +66,7 @@ impl PressureReason {
             Self::PageTableFull => "the page table",
             Self::IndexFull => "the index region",
             Self::ClassQuota => "the quota of the event's class",
-            Self::BuffersFull => "the buffers",
+            Self::BuffersFull => "the share of the buffers for names and classes of streams",
             Self::QueueFull => "the hand-over queue",
             Self::LogBehind => "the log on the disk",
         }
@@ -197,7 +203,7 @@ pub struct BackPressure {
     /// Bytes that may be taken at most.
     pub limit_bytes: u64,
     /// When there will be room again, by the rate at which pages were freed lately; the longer none was freed, the
-    /// longer. From 1 ms to 1 s.
+    /// longer. From 1 ms to 1 s. Of no meaning for [`BuffersFull`](PressureReason::BuffersFull).
     pub retry_after: Duration,
     /// Why no room is made, if none is.
     pub stall: Option<Stall>,
@@ -218,9 +224,9 @@ impl fmt::Display for BackPressure {
         }
         let wait = self.retry_after.as_millis();
         match self.reason {
-            PressureReason::BuffersFull => {
-                f.write_str("; give the store more `buffers`, or number the streams instead of naming them")
-            }
+            PressureReason::BuffersFull => f.write_str(
+                "; it stays so: give the store more `buffers`, or number the streams instead of naming them",
+            ),
             PressureReason::LogBehind => {
                 write!(f, "; try again in {wait} ms, and make room on the disk of the data directory")
             }

@@ -41,7 +41,7 @@ impl Core {
             self.system.stats(0).counting(self.sizes.system_bytes()),
             self.lanes.pages.hot.stats(hot[3]),
             self.lanes.pages.warm.stats(warm[2]),
-            self.lanes.index_region.stats(self.lanes.in_memory() * 8),
+            self.lanes.index_region.stats(self.lanes.index_live_bytes()),
         ];
         let buffer_bytes = self.buffer_bytes();
         let stall = self.stall();

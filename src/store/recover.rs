@@ -48,8 +48,7 @@ pub(crate) fn attach(
 /// Takes over what the files hold, whatever that is: looks at all of it.
 ///
 /// # Errors
-/// [`ErrorKind::Incompatible`] when the cold tier is of another history, [`ErrorKind::MemoryPressure`] when the index is
-/// too small. The files are as they were but for what was damaged, so the store can be opened again.
+/// [`ErrorKind::Incompatible`] when the cold tier is of another history, or the index is too small. The files are as they were but for what was damaged, so the store can be opened again.
 ///
 /// `confirmed` tells below which page number the cold tier has everything of a lane.
 pub(crate) fn recover(

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::config::{Config, Durability, PAGE_TABLE_ENTRY};
+use crate::config::{ByteSize, Config, Durability, PAGE_TABLE_ENTRY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::restore::shared_slab;
 use crate::store::builder::fresh_seed;
@@ -232,7 +232,8 @@ impl Taken {
             earlier.as_ref().and_then(|earlier| earlier.pages).unwrap_or_else(fresh_seed)
         };
         if let Some(earlier) = &self.earlier
-            && let Err(error) = fits(&self.dir, earlier, &layout(earlier.first_seq, pages_of(&self.earlier)))
+            && let Err(error) =
+                fits(&self.dir, earlier, &layout(earlier.first_seq, pages_of(&self.earlier)), config)
         {
             // What differs does not matter where the cold tier has everything.
             if earlier.state != State::Settled {
@@ -423,23 +424,60 @@ fn boot() -> String {
     if id.is_empty() { format!("{:?}", clock::now()) } else { id.trim().to_string() }
 }
 
-fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)]) -> Result<()> {
-    for (name, before) in earlier.fields.iter().filter(|(name, _)| name != "state") {
-        let now = layout.iter().find(|(field, _)| field == name).map_or("nothing", |(_, value)| value);
-        if now != before {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                format!(
-                    "the pages in {} were written with {name} {before}, the configuration says {now}; open the store as it \
-                     was and close it cleanly with a cold tier before changing this{}. Events of classes that \
-                     are dropped never go there: if only those are left after a flush and may be lost, delete the directory",
-                    dir.path().display(),
-                    if name == "seed" { " (they belong to another data directory)" } else { "" }
-                ),
-            ));
-        }
+fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)], config: &Config) -> Result<()> {
+    let value = |fields: &[(String, String)], name: &str| {
+        fields
+            .iter()
+            .find(|(field, _)| field == name)
+            .map_or("nothing".to_string(), |(_, value)| value.clone())
+    };
+    let differs = |name: &&str| value(&earlier.fields, name) != value(layout, name);
+    let [hot, warm, _] = config.sizes_fixed;
+    let follows = |name: &&str| match *name {
+        "hot.ceiling" => !hot,
+        "warm.ceiling" => !warm,
+        "table.entries" | "removed.entries" => true,
+        _ => false,
+    };
+    let names = earlier.fields.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "state");
+    let all: Vec<&str> = names.filter(differs).collect();
+    // Rather what was changed than what came of it.
+    let Some(name) = all.iter().find(|name| !follows(name)).or(all.first()) else { return Ok(()) };
+    let (before, now) = (value(&earlier.fields, name), value(layout, name));
+    let why = match *name {
+        "seed" => " (they belong to another data directory)".to_string(),
+        name if follows(&name) => why_it_follows(dir, earlier, config),
+        _ => String::new(),
+    };
+    Err(Error::new(
+        ErrorKind::Incompatible,
+        format!(
+            "the pages in {} were written with {name} {before}, the configuration says {now}{why}; open the store as it \
+             was and close it cleanly with a cold tier before changing this. Events of classes that \
+             are dropped never go there: if only those are left after a flush and may be lost, delete the directory",
+            dir.path().display(),
+        ),
+    ))
+}
+
+/// Why a region that has no size of its own has another one than it had, and how it gets that again.
+fn why_it_follows(dir: &SharedDir, earlier: &Earlier, config: &Config) -> String {
+    let (index, mut keep) = (dir.len("index"), Vec::new());
+    for (name, fixed) in ["hot", "warm"].into_iter().zip(config.sizes_fixed) {
+        let ceiling = format!("{name}.ceiling");
+        let before = earlier.fields.iter().find(|(field, _)| *field == ceiling);
+        keep.extend(before.filter(|_| !fixed).map(|(_, bytes)| format!("{name}.max({bytes})")));
     }
-    Ok(())
+    let changed = if config.sizes_fixed[2] && index != 0 && index != config.index.ceiling {
+        let [before, now] = [index, config.index.ceiling].map(ByteSize::new);
+        format!("`index`, which had {before} and has {now} now")
+    } else {
+        "`memory`, `buffers`, or the size of another region".to_string()
+    };
+    format!(
+        ". That follows from what was changed: {changed}. To go on with the pages beside that, ask for {} as it was; or",
+        keep.join(" and ")
+    )
 }
 
 fn check_lengths(dir: &SharedDir, config: &Config) -> Result<()> {

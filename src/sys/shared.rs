@@ -62,6 +62,11 @@ impl SharedDir {
         self.path.join(name).exists()
     }
 
+    /// Bytes of a file; zero where there is none.
+    pub(crate) fn len(&self, name: &str) -> u64 {
+        std::fs::metadata(self.path.join(name)).map_or(0, |found| found.len())
+    }
+
     /// Whether the files are in memory, and so end with the machine.
     pub(crate) fn lies_in_memory(&self) -> bool {
         lies_in_memory(&self.lock)

@@ -357,6 +357,7 @@ fn stream_names_have_limits() {
         }
     };
     assert!(error.kind() == ErrorKind::MemoryPressure && many > 50, "{many}: {error}");
+    assert!(!error.is_retryable() && error.retry_after().is_none(), "{error}");
     assert_eq!(store.stream("n").unwrap(), streams[0]);
     store.validate().unwrap();
     store.close(CLOSE).unwrap();

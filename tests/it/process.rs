@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use esker::{ClassConfig, Clock, Config, ConfigBuilder, Durability, ErrorKind, Event, Store, Stream};
+use esker::{
+    ClassConfig, Clock, Config, ConfigBuilder, Durability, ErrorKind, Event, RegionKind, Store, Stream,
+};
 
 use crate::common::{Random, append_proof, child_argument, proof, small, verify};
 #[cfg(target_os = "linux")]
@@ -187,6 +189,43 @@ fn another_layout_is_refused_and_told() {
     let store = open(base().class(ClassConfig::new("three")).memory("20MiB")).unwrap();
     assert!(store.recovered().is_none());
     assert_eq!(store.fetch_scan(..).count(), 100);
+}
+
+/// Whoever changes the size of the index only is told so, and how the pages are kept; an index that is too small for what is there
+/// says how large it must be. Neither is tried again by itself.
+#[test]
+fn a_changed_index_is_called_by_its_name() {
+    let dirs = Dirs::new();
+    let base = |index: &str| dirs.alone().index(|part| part.max(index).page_size("4KiB"));
+    let store = open(base("2MiB")).unwrap();
+    let [hot, warm] = [&store.config().hot, &store.config().warm].map(|region| region.max);
+    let stats = |store: &Store| *store.stats().region(RegionKind::Index);
+    assert_eq!(stats(&store).live_bytes, 0);
+    let events = 4_000u64;
+    for n in 0..events {
+        let id = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        append_proof(&store, Event::new(Stream::from(n as u32), id, 1_000_000, 0), 40);
+    }
+    // An entry of 8 bytes and a head of 64 for each.
+    assert_eq!(stats(&store).live_bytes, events * 72);
+    store.close(CLOSE).unwrap();
+    drop(store);
+    let (kind, text) = refusal(base("1MiB"));
+    assert_eq!(kind, ErrorKind::Incompatible, "{text}");
+    assert!(text.contains("`index`, which had 2MiB and has 1MiB now"), "{text}");
+    assert!(text.contains(&format!("hot.max({hot}) and warm.max({warm})")), "{text}");
+    // As it says.
+    let kept = |index: &str| base(index).hot(|part| part.max(hot)).warm(|part| part.max(warm));
+    let error = open(kept("128KiB")).err().unwrap();
+    assert!(error.kind() == ErrorKind::Incompatible && !error.is_retryable(), "{error:?}");
+    assert!(error.to_string().contains("`index` of at least 2MiB"), "{error}");
+    for index in ["1792KiB", "2MiB"] {
+        let store = open(kept(index)).unwrap();
+        assert_eq!(found(&store).len() as u64, events, "{index}");
+        assert_eq!(stats(&store).live_bytes, events * 72, "{index}");
+        store.validate().unwrap();
+        store.close(CLOSE).unwrap();
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ impl HeadPage<'_> {
     }
 
     /// Heads that are not removed, about.
-    fn left(self) -> usize {
+    pub(super) fn left(self) -> usize {
         self.used().saturating_sub(self.gone())
     }
 }
