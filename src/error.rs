@@ -118,6 +118,11 @@ impl Error {
         Self::new(ErrorKind::Corrupt, message)
     }
 
+    pub(crate) fn already_open(dir: &std::path::Path) -> Self {
+        let text = format!("{} belongs to another store; close that one first", dir.display());
+        Self::new(ErrorKind::AlreadyOpen, text)
+    }
+
     pub(crate) fn io(message: impl Into<String>, source: std::io::Error) -> Self {
         Self::with_source(ErrorKind::Io, message, source)
     }

@@ -205,8 +205,8 @@ impl StoreBuilder {
         } = self;
         let clock = clock.of_store(config.background);
         let shares = Shares::of(config.buffers);
-        let mut page_set = PageSet::open(&config)?;
         let mut taken = Taken::open(&config)?;
+        let mut page_set = PageSet::open(&config)?;
         let has_pages = taken.as_ref().is_some_and(|taken| taken.earlier.is_some());
         let mut found_log = FoundLog::take(&config, has_pages)?;
         if let (Some(log), Some(taken)) = (&mut found_log, &mut taken) {
@@ -261,7 +261,8 @@ impl StoreBuilder {
         let machine = Arc::new(Machine::new(&config)?);
         if let Some(dir) = &gone {
             machine.warn(format!(
-                "the pages that this data directory had in {} are not there any more (they end with the system, where they                  are in shared memory): what only they held is lost",
+                "the pages that this data directory had in {} are not there any more (they end with the system, where they \
+                 are in shared memory): what only they held is lost",
                 dir.display()
             ));
         }

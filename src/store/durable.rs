@@ -74,7 +74,7 @@ impl FoundLog {
     /// [`ErrorKind::Io`].
     pub(crate) fn compare(&mut self, taken: &mut Taken) -> Result<()> {
         if let Some(identity) = self.identity {
-            self.must_replay |= taken.begin_anew_unless(identity.pages)?;
+            self.must_replay |= taken.begin_anew_unless(identity.pages, identity.seed)?;
         }
         Ok(())
     }

@@ -196,9 +196,10 @@ impl Taken {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
-    pub(crate) fn begin_anew_unless(&mut self, pages: u64) -> Result<bool> {
-        let are_others =
-            self.earlier.as_ref().is_some_and(|earlier| earlier.pages.is_some_and(|these| these != pages));
+    pub(crate) fn begin_anew_unless(&mut self, pages: u64, seed: u64) -> Result<bool> {
+        // Those of another data directory are not ours to let go: they are refused later.
+        let ours = self.earlier.as_ref().filter(|earlier| earlier.seed == seed);
+        let are_others = ours.is_some_and(|earlier| earlier.pages.is_some_and(|these| these != pages));
         if are_others {
             self.begin_anew()?;
         }
@@ -231,6 +232,10 @@ impl Taken {
         let pages_of = |earlier: &Option<Earlier>| {
             earlier.as_ref().and_then(|earlier| earlier.pages).unwrap_or_else(fresh_seed)
         };
+        let settled = self.earlier.as_ref().is_some_and(|earlier| earlier.state == State::Settled);
+        if page_set.is_left_over() && settled {
+            self.begin_anew()?;
+        }
         if let Some(earlier) = &self.earlier
             && let Err(error) =
                 fits(&self.dir, earlier, &layout(earlier.first_seq, pages_of(&self.earlier)), config)
@@ -251,7 +256,7 @@ impl Taken {
         let closed = earlier.as_ref().is_some_and(Earlier::was_closed) && dir.lies_in_memory();
         let image = if closed { read_image(&dir, record.turn()) } else { None };
         let before = Mutex::new(earlier.as_ref().map(|earlier| earlier.state));
-        page_set.begin()?;
+        page_set.begin(settled && !page_set.is_left_over())?;
         let (record, page_set) = (Mutex::new(record), Mutex::new(page_set));
         let shared = Shared { dir, record, layout, pages, image, page_set, before };
         shared.write(if earlier.is_some() { State::Open } else { State::New })?;
@@ -363,16 +368,18 @@ pub(crate) enum Waiting {
     Events,
 }
 
-/// Whether events of a set of pages wait in a directory that this store does not have.
+/// Whether events of certain pages wait in a directory that this store does not have: those of which the number `is_asked_for`.
 ///
 /// # Errors
-/// [`ErrorKind::Io`].
-pub(crate) fn what_waits(path: &Path, set: u64) -> Result<Waiting> {
+/// [`ErrorKind::AlreadyOpen`] when a store has the directory; [`ErrorKind::Io`].
+pub(crate) fn what_waits(path: &Path, is_asked_for: &dyn Fn(u64) -> bool) -> Result<Waiting> {
     let record = path.join(RECORD);
     let file = match std::fs::File::open(&record) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Waiting::Nothing);
+            // Without its record nobody can tell what they are.
+            let left = FILES.iter().any(|name| path.join(name).exists());
+            return Ok(if left { Waiting::Events } else { Waiting::Nothing });
         }
         Err(error) => return Err(Error::io(format!("cannot look at {}", record.display()), error)),
     };
@@ -381,8 +388,16 @@ pub(crate) fn what_waits(path: &Path, set: u64) -> Result<Waiting> {
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         Err(error) => return Err(error),
     };
+    if earlier
+        .as_ref()
+        .is_some_and(|earlier| !earlier.set.is_some_and(is_asked_for) || earlier.state == State::New)
+    {
+        return Ok(Waiting::Nothing);
+    }
+    if SharedDir::is_taken(path) {
+        return Err(Error::already_open(path));
+    }
     Ok(match earlier {
-        Some(earlier) if earlier.set != Some(set) || earlier.state == State::New => Waiting::Nothing,
         Some(earlier) if earlier.state == State::Settled => Waiting::Settled,
         _ => Waiting::Events,
     })
@@ -439,7 +454,9 @@ fn fits(dir: &SharedDir, earlier: &Earlier, layout: &[(String, String)], config:
         "table.entries" | "removed.entries" => true,
         _ => false,
     };
-    let names = earlier.fields.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "state");
+    // Each opening gives the pages another number.
+    let names =
+        earlier.fields.iter().map(|(name, _)| name.as_str()).filter(|name| !["state", "set"].contains(name));
     let all: Vec<&str> = names.filter(differs).collect();
     // Rather what was changed than what came of it.
     let Some(name) = all.iter().find(|name| !follows(name)).or(all.first()) else { return Ok(()) };
@@ -475,7 +492,7 @@ fn why_it_follows(dir: &SharedDir, earlier: &Earlier, config: &Config) -> String
         "`memory`, `buffers`, or the size of another region".to_string()
     };
     format!(
-        ". That follows from what was changed: {changed}. To go on with the pages beside that, ask for {} as it was; or",
+        ". That follows from what was changed: {changed}. To go on with the pages beside that, ask for {} as it was",
         keep.join(" and ")
     )
 }

@@ -33,10 +33,7 @@ impl SharedDir {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::AlreadyOpen,
-                    format!("{} belongs to another store; close that one first", path.display()),
-                ));
+                return Err(Error::already_open(path));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::io(format!("cannot lock {}", path.display()), error));
@@ -44,6 +41,12 @@ impl SharedDir {
         }
         check_owner(path, &lock)?;
         Ok(Self { path: path.to_path_buf(), lock })
+    }
+
+    /// Whether a store has the directory.
+    pub(crate) fn is_taken(path: &Path) -> bool {
+        let lock = File::open(path.join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -249,17 +252,19 @@ impl Record {
     /// # Errors
     /// [`ErrorKind::Io`].
     pub(crate) fn write(&mut self, version: u32, text: &str) -> Result<()> {
-        self.turn += 1;
-        let crc = record_crc(version, self.turn, text.as_bytes());
-        let mut copy =
-            format!("{MAGIC} {version} {} {} {crc:08x}\n{text}", self.turn, text.len()).into_bytes();
+        let turn = self.turn + 1;
+        let crc = record_crc(version, turn, text.as_bytes());
+        let mut copy = format!("{MAGIC} {version} {turn} {} {crc:08x}\n{text}", text.len()).into_bytes();
         if copy.len() > COPY {
             return Err(Error::new(ErrorKind::InvalidInput, "the record of the shared files is too long"));
         }
         copy.resize(COPY, 0);
-        let at = SeekFrom::Start(self.turn % 2 * COPY as u64);
+        let at = SeekFrom::Start(turn % 2 * COPY as u64);
         let done = self.file.seek(at).and_then(|_| self.file.write_all(&copy));
-        done.map_err(|error| Error::io("cannot write the record of the shared files", error))
+        done.map_err(|error| Error::io("cannot write the record of the shared files", error))?;
+        // One that failed is tried again over the same copy: the other one is whole.
+        self.turn = turn;
+        Ok(())
     }
 }
 

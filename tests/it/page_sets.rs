@@ -1,6 +1,8 @@
 //! Which pages a data directory belongs to: others than those that hold its events are refused, and pages that are gone
 //! are told.
 
+mod openings;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ impl Dirs {
     }
 
     fn note(&self) -> PathBuf {
-        self.at("data").join("pages")
+        self.at("data").join("pages.note")
     }
 
     /// With pages in a directory of that name.
@@ -232,7 +234,7 @@ fn a_damaged_note_is_told_and_one_copy_of_it_is_enough() {
     crash_with(dirs.pages("first"), 100..200);
     let whole = std::fs::read(dirs.note()).unwrap();
     for flipped in [60, 60 + (16 << 10)] {
-        let mut bytes = whole.clone();
+        let mut bytes = std::fs::read(dirs.note()).unwrap();
         bytes[flipped] ^= 1;
         std::fs::write(dirs.note(), &bytes).unwrap();
         let store = open(dirs.pages("first")).unwrap();

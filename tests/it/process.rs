@@ -249,7 +249,7 @@ fn another_data_directory_is_refused() {
 #[test]
 fn a_data_directory_that_went_on_alone_is_noticed() {
     let dirs = Dirs::new();
-    let note = dirs.data().join("pages");
+    let note = dirs.data().join("pages.note");
     let store = open(dirs.config()).unwrap();
     append_some(&store, 0..100);
     store.flush(CLOSE).unwrap();
@@ -480,7 +480,8 @@ fn flipped_bits_are_noticed_and_cost_what_they_hit() {
                     let quiet = gone > 0 && !said;
                     // Memory is believed: nothing sums up the records of a hot page, nor the notes of removals.
                     let believed = if name == "hot" || name == "removed" { flips } else { 0 };
-                    assert!(other <= believed, "{what}: {other} events are other than they were");
+                    // A length that is believed may make one more event of what follows.
+                    assert!(other <= 2 * believed, "{what}: {other} events are other than they were");
                     assert!(
                         !quiet || gone <= believed,
                         "{what}: {gone} events are missing, and nothing was said"
