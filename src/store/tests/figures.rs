@@ -60,3 +60,19 @@ fn how_long_a_tier_has_not_answered_or_has_failed_is_told() {
     assert!(store.core.spill(true).unwrap() > 0);
     assert_eq!((failing(), hangs()), (None, None));
 }
+
+#[test]
+fn an_event_at_the_end_of_its_retention_is_not_spilled_and_one_after_it_is() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(0));
+    let class = ClassConfig::new("a").retention(Duration::from_millis(5_000));
+    let config = Config::builder().memory("32MiB").partitions(1).class(class).background(false);
+    let tier = Tier::new(dir.path());
+    let store = Store::builder(config.build().unwrap()).cold(tier).clock(clock.clone()).open().unwrap();
+    for id in 0..4 {
+        store.append(&Event::new(Stream::from(1u32), id, id as i64, 0)).unwrap();
+    }
+    clock.set_ms(5_001);
+    assert_eq!(store.pin().scan(..).count(), 2, "those that came later than the end");
+    store.flush(LIMIT).unwrap();
+    assert_eq!(store.stats().cold.events, 2);
+}
