@@ -489,8 +489,12 @@ fn what_a_damaged_page_lost_is_counted() {
     let record = committed / count;
     let shorter = (committed - 3 * record) as u32;
     let later = i64::from_le_bytes(table[entry + 64..entry + 72].try_into().unwrap()) + 1;
+    let last = (1..).find(|page| u32_at(&places, (page + 1) * 8 + 4) == 0).unwrap() * ENTRY;
+    let one_more = (u32_at(&table, last + 12) + 1) as u32;
     let cases = [
         ("nothing", "hot", vec![], 0, 0),
+        // A record is counted just before it can be seen.
+        ("a kill in the middle of an append", "table", vec![(last + 12, one_more.to_le_bytes().to_vec())], 0, 0),
         // It begins later than its first event, so these are not its events.
         ("its zone map", "table", vec![(entry + 64, later.to_le_bytes().to_vec())], 1, count),
         ("its length", "table", vec![(entry + 8, shorter.to_le_bytes().to_vec())], 0, 3),
