@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use esker::{ClassConfig, Clock, ConfigBuilder, Durability, Event, OnLeave, Recovered, RegionKind, Store, Stream};
+use esker::{
+    ClassConfig, Clock, ConfigBuilder, Durability, Event, OnLeave, Recovered, RegionKind, Store, Stream,
+};
 
 use crate::common::{Random, append_proof, proof, small, verify, wait_until};
 use crate::kept::stream_of;
@@ -495,8 +497,11 @@ fn what_is_damaged_is_not_attached() {
 #[test]
 fn a_page_is_not_taken_for_an_older_one_that_lay_elsewhere() {
     let whole = Dirs::new();
-    let leaves = || ClassConfig::new("leaves").hot_for(Duration::ZERO).warm_for(Duration::ZERO).on_leave(OnLeave::Drop);
-    let config = |dirs: &Dirs| dirs.alone().partitions(1).hot(|hot| hot.max("1MiB").page_size("8KiB")).class(leaves());
+    let leaves = || {
+        ClassConfig::new("leaves").hot_for(Duration::ZERO).warm_for(Duration::ZERO).on_leave(OnLeave::Drop)
+    };
+    let config =
+        |dirs: &Dirs| dirs.alone().partitions(1).hot(|hot| hot.max("1MiB").page_size("8KiB")).class(leaves());
     let open = |dirs: &Dirs| Store::open(config(dirs).build().unwrap()).unwrap();
     let store = open(&whole);
     let class = store.class("leaves").unwrap();

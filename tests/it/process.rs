@@ -494,7 +494,13 @@ fn what_a_damaged_page_lost_is_counted() {
     let cases = [
         ("nothing", "hot", vec![], 0, 0),
         // A record is counted just before it can be seen.
-        ("a kill in the middle of an append", "table", vec![(last + 12, one_more.to_le_bytes().to_vec())], 0, 0),
+        (
+            "a kill in the middle of an append",
+            "table",
+            vec![(last + 12, one_more.to_le_bytes().to_vec())],
+            0,
+            0,
+        ),
         // It begins later than its first event, so these are not its events.
         ("its zone map", "table", vec![(entry + 64, later.to_le_bytes().to_vec())], 1, count),
         ("its length", "table", vec![(entry + 8, shorter.to_le_bytes().to_vec())], 0, 3),

@@ -128,7 +128,10 @@ fn no_memory_for_a_segment_of_the_log_is_an_error_of_opening() {
         let _less = Less::new(libc::RLIMIT_AS, mapped + (16 << 20));
         let error = open().map(drop).unwrap_err();
         let text = causes(&error);
-        assert!(error.kind() == ErrorKind::Io && text.contains("no memory") && text.contains("segment"), "{text}");
+        assert!(
+            error.kind() == ErrorKind::Io && text.contains("no memory") && text.contains("segment"),
+            "{text}"
+        );
     }
     let store = open().unwrap();
     assert!(store.recovered().unwrap().is_whole());

@@ -68,7 +68,8 @@ fn events_that_come_while_a_history_begins_are_not_of_it() {
         });
         let (pin, cache) = (lanes.pin(), FrameCache::default());
         let mut chains = Chains::begin(lanes, &pin, &cache, stream(), class(), next);
-        let ids: Vec<u64> = std::iter::from_fn(|| chains.next(&pin, &cache)).map(|step| step.event.id()).collect();
+        let ids: Vec<u64> =
+            std::iter::from_fn(|| chains.next(&pin, &cache)).map(|step| step.event.id()).collect();
         assert_eq!(ids, (0..=first).rev().collect::<Vec<_>>(), "begun at {newest}, read until {last}");
     }
 }
