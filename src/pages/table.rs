@@ -68,7 +68,7 @@ impl Place {
     /// Whether the check is right, or there is none, as before there were checks.
     pub(crate) fn is_sound(self) -> bool {
         let check = (self.0 >> Self::CHECK) as u8;
-        check == if self.is_checked() { crc8(self.0 & !Self::DEAD & (1 << Self::CHECK) - 1) } else { 0 }
+        check == if self.is_checked() { crc8(self.0 & !Self::DEAD & ((1 << Self::CHECK) - 1)) } else { 0 }
     }
 
     #[inline]

@@ -156,7 +156,7 @@ fn a_read_that_ran_out_of_time_is_made_again_for_who_has_time_left() {
         *tier.on_get.lock() = Some(Arc::new(get));
         let outcomes = std::thread::scope(|scope| {
             let threads = [(); 2].map(|()| scope.spawn(|| cold.load(id, Deadline::after(LIMIT))));
-            threads.map(|thread| thread.join().unwrap().map(|block| block.unwrap().rows().len() > 0))
+            threads.map(|thread| thread.join().unwrap().map(|block| !block.unwrap().rows().is_empty()))
         });
         // The callback knows of the store, which knows of it.
         *tier.on_get.lock() = None;
