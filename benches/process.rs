@@ -4,6 +4,7 @@
 //! cargo bench --bench process                                  # 2,000,000 events of 256 B, 5 rounds
 //! cargo bench --bench process -- --events 4000000 --rounds 9
 //! cargo bench --bench process -- --modes --dir /var/tmp         # what a log on that disk costs beside them
+//! cargo bench --bench process -- --logs --memory 1 --dir /var/tmp  # what reading that log costs an opening
 //! cargo bench --bench process -- --attach --memory 10          # how fast 10 GiB of events are found again
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets an error has failed")]
@@ -26,6 +27,8 @@ struct Settings {
     attach: bool,
     /// Only appending is measured, in all modes.
     modes: bool,
+    /// Only opening with a log is measured.
+    logs: bool,
     /// Where the log of `Durability::Disk` is.
     dir: PathBuf,
 }
@@ -52,6 +55,7 @@ fn settings() -> Settings {
         events: number("--events").or(in_memory).unwrap_or(events),
         rounds: number("--rounds").unwrap_or(rounds),
         modes: args.iter().any(|arg| arg == "--modes"),
+        logs: args.iter().any(|arg| arg == "--logs"),
         dir: dir.map_or_else(std::env::temp_dir, PathBuf::from),
         attach: args.iter().any(|arg| arg == "--attach"),
     }
@@ -330,8 +334,91 @@ fn measure_modes(settings: &Settings, payloads: &[u8]) {
     }
 }
 
+const OPENING: [&str; 5] = [
+    "after a kill, no log",
+    "after a kill, the log in the page cache",
+    "after a kill, the log on the disk",
+    "after a loss of power, the log in the page cache",
+    "after a loss of power, the log on the disk",
+];
+
+/// The files of a log.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Has the page cache let a file go.
+fn drop_from_cache(path: &Path) {
+    let mut dd = std::process::Command::new("dd");
+    dd.arg(format!("of={}", path.display())).args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]);
+    assert!(dd.args(["status=none"]).status().unwrap().success());
+}
+
+/// Seconds that each opening takes to the first read, and GiB of the log.
+fn opening(settings: &Settings, payloads: &[u8]) -> ([f64; OPENING.len()], f64) {
+    let (shared, data) = (shared(), tempfile::tempdir_in(&settings.dir).unwrap());
+    let (events, pages) = (settings.events, shared.path().join("pages"));
+    let config = |durability| config(events, durability, hot()).shared_dir(&pages);
+    let logged = || config(INTERVAL).data_dir(data.path());
+    let timed = |config: ConfigBuilder| {
+        let begin = now();
+        let store = open(config);
+        assert_eq!(store.pin().get(events as u64 / 2).unwrap().id(), events as u64 / 2);
+        let took = begin.elapsed().as_secs_f64();
+        found_again(&store, events);
+        store.abandon();
+        took
+    };
+    let mut times = [0.0; OPENING.len()];
+    let store = open(config(Durability::Process));
+    append_batches(&store, payloads, events);
+    store.abandon();
+    times[0] = timed(config(Durability::Process));
+    std::fs::remove_dir_all(&pages).unwrap();
+    let store = open(logged());
+    append_batches(&store, payloads, events);
+    store.sync().unwrap();
+    store.abandon();
+    let bytes: u64 = files(data.path()).iter().map(|path| path.metadata().unwrap().len()).sum();
+    for (at, loses_power, is_cached) in
+        [(1, false, true), (2, false, false), (3, true, true), (4, true, false)]
+    {
+        for path in files(data.path()) {
+            std::hint::black_box(std::fs::read(&path).unwrap());
+            if !is_cached {
+                drop_from_cache(&path);
+            }
+        }
+        if loses_power {
+            std::fs::remove_dir_all(&pages).unwrap();
+        }
+        times[at] = timed(logged());
+    }
+    (times, bytes as f64 / (1u64 << 30) as f64)
+}
+
+fn measure_logs(settings: &Settings, payloads: &[u8]) {
+    let all: Vec<_> = (0..settings.rounds).map(|_| opening(settings, payloads)).collect();
+    let gib = median(all.iter().map(|(_, gib)| *gib).collect());
+    println!(
+        "{} events of {PAYLOAD} B, a log of {gib:.2} GiB, medians of {} rounds\n",
+        settings.events, settings.rounds
+    );
+    println!("| an opening | s | of that for the log | s per GiB of log |");
+    println!("|---|---:|---:|---:|");
+    for (row, name) in OPENING.iter().enumerate() {
+        let of = |times: &[f64; OPENING.len()]| (times[row], times[row] - times[0]);
+        let time = median(all.iter().map(|(times, _)| of(times).0).collect());
+        let log = median(all.iter().map(|(times, _)| of(times).1).collect());
+        println!("| {name} | {time:.3} | {log:.3} | {:.2} |", log / gib);
+    }
+}
+
 fn main() {
     let (settings, payloads) = (settings(), payloads());
+    if settings.logs {
+        return measure_logs(&settings, &payloads);
+    }
     if settings.modes {
         return measure_modes(&settings, &payloads);
     }

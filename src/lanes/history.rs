@@ -66,6 +66,18 @@ impl<'g> Chains<'g> {
         let number = partition_of(hash, lanes.partitions.len());
         let head = lanes.partitions[number].streams.find(head_hash(hash, class), stream, class);
         let next = head.map_or([Addr(0); STRIPES], |head| head.newest());
+        Self::begin(lanes, pin, cache, stream, class, next)
+    }
+
+    /// Begins where a head's chains began when they were read, one after the other.
+    pub(crate) fn begin(
+        lanes: &'g Lanes,
+        pin: &'g impl Reading,
+        cache: &FrameCache,
+        stream: Stream,
+        class: Class,
+        next: [Addr; STRIPES],
+    ) -> Self {
         let mut chains = Self::resume(lanes, stream, class, Turn { next, at: 0 });
         for addr in next {
             chains.prefetch(addr);

@@ -242,7 +242,8 @@ impl Lanes {
             self.pages.prefetch_page(self.pages.place(next));
         }
         let damaged = unreadable || survey.cut || survey.count + 1 < claimed;
-        if !survey.is_of(meta, damaged || survey.damaged > 0 || next.is_none()) {
+        let others = !survey.is_of(meta, damaged || survey.damaged > 0 || next.is_none());
+        if others {
             rebuilt.lost.describe(|| format!("page {}: its records are not those that it had", page.0));
             (rebuilt.lost.pages, rebuilt.lost.events) =
                 (rebuilt.lost.pages + 1, rebuilt.lost.events + u64::from(claimed.max(1)));
@@ -276,7 +277,7 @@ impl Lanes {
             rebuilt.lost.events += twice;
             rebuilt.lost.describe(|| format!("page {}: {twice} records have ids of others", page.0));
         }
-        if damaged && !segments.is_empty() {
+        if damaged && !others {
             let missing = u64::from(claimed.saturating_sub(survey.count));
             rebuilt.lost.events += missing;
             rebuilt.lost.describe(|| format!("page {}: {missing} records cannot be read", page.0));

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::RangeInclusive;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, zeros};
 use crate::ids::{LaneId, LogicalPage};
 use crate::log::frame::{BLOCK, Frame, HEADER, Kind, frame_len, read, unit_at};
 use crate::log::segment::{LogDir, read_at};
@@ -79,22 +79,22 @@ impl FoundUnit {
 /// Reads a whole log.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io) when a segment cannot be opened. What of it cannot be read counts as damaged.
+/// [`Io`](crate::ErrorKind::Io) when a segment cannot be opened, or memory has no room for it. What of it cannot be read counts as damaged.
 pub(crate) fn scan(log: &LogDir) -> Result<Scan> {
     let mut units = Vec::new();
     for number in &log.segments {
         let file = log.open_segment(*number)?;
-        let bytes = read_all(&file)
-            .map_err(|error| Error::io(format!("cannot read segment {number} of the log"), error))?;
+        let bytes = read_all(&file, *number)?;
         read_segment(*number, &bytes, &mut units);
     }
     Ok(choose(units, log.segments.front().copied().unwrap_or(0)))
 }
 
 /// A segment's bytes; zeros where the disk does not give them.
-fn read_all(file: &File) -> std::io::Result<Vec<u8>> {
-    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; len.min(1 << 30)];
+fn read_all(file: &File, number: u64) -> Result<Vec<u8>> {
+    let failed = |error| Error::io(format!("cannot read segment {number} of the log"), error);
+    let len = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+    let mut bytes = zeros(len.min(1 << 30), "a segment of the log")?;
     if read_at(file, &mut bytes, 0).is_err() {
         for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
             let at = (number * BLOCK) as u64;

@@ -196,6 +196,9 @@ impl Pages {
         is_lane: &impl Fn(LaneId) -> bool,
     ) -> Result<FoundPage, &'static str> {
         let meta = self.meta(page);
+        if !place.is_sound() {
+            return Err("its place fails its check");
+        }
         if !meta.is_sound(place.generation()) {
             return Err("its lane, number and generation fail their check");
         }
@@ -263,7 +266,8 @@ impl Pages {
             Tier::Warm => meta.image_len(),
         };
         let region = self.region(place.tier());
-        let sound = meta.is_sound(place.generation())
+        let sound = place.is_sound()
+            && meta.is_sound(place.generation())
             && (meta.lane(), meta.seq()) == (lane, seq)
             && !meta.is_leaving()
             && u64::from(bytes) <= u64::from(frames.count) * u64::from(region.page_size())
@@ -273,6 +277,9 @@ impl Pages {
             return false;
         }
         meta.take_over(now_ms);
+        if !place.is_checked() {
+            word.swing(Place::new(place.tier(), place.generation(), place.frame()));
+        }
         self.hold(lane.class(), place.tier(), frames.count);
         true
     }

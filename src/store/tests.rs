@@ -2,6 +2,8 @@
 
 mod extremes;
 mod faults;
+mod figures;
+mod moments;
 mod small_index;
 mod tables;
 

@@ -271,6 +271,13 @@ impl ColdReader {
         }
     }
 
+    /// How many wait for a block that somebody else reads.
+    #[cfg(test)]
+    pub(crate) fn waiting_for(&self, id: BlockId) -> usize {
+        // One is on the list, one is the reader's.
+        self.flights.lock().get(&id).map_or(0, |flight| Arc::strong_count(flight) - 2)
+    }
+
     fn cached(&self, id: BlockId) -> Option<Arc<Block>> {
         let mut cache = self.cache.lock();
         let at = cache.blocks.iter().position(|block| block.id == id)?;

@@ -502,6 +502,91 @@ fn flipped_bits_are_noticed_and_cost_what_they_hit() {
     }
 }
 
+/// What is damaged on a page in each way that there is costs what it says, and no more.
+#[test]
+fn what_a_damaged_page_lost_is_counted() {
+    const EVENTS: u64 = 500;
+    const PAGE: usize = 8 << 10;
+    /// The entry of a page in the table.
+    const ENTRY: usize = 128;
+    let config = |dirs: &Dirs| {
+        let config = dirs.alone().partitions(1).event_checksums(true);
+        config.hot(|hot| hot.max("2MiB").page_size(PAGE as u64))
+    };
+    let whole = Dirs::new();
+    let store = open(config(&whole)).unwrap();
+    for id in 0..EVENTS {
+        append_proof(&store, Event::new(Stream::from(1u32), id, id as i64, 0), 60);
+    }
+    assert!((0..3).all(|id| store.remove(id).unwrap()));
+    store.abandon();
+    let read = |name| std::fs::read(whole.shared().join(name)).unwrap();
+    let (places, table) = (read("places"), read("table"));
+    let u32_at = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    // Page numbers are given in order, so it is the second page of the lane.
+    let (entry, frame) = (2 * ENTRY, u32_at(&places, 16) * PAGE);
+    let (committed, count) = (u32_at(&table, entry + 8), u32_at(&table, entry + 12));
+    let record = committed / count;
+    let shorter = (committed - 3 * record) as u32;
+    let later = i64::from_le_bytes(table[entry + 64..entry + 72].try_into().unwrap()) + 1;
+    let last = (1..).find(|page| u32_at(&places, (page + 1) * 8 + 4) == 0).unwrap() * ENTRY;
+    let one_more = (u32_at(&table, last + 12) + 1) as u32;
+    let cases = [
+        ("nothing", "hot", vec![], 0, 0),
+        // A record is counted just before it can be seen.
+        (
+            "a kill in the middle of an append",
+            "table",
+            vec![(last + 12, one_more.to_le_bytes().to_vec())],
+            0,
+            0,
+        ),
+        // It begins later than its first event, so these are not its events.
+        ("its zone map", "table", vec![(entry + 64, later.to_le_bytes().to_vec())], 1, count),
+        ("its length", "table", vec![(entry + 8, shorter.to_le_bytes().to_vec())], 0, 3),
+        ("its first header", "hot", vec![(frame, vec![0xff; record])], 0, 1),
+        ("all of it", "hot", vec![(frame, vec![0xff; committed])], 0, count),
+        ("two payloads", "hot", [50, 50 + record].map(|at| (frame + at, vec![0xff; 4])).into(), 0, 2),
+    ];
+    for (what, name, changes, pages, events) in cases {
+        let dirs = copy(&whole.shared());
+        let mut altered = read(name);
+        for (at, bytes) in changes {
+            altered[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        std::fs::write(dirs.shared().join(name), altered).unwrap();
+        let store = open(config(&dirs)).unwrap();
+        let report = store.recovered().unwrap();
+        let left = EVENTS - 3 - events as u64;
+        assert_eq!((report.lost_pages, report.lost_events), (pages, events as u64), "{what}: {report:?}");
+        assert_eq!((report.events, report.removed), (left, 3), "{what}: {report:?}");
+        assert_eq!(found(&store).len() as u64, left, "{what}");
+        store.validate().unwrap();
+    }
+    // Two events that bear the id of another. Nothing sums them up here, so it is that which is told.
+    let dirs = Dirs::new();
+    let config = || config(&dirs).event_checksums(false);
+    let store = open(config()).unwrap();
+    for id in 0..EVENTS {
+        append_proof(&store, Event::new(Stream::from(1u32), id, id as i64, 0), 60);
+    }
+    store.abandon();
+    let path = dirs.shared().join("hot");
+    let mut hot = std::fs::read(&path).unwrap();
+    let record = {
+        let table = std::fs::read(dirs.shared().join("table")).unwrap();
+        u32_at(&table, entry + 8) / u32_at(&table, entry + 12)
+    };
+    for at in [frame + 8, frame + 8 + record] {
+        assert!(u64::from_le_bytes(hot[at..at + 8].try_into().unwrap()) > 1, "an id is here");
+        hot[at..at + 8].copy_from_slice(&1u64.to_le_bytes());
+    }
+    std::fs::write(&path, hot).unwrap();
+    let store = open(config()).unwrap();
+    let report = store.recovered().unwrap();
+    assert_eq!((report.events, report.lost_events, report.lost_pages), (EVENTS - 2, 2, 0), "{report:?}");
+}
+
 #[test]
 fn files_that_are_cut_off_are_refused_or_cost_what_is_missing() {
     let whole = filled();

@@ -284,6 +284,38 @@ fn an_event_whose_id_is_damaged_is_told_in_either_index() {
     }
 }
 
+/// What a spill meets on a page adds up, whichever of its events it is, and how many.
+#[test]
+#[cfg(unix)]
+fn a_spill_counts_all_events_that_damage_has_cost() {
+    // Two of a page; all of a page and more; one that had been removed. Payloads are what is altered.
+    for (damaged, removed, lost) in [(8..10, None, 2), (0..40, None, 40), (8..9, Some(8), 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path()).partitions(1).data_dir(dir.path().join("data"));
+        let store = with_events(config, &Clock::manual(1_000_000), |n| n);
+        removed.into_iter().for_each(|id| assert!(store.remove(id).unwrap()));
+        damaged.clone().for_each(|id| alter(&dir.path().join("shared/hot"), id, 60, 1));
+        store.flush(Duration::from_secs(60)).unwrap();
+        let cold = store.stats().cold;
+        let left = 300 - lost - removed.iter().len() as u64;
+        assert_eq!((cold.events, cold.lost_to_damage), (left, lost), "{damaged:?}: {cold:?}");
+        assert_eq!(cold.last_error.is_some(), lost > 0, "{:?}", cold.last_error);
+        store.close(Duration::from_secs(60)).unwrap();
+    }
+    // Where nothing sums them up, a length may lead past an event to the one behind it.
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path()).partitions(1).event_checksums(false).data_dir(dir.path().join("data"));
+    let store = with_events(config, &Clock::manual(1_000_000), |n| n);
+    let longer = 200u32 ^ (200 + 240);
+    for (at, bits) in (LENGTH[1]..).zip(longer.to_le_bytes()) {
+        alter(&dir.path().join("shared/hot"), 8, at, bits);
+    }
+    store.flush(Duration::from_secs(60)).unwrap();
+    let cold = store.stats().cold;
+    assert_eq!((cold.events, cold.lost_to_damage), (299, 1), "{cold:?}");
+    store.close(Duration::from_secs(60)).unwrap();
+}
+
 #[test]
 #[cfg(unix)]
 fn a_damaged_time_is_not_taken_for_the_end_of_an_event() {

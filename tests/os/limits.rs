@@ -106,6 +106,38 @@ fn no_memory_for_a_large_event_is_an_error_and_no_end() {
     store.validate().unwrap();
 }
 
+/// A segment of the log is read whole. Regions come first, so it is the segment that memory has no room for.
+#[test]
+fn no_memory_for_a_segment_of_the_log_is_an_error_of_opening() {
+    let _alone = super::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let durability = Durability::Disk(esker::DiskSync::Interval(MINUTE));
+    // The larger the memory, the larger the segments.
+    let open = || Store::open(config(&dir, durability).memory("1GiB").background(false).build().unwrap());
+    let store = open().unwrap();
+    append(&store, 0, 1000);
+    store.sync().unwrap();
+    store.abandon();
+    let segments = std::fs::read_dir(dir.path().join("data/log")).unwrap();
+    let largest = segments.map(|entry| entry.unwrap().metadata().unwrap().len()).max().unwrap();
+    assert!(largest >= 64 << 20, "segments of {largest} bytes");
+    let store = open().unwrap();
+    let mapped = mapped_bytes();
+    store.abandon();
+    {
+        let _less = Less::new(libc::RLIMIT_AS, mapped + (16 << 20));
+        let error = open().map(drop).unwrap_err();
+        let text = causes(&error);
+        assert!(
+            error.kind() == ErrorKind::Io && text.contains("no memory") && text.contains("segment"),
+            "{text}"
+        );
+    }
+    let store = open().unwrap();
+    assert!(store.recovered().unwrap().is_whole());
+    assert!((0..1000).all(|id| store.pin().get(id).is_some()));
+}
+
 #[test]
 fn stores_that_come_and_go_leave_nothing_behind() {
     let _alone = super::alone();

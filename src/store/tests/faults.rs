@@ -17,6 +17,18 @@ pub(super) struct Tier {
     refuses_lists: AtomicBool,
     /// So many of the next calls panic.
     panics: AtomicU64,
+    /// What it says that it takes of memory.
+    pub(super) memory: AtomicU64,
+    pub(super) on_get: Mutex<Option<Inquiry>>,
+    pub(super) on_put: Mutex<Option<Inquiry>>,
+}
+
+/// What is done in the middle of a call, and whether the call succeeds.
+type Inquiry = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+fn ask(inquiry: &Mutex<Option<Inquiry>>) -> Result<()> {
+    let inquiry = inquiry.lock().clone();
+    inquiry.map_or(Ok(()), |inquiry| inquiry())
 }
 
 impl Tier {
@@ -24,7 +36,8 @@ impl Tier {
         let disk = DiskTier::open(dir, 1 << 20).unwrap();
         let (begin, panics) = (AtomicU64::default(), AtomicU64::default());
         let (refuses_removals, refuses_lists) = Default::default();
-        Arc::new(Self { disk, begin, refuses_removals, refuses_lists, panics })
+        let (memory, on_get, on_put) = Default::default();
+        Arc::new(Self { disk, begin, refuses_removals, refuses_lists, panics, memory, on_get, on_put })
     }
 
     fn call(&self) -> &DiskTier {
@@ -49,6 +62,7 @@ impl ColdTier for Tier {
     }
 
     fn put(&self, blocks: &[ColdBlock]) -> Result<()> {
+        ask(&self.on_put)?;
         // Done, and nobody is told.
         let outcome = self.disk.put(blocks);
         self.call();
@@ -56,6 +70,7 @@ impl ColdTier for Tier {
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
+        ask(&self.on_get)?;
         self.call().get(id)
     }
 
@@ -91,6 +106,10 @@ impl ColdTier for Tier {
 
     fn tombstones(&self, visit: &mut dyn FnMut(Tombstone)) -> Result<()> {
         self.call().tombstones(visit)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory.load(Ordering::SeqCst)
     }
 }
 
