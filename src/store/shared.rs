@@ -25,10 +25,8 @@ use crate::store::page_set::PageSet;
 use crate::sys::memory::Slab;
 use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
 
-/// The versions of everything in the directory. In the second one the record has the number of the set of pages
-/// ([`PageSet`]): it is written where there is one, since the first does not know it.
+/// The version of everything in the directory. Since 2 the record has the number of the pages ([`PageSet`]), and places have checks.
 const VERSION: u32 = 2;
-const WITHOUT_SET: u32 = 1;
 const RECORD: &str = "record";
 /// The files whose length follows from the layout: if one is shorter, something of it is missing.
 const TABLES: [&str; 3] = ["table", "places", "removed"];
@@ -208,7 +206,7 @@ impl Taken {
 
     fn begin_anew(&mut self) -> Result<()> {
         // Should this end in the middle, the next opening goes on with it.
-        self.record.write(WITHOUT_SET, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
+        self.record.write(VERSION, "state new\nseed 0\nfirst_seq 0\npartitions 1\n")?;
         for name in FILES {
             self.dir.delete(name)?;
         }
@@ -271,8 +269,7 @@ impl Shared {
         for (name, value) in layout.iter() {
             text.push_str(&format!("{name} {value}\n"));
         }
-        let has_set = layout.iter().any(|(name, _)| name == "set");
-        self.record.lock().write(if has_set { VERSION } else { WITHOUT_SET }, &text)
+        self.record.lock().write(VERSION, &text)
     }
 
     /// Notes that the files are whole and in use. In both copies: an older one that says that there is nothing to lose must

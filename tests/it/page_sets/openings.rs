@@ -108,17 +108,18 @@ fn stores_that_take_turns_have_the_note_right() {
     let mut store = open(dirs.pages("first")).unwrap();
     for _ in 0..if cfg!(debug_assertions) { 40 } else { 200 } {
         let config = dirs.pages("first").build().unwrap();
-        let next = std::thread::spawn(move || {
-            loop {
-                match Store::open(config.clone()) {
-                    Ok(store) => return store,
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyOpen, "{error}"),
-                }
+        let await_it = || loop {
+            match Store::open(config.clone()) {
+                Ok(store) => return store,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyOpen, "{error}"),
             }
+        };
+        store = std::thread::scope(|scope| {
+            let next = scope.spawn(await_it);
+            store.close(CLOSE).unwrap();
+            drop(store);
+            next.join().unwrap()
         });
-        store.close(CLOSE).unwrap();
-        drop(store);
-        store = next.join().unwrap();
     }
     append_some(&store, 0..10);
     // A store that is open is no reason to try another directory.
