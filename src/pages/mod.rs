@@ -1,6 +1,7 @@
 //! Logical pages: what the page table knows of each, how their bytes are read, moved and let go.
 
 pub(crate) mod held;
+pub(crate) mod place;
 pub(crate) mod table;
 
 #[cfg(not(loom))]
