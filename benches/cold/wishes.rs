@@ -9,6 +9,7 @@ pub(crate) struct Wishes {
     /// How long the bare loop writes in a round.
     pub(crate) seconds: f64,
     pub(crate) rounds: usize,
+    pub(crate) partitions: usize,
     /// Sizes of payloads.
     pub(crate) bytes: Vec<usize>,
     /// Only bare loop and store, and only writing.
@@ -25,6 +26,7 @@ impl Wishes {
         let mut wishes = Self {
             seconds: 5.0,
             rounds: ROUNDS,
+            partitions: 4,
             bytes: vec![256, 1024],
             only_writes: false,
             apart: false,
@@ -37,6 +39,7 @@ impl Wishes {
             match arg.as_str() {
                 "--seconds" => wishes.seconds = value()?.parse()?,
                 "--rounds" => wishes.rounds = value()?.parse()?,
+                "--partitions" => wishes.partitions = value()?.parse()?,
                 "--bytes" => wishes.bytes = vec![value()?.parse()?],
                 "--writes" => wishes.only_writes = true,
                 "--apart" => wishes.apart = true,
@@ -45,7 +48,7 @@ impl Wishes {
                 "--bench" => {}
                 _ => {
                     return Err(format!(
-                        "{arg} is none of --seconds N, --rounds N, --bytes N, --writes, --apart, --sweep, --port N"
+                        "{arg} is none of --seconds N, --rounds N, --partitions N, --bytes N, --writes, --apart, --sweep, --port N"
                     )
                     .into());
                 }

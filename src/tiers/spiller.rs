@@ -31,9 +31,10 @@ mod turn;
 
 /// Blocks that are written in one go.
 const BATCH: usize = 64;
-/// The share of the buffers that they take, packed; with what the tier takes to send them it is some three times as much.
+/// The share of the buffers that those of all spillers take, packed, and what blocks are made with; a tier that sends them takes
+/// some three times as much.
 const BATCH_SHARE: u64 = 10;
-/// A spiller that writes small blocks needs little memory, one that writes large ones several times such a block.
+/// For each spiller there must be room for so many blocks in the buffers: there are fewer where blocks are large.
 const BLOCKS_OF_SPILLER: u64 = 8;
 
 /// What the spiller has done since the store opened.
