@@ -226,10 +226,17 @@ fn spill(store: &Store, payloads: &Payloads, events: std::ops::Range<u64>) -> Ou
 /// Gives the second half of the processors to a process, all of its threads, or the first.
 fn pin(pid: &str, second: bool) -> Outcome<()> {
     let all = std::thread::available_parallelism()?.get();
-    let cpus = if second { format!("{}-{}", all / 2, all - 1) } else { format!("0-{}", (all / 2).max(1) - 1) };
-    let status =
-        Command::new("taskset").args(["-a", "-p", "-c", &cpus, pid]).stdout(std::process::Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("taskset could not pin process {pid} to {cpus}").into()) }
+    let cpus =
+        if second { format!("{}-{}", all / 2, all - 1) } else { format!("0-{}", (all / 2).max(1) - 1) };
+    let status = Command::new("taskset")
+        .args(["-a", "-p", "-c", &cpus, pid])
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("taskset could not pin process {pid} to {cpus}").into())
+    }
 }
 
 /// What the rounds of one kind gave.
@@ -300,7 +307,8 @@ fn measure(
         cost.rate = events_of / each;
         ours.0.push(cost);
         // A first round also touches the store's memory for the first time.
-        let cold = bare.0.iter().chain(&ours.0).any(|round| round.compiling > COMPILING) || warm_up == WARM_UP_ROUNDS;
+        let cold = bare.0.iter().chain(&ours.0).any(|round| round.compiling > COMPILING)
+            || warm_up == WARM_UP_ROUNDS;
         if bare.0.len() == 1 && cold && warm_up > 0 {
             warm_up -= 1;
             (rows, bare, ours) = (Vec::new(), Rounds::default(), Rounds::default());
@@ -310,7 +318,11 @@ fn measure(
     let (server, own) = (bare.median(|round| round.each[0]), bare.median(|round| round.each[1]));
     let others = |rounds: &Rounds| rounds.0.iter().map(|round| round.others).fold(0.0, f64::max);
     add("the same blocks in a bare loop, 16 in flight", rate * each, None);
-    add("append → hot → confirmed; of the bare loop", ours.median(|round| round.rate) * each, Some(rate * each));
+    add(
+        "append → hot → confirmed; of the bare loop",
+        ours.median(|round| round.rate) * each,
+        Some(rate * each),
+    );
     if !wishes.only_writes {
         let rows = median(rows);
         add("a row for each event, 256 in flight", rows, None);
@@ -318,11 +330,19 @@ fn measure(
     }
     add("µs of the server for a block of the bare loop", server, None);
     add("µs of the loop's process", own, None);
-    add("µs of the server for a block of the store; of the bare loop", ours.median(|round| round.each[0]), Some(server));
+    add(
+        "µs of the server for a block of the store; of the bare loop",
+        ours.median(|round| round.each[0]),
+        Some(server),
+    );
     let ours_own = ours.median(|round| round.each[1]);
     add("µs of the store's process", ours_own, None);
     let limit = (server + own) / (server + ours_own);
-    add("the limit on shared processors, if the server took the same: events/s", limit * rate * each, Some(rate * each));
+    add(
+        "the limit on shared processors, if the server took the same: events/s",
+        limit * rate * each,
+        Some(rate * each),
+    );
     let stats = store.stats();
     let stored = stats.cold.stored_bytes as f64 / stats.cold.blocks.max(1) as f64;
     println!(
