@@ -27,8 +27,10 @@ impl Driver {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let session = runtime.block_on(async {
             let session = SessionBuilder::new().known_node(format!("127.0.0.1:{port}")).build().await?;
-            // Compacting what one of them wrote would cost the next one its time; only the store's tables are compacted.
+            // Compacting what one of them wrote would cost the next one its time.
             for statement in [
+                "DROP KEYSPACE IF EXISTS bare",
+                "DROP KEYSPACE IF EXISTS bench",
                 "CREATE KEYSPACE bare WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
                 "CREATE TABLE bare.events (bucket bigint, id bigint, stream bigint, time bigint, kind int, payload blob, \
                  PRIMARY KEY (bucket, id)) WITH compaction = {'class': 'SizeTieredCompactionStrategy', 'enabled': 'false'}",
@@ -40,6 +42,19 @@ impl Driver {
             Ok::<_, Box<dyn std::error::Error>>(session)
         })?;
         Ok(Self { runtime, session: Arc::new(session) })
+    }
+
+    /// Has the server compact the store's tables no more than the others.
+    pub(crate) fn leave_uncompacted(&self) -> Outcome<()> {
+        self.runtime.block_on(async {
+            for table in ["esker_blocks_0", "esker_summaries_0"] {
+                let alter = format!(
+                    "ALTER TABLE bench.{table} WITH compaction = {{'class': 'TimeWindowCompactionStrategy', 'enabled': 'false'}}"
+                );
+                self.session.query_unpaged(alter, ()).await?;
+            }
+            Ok(())
+        })
     }
 
     async fn prepare(&self, text: &str) -> Outcome<PreparedStatement> {

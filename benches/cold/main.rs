@@ -4,13 +4,16 @@
 //! ```sh
 //! cargo bench --features scylla --bench cold
 //! cargo bench --features scylla --bench cold -- --seconds 4
+//! cargo bench --features scylla --bench cold -- --bytes 1024 --writes   # one size of payloads; bare loop and store only
+//! cargo bench --features scylla --bench cold -- --writes --apart        # half of the processors for the server, half for the rest
 //! cargo bench --features scylla --bench cold -- --sweep       # sizes of blocks instead
 //! ```
 
+mod cost;
 mod driver;
 mod sweep;
+mod wishes;
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +25,9 @@ use esker::{
     Replication, ScyllaConfig, ScyllaTier, Store, Stream, Tombstone,
 };
 
+use crate::cost::{Cost, Spending};
 use crate::driver::Driver;
+use crate::wishes::Wishes;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -33,10 +38,12 @@ const LONG: Duration = Duration::from_secs(120);
 const ROWS_IN_FLIGHT: usize = 256;
 /// Blocks of the bare loop that are under way at once: more only wait in the server.
 const BLOCKS_IN_FLIGHT: usize = 16;
-/// How long rows are written before that counts.
-const WARM_UP: Duration = Duration::from_secs(6);
-/// How often the bare loop and the store take turns.
+/// How often rows, bare loop and store take turns.
 const ROUNDS: usize = 3;
+/// A server is compiled while it runs, which takes more of the processors at first than the blocks do. Rounds do not count while
+/// it takes so much of the server's time in any of them, up to so many.
+const COMPILING: f64 = 0.08;
+const WARM_UP_ROUNDS: usize = 15;
 /// Milliseconds from one event to the next.
 const STEP_MS: i64 = 1;
 
@@ -46,16 +53,25 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// A node that ends with this value.
+/// A node that ends with this value, unless it was there before.
 struct Node {
     port: u16,
     pid: String,
+    ends: bool,
 }
 
 impl Node {
-    fn start() -> Outcome<Self> {
-        let port = Command::new(Self::script_path()).arg("port").output()?.stdout;
-        let mut node = Self { port: String::from_utf8(port)?.trim().parse()?, pid: String::new() };
+    /// Starts a node, or takes the one that runs on this port.
+    fn start(port: Option<u16>) -> Outcome<Self> {
+        let ends = port.is_none();
+        let port = match port {
+            Some(port) => port,
+            None => {
+                let port = Command::new(Self::script_path()).arg("port").output()?.stdout;
+                String::from_utf8(port)?.trim().parse()?
+            }
+        };
+        let mut node = Self { port, pid: String::new(), ends };
         let dir = node.script("start")?;
         node.pid = std::fs::read_to_string(Path::new(dir.trim()).join("pid"))?.trim().to_string();
         node.script("wait")?;
@@ -67,9 +83,10 @@ impl Node {
     }
 
     fn script(&self, command: &str) -> Outcome<String> {
+        let with = if self.ends { std::process::id().to_string() } else { String::new() };
         let output = Command::new(Self::script_path())
             .args([command, &self.port.to_string()])
-            .env("CASSANDRA_WITH", std::process::id().to_string())
+            .env("CASSANDRA_WITH", with)
             .env("CASSANDRA_JIT", "full")
             .env("CASSANDRA_HEAP", "1G")
             .stderr(std::process::Stdio::inherit())
@@ -84,66 +101,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.script("purge");
-    }
-}
-
-/// Of a process in all, and of each of its threads with its name.
-type Spent = (f64, BTreeMap<String, (String, f64)>);
-
-/// Seconds of processor time that a process has taken so far: all of it, and each of its threads with its name of now
-/// (those of a server take others), without numbers.
-fn spent(pid: &str) -> Spent {
-    let read = |stat: PathBuf| {
-        let stat = std::fs::read_to_string(stat).ok()?;
-        let (begin, end) = (stat.find('(')?, stat.rfind(')')?);
-        // The times are the 12th and 13th word behind the name, in hundredths.
-        let words: Vec<&str> = stat[end + 1..].split_whitespace().collect();
-        let word = |at: usize| words.get(at).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
-        let name = stat[begin + 1..end].trim_end_matches(|end: char| !end.is_alphabetic()).to_string();
-        Some((name, (word(11) + word(12)) / 100.0))
-    };
-    let process = PathBuf::from("/proc").join(pid);
-    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-    let each = threads.filter_map(|thread| {
-        Some((thread.file_name().to_string_lossy().into_owned(), read(thread.path().join("stat"))?))
-    });
-    (read(process.join("stat")).map_or(0.0, |(_, all)| all), each.collect())
-}
-
-/// What something takes of the two processes. Threads that end meanwhile count in the sums only.
-struct Cost<'a> {
-    node: &'a Node,
-    before: [Spent; 2],
-    begin: Instant,
-}
-
-impl<'a> Cost<'a> {
-    fn begin(node: &'a Node) -> Self {
-        Self { node, before: [spent(&node.pid), spent("self")], begin: now() }
-    }
-
-    fn of(&self, count: f64) -> String {
-        let (after, took) = ([spent(&self.node.pid), spent("self")], self.begin.elapsed().as_secs_f64());
-        let mut text = format!("{:.0} blocks a second", count / took);
-        for (side, name) in ["server", "this process"].into_iter().enumerate() {
-            let (before, before_each) = &self.before[side];
-            let mut threads: BTreeMap<&str, f64> = BTreeMap::new();
-            for (thread, (name, total)) in &after[side].1 {
-                let earlier = before_each.get(thread).map_or(0.0, |(_, earlier)| *earlier);
-                *threads.entry(name.as_str()).or_default() += total - earlier;
-            }
-            let mut threads: Vec<(f64, &str)> =
-                threads.into_iter().map(|(name, seconds)| (seconds, name)).collect();
-            threads.sort_by(|one, other| other.0.total_cmp(&one.0));
-            let each = |seconds: f64| seconds * 1e6 / count;
-            text += &format!("; {name} {:.0} µs a block (", each(after[side].0 - before));
-            for (seconds, thread) in threads.iter().take(8).filter(|(seconds, _)| each(*seconds) >= 10.0) {
-                text += &format!(" {thread} {:.0}", each(*seconds));
-            }
-            text += " )";
+        if self.ends {
+            let _ = self.script("purge");
         }
-        text
     }
 }
 
@@ -243,8 +203,8 @@ fn config_builder() -> ConfigBuilder {
     Config::builder().memory("256MiB").partitions(4).append_timeout(LONG).fetch_timeout(LONG)
 }
 
-fn config() -> Outcome<Config> {
-    Ok(config_builder().build()?)
+fn config(wishes: &Wishes) -> Outcome<Config> {
+    Ok(config_builder().partitions(wishes.partitions).build()?)
 }
 
 /// Appends so many events and writes them all; events a second.
@@ -263,12 +223,38 @@ fn spill(store: &Store, payloads: &Payloads, events: std::ops::Range<u64>) -> Ou
     Ok(count as f64 / begin.elapsed().as_secs_f64())
 }
 
+/// Gives the second half of the processors to a process, all of its threads, or the first.
+fn pin(pid: &str, second: bool) -> Outcome<()> {
+    let all = std::thread::available_parallelism()?.get();
+    let cpus =
+        if second { format!("{}-{}", all / 2, all - 1) } else { format!("0-{}", (all / 2).max(1) - 1) };
+    let status = Command::new("taskset")
+        .args(["-a", "-p", "-c", &cpus, pid])
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("taskset could not pin process {pid} to {cpus}").into())
+    }
+}
+
+/// What the rounds of one kind gave.
+#[derive(Default)]
+struct Rounds(Vec<Spending>);
+
+impl Rounds {
+    fn median(&self, of: impl Fn(&Spending) -> f64) -> f64 {
+        median(self.0.iter().map(of).collect())
+    }
+}
+
 /// One payload size: all figures, as rows of a table.
 fn measure(
     node: &Node,
     driver: &Driver,
     len: usize,
-    seconds: f64,
+    wishes: &Wishes,
     table: &mut Vec<[String; 3]>,
 ) -> Outcome<()> {
     let payloads = Payloads::new(len);
@@ -276,13 +262,8 @@ fn measure(
         let share = of.map_or(String::new(), |of| format!("{:.2}", figure / of));
         table.push([format!("{what}, {len} B"), thousands(figure), share]);
     };
-    // What a server does at first says nothing: it is compiled while it runs.
-    driver.rows(&payloads, 0, ROWS_IN_FLIGHT, WARM_UP)?;
-    let (rows, written) = driver.rows(&payloads, 0, ROWS_IN_FLIGHT, Duration::from_secs_f64(seconds))?;
-    add("a row for each event, 256 in flight", rows, None);
-
     let capture = Arc::new(Capture::default());
-    let store = Store::builder(config()?).cold(capture.clone()).open()?;
+    let store = Store::builder(config(wishes)?).cold(capture.clone()).open()?;
     let sample = (96 << 20) / (len as u64 + 40);
     // Once so that memory is there, once more so that it counts.
     spill(&store, &payloads, 0..sample)?;
@@ -292,7 +273,6 @@ fn measure(
     let mut blocks = capture.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
     let each = 2.0 * sample as f64 / blocks.len() as f64;
     blocks.truncate(blocks.len() / 2);
-    driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds / 2.0))?;
 
     let dir = std::env::temp_dir().join(format!("esker-bench-{}-{len}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
@@ -301,46 +281,87 @@ fn measure(
         .namespace(format!("n{len}"))
         .create_tables(Replication::Simple(1))
         .consistency(Consistency::One);
-    let store = Store::builder(config()?).cold(Arc::new(ScyllaTier::connect(tier.clone())?)).open()?;
-    // By turns, so that what the server does late (flushing, compacting) and what the machine does otherwise meets all.
-    let (mut bare, mut ours, mut events) = (Vec::new(), Vec::new(), 0u64);
-    for round in 0..=ROUNDS {
-        if round == 1 {
-            // What a server does at first says nothing: it is compiled while it runs.
-            (bare, ours) = (Vec::new(), Vec::new());
+    let store = Store::builder(config(wishes)?).cold(Arc::new(ScyllaTier::connect(tier.clone())?)).open()?;
+    driver.leave_uncompacted()?;
+    // By turns, so that what the server does late (flushing) and what the machine does otherwise meets all.
+    let (mut rows, mut bare, mut ours) = (Vec::new(), Rounds::default(), Rounds::default());
+    let (mut written, mut events, mut warm_up) = (0, 0u64, WARM_UP_ROUNDS);
+    while bare.0.len() < wishes.rounds {
+        if !wishes.only_writes {
+            let (rate, count) = driver.rows(&payloads, 0, ROWS_IN_FLIGHT, wishes.length())?;
+            rows.push(rate);
+            written = count;
         }
         let cost = Cost::begin(node);
-        let rate = driver.blocks(&blocks, BLOCKS_IN_FLIGHT, Duration::from_secs_f64(seconds))?;
-        let events_of = rate * each * seconds;
-        println!("* {len} B, bare loop: {}", cost.of(rate * seconds));
-        bare.push(rate * each);
-        let (cost, before) = (Cost::begin(node), store.stats());
-        let count = (events_of * 0.6) as u64;
-        ours.push(spill(&store, &payloads, events..events + count)?);
+        let rate = driver.blocks(&blocks, BLOCKS_IN_FLIGHT, wishes.length())?;
+        let cost = cost.end(rate * wishes.seconds);
+        println!("* {len} B, bare loop: {cost}");
+        bare.0.push(cost);
+        let (cost, before) = (Cost::begin(node), store.stats().cold.blocks);
+        let count = (rate * each * wishes.seconds * 0.6) as u64;
+        let events_of = spill(&store, &payloads, events..events + count)?;
         events += count;
-        let after = store.stats();
-        let made = (after.cold.blocks - before.cold.blocks) as f64;
-        println!("* {len} B, the store: {}", cost.of(made));
+        let mut cost = cost.end((store.stats().cold.blocks - before) as f64);
+        println!("* {len} B, the store: {cost}");
+        // In blocks of the bare loop: a flush ends with some that are not full.
+        cost.rate = events_of / each;
+        ours.0.push(cost);
+        // A first round also touches the store's memory for the first time.
+        let cold = bare.0.iter().chain(&ours.0).any(|round| round.compiling > COMPILING)
+            || warm_up == WARM_UP_ROUNDS;
+        if bare.0.len() == 1 && cold && warm_up > 0 {
+            warm_up -= 1;
+            (rows, bare, ours) = (Vec::new(), Rounds::default(), Rounds::default());
+        }
     }
-    let (bare, ours) = (median(bare), median(ours));
-    add("the same blocks in a bare loop, 16 in flight", bare, None);
-    add("append → hot → warm → confirmed; of the bare loop", ours, Some(bare));
-    add("the same, of a row for each event", ours, Some(rows));
+    let rate = bare.median(|round| round.rate);
+    let (server, own) = (bare.median(|round| round.each[0]), bare.median(|round| round.each[1]));
+    let others = |rounds: &Rounds| rounds.0.iter().map(|round| round.others).fold(0.0, f64::max);
+    add("the same blocks in a bare loop, 16 in flight", rate * each, None);
+    add(
+        "append → hot → confirmed; of the bare loop",
+        ours.median(|round| round.rate) * each,
+        Some(rate * each),
+    );
+    if !wishes.only_writes {
+        let rows = median(rows);
+        add("a row for each event, 256 in flight", rows, None);
+        add("append → hot → confirmed; of the rows", ours.median(|round| round.rate) * each, Some(rows));
+    }
+    add("µs of the server for a block of the bare loop", server, None);
+    add("µs of the loop's process", own, None);
+    add(
+        "µs of the server for a block of the store; of the bare loop",
+        ours.median(|round| round.each[0]),
+        Some(server),
+    );
+    let ours_own = ours.median(|round| round.each[1]);
+    add("µs of the store's process", ours_own, None);
+    let limit = (server + own) / (server + ours_own);
+    add(
+        "the limit on shared processors, if the server took the same: events/s",
+        limit * rate * each,
+        Some(rate * each),
+    );
     let stats = store.stats();
     let stored = stats.cold.stored_bytes as f64 / stats.cold.blocks.max(1) as f64;
     println!(
-        "* {len} B: bare blocks of {:.0} events; the store's of {:.0} and {:.0} KiB; {:?}; {:?}",
+        "* {len} B: bare blocks of {:.0} events; the store's of {:.0} and {:.0} KiB; {:?}; {:?}; after {} rounds of warming up; others took {:.2} at most",
         each,
         events as f64 / stats.cold.blocks.max(1) as f64,
         stored / 1024.0,
         stats.cold.tier,
-        stats.cold.spill
+        stats.cold.spill,
+        WARM_UP_ROUNDS - warm_up,
+        others(&bare).max(others(&ours)),
     );
     store.close(LONG)?;
     std::fs::remove_dir_all(&dir)?;
-
+    if wishes.only_writes {
+        return Ok(());
+    }
     // Opened anew, with a directory that holds nothing: all reads go to the server.
-    let store = Store::builder(config()?).cold(Arc::new(ScyllaTier::connect(tier)?)).open()?;
+    let store = Store::builder(config(wishes)?).cold(Arc::new(ScyllaTier::connect(tier)?)).open()?;
     reads(&store, driver, events, written, &mut add)?;
     store.close(LONG)?;
     std::fs::remove_dir_all(&dir)?;
@@ -396,22 +417,23 @@ fn thousands(value: f64) -> String {
 }
 
 fn main() -> Outcome<()> {
-    let args: Vec<String> = std::env::args().collect();
-    if !args.iter().any(|arg| arg == "--bench") {
+    if !std::env::args().any(|arg| arg == "--bench") {
         // `cargo test --benches`: nothing to show without a server.
         return Ok(());
     }
-    let seconds =
-        args.iter().position(|arg| arg == "--seconds").and_then(|at| args.get(at + 1)?.parse().ok());
-    let seconds: f64 = seconds.unwrap_or(5.0);
-    let node = Node::start()?;
-    if args.iter().any(|arg| arg == "--sweep") {
+    let wishes = Wishes::read()?;
+    let node = Node::start(wishes.port)?;
+    if wishes.apart {
+        pin(&node.pid, false)?;
+        pin(&std::process::id().to_string(), true)?;
+    }
+    if wishes.sweep {
         return sweep::sweep(&node);
     }
     let driver = Driver::connect(node.port)?;
     let mut table = Vec::new();
-    for len in [256, 1024] {
-        measure(&node, &driver, len, seconds, &mut table)?;
+    for len in &wishes.bytes {
+        measure(&node, &driver, *len, &wishes, &mut table)?;
     }
     println!("\n| what | figure | share |\n|---|---:|---:|");
     for [what, figure, share] in table {

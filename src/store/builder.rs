@@ -320,8 +320,8 @@ impl StoreBuilder {
         }
         let count = lanes.lanes().count();
         let engine = Engine::new(&config, &lanes, policy);
-        let spillers = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
-        let spiller = Spiller::new(&lanes, histogram()?, spillers);
+        let puts = cold.as_ref().map_or(1, |cold| cold.tier.puts_at_once().clamp(1, 8));
+        let spiller = Spiller::new(&config, &lanes, histogram()?, puts);
         if let Some(cold) = &cold {
             spiller.expect(&lanes, cold);
         }

@@ -134,6 +134,14 @@ impl BlockWriter {
         self.bodies.len() + self.rows.len() * crate::event::record::HEADER_LEN
     }
 
+    /// Bytes of memory that it holds, about.
+    pub(crate) fn memory(&self) -> u64 {
+        let rows = self.rows.capacity() * size_of::<RecordHeader>() + self.of_rows.capacity() * 4;
+        let streams = self.streams.capacity() * 8 + self.numbers.capacity() * 16;
+        let bytes = self.bodies.capacity() + self.columns.capacity() + self.packed.capacity();
+        (self.pages.capacity() * 4 + rows + streams + bytes) as u64
+    }
+
     /// The block's bytes.
     pub(crate) fn encode(&mut self) -> Vec<u8> {
         let version = match self.rows.iter().any(RecordHeader::expires) {

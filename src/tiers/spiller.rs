@@ -15,7 +15,7 @@ use crate::config::{Config, OnLeave};
 use crate::error::{Error, Result};
 use crate::eviction::engine::EvictionShared;
 use crate::eviction::millis;
-use crate::ids::{Addr, Class, LaneId, LogicalPage};
+use crate::ids::{Addr, Class, LogicalPage};
 use crate::index::names::Names;
 use crate::lanes::append::Lanes;
 use crate::lanes::partition::{Lane, Partition};
@@ -25,13 +25,17 @@ use crate::tiers::block::BlockWriter;
 use crate::tiers::cold::ColdBlock;
 use crate::tiers::entry::BlockInfo;
 use crate::tiers::reader::ColdReader;
+use crate::tiers::spiller::turn::{Job, Turn};
+
+mod turn;
 
 /// Blocks that are written in one go.
 const BATCH: usize = 64;
-/// The share of the buffers that they take, raw and packed.
-const BATCH_SHARE: u64 = 8;
-/// How long the blocks of a class that the tier did not take are left alone: doubled from the first to the last.
-const APART: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// The share of the buffers that those of all spillers take, packed, and what blocks are made with; a tier that sends them takes
+/// some three times as much.
+const BATCH_SHARE: u64 = 10;
+/// For each spiller there must be room for so many blocks in the buffers: there are fewer where blocks are large.
+const BLOCKS_OF_SPILLER: u64 = 8;
 
 /// What the spiller has done since the store opened.
 #[derive(Default)]
@@ -58,9 +62,10 @@ pub(crate) struct Spiller {
     pub(crate) counters: SpillCounters,
     /// Microseconds that the tier took for a batch.
     pub(crate) latency: Mutex<Histogram<u64>>,
-    /// One for each spiller that works beside the others; lane `n` is the affair of spiller `n` modulo their number, so
-    /// that what one waits for the tier to say keeps nobody else from making blocks.
+    /// One for each spiller that works beside the others, so that what one waits for the tier to say keeps nobody else from
+    /// making blocks. Which lanes are whose: see [`Self::spiller_of`].
     turns: Vec<Mutex<Turn>>,
+    classes: usize,
     /// For each spiller, since when the tier has failed it or not answered it.
     trouble: Vec<Mutex<Trouble>>,
     buffered: AtomicU64,
@@ -74,132 +79,41 @@ struct Trouble {
     calling: Option<Instant>,
 }
 
-/// Whoever holds this is that spiller.
-struct Turn {
-    /// The lane at which the next batch begins.
-    next: usize,
-    /// For each lane, a page that was the last to be spilled: where to look on.
-    last: Vec<(LogicalPage, u64)>,
-    /// For each lane, which pages were in blocks that the tier may have although it has not confirmed them: first number,
-    /// and one after the last. The same pages are put together again, as blocks that were cut otherwise would be beside
-    /// these and hold the same events.
-    tried: Vec<Vec<(u64, u64)>>,
-    /// For each class, whether the tier did not take its blocks when it was last asked.
-    refused: Vec<Option<Refused>>,
-}
-
-/// A class whose blocks the tier did not take. They are put by themselves, so that those of others go on.
-#[derive(Clone, Copy)]
-struct Refused {
-    next: Instant,
-    pause: Duration,
-}
-
-impl Turn {
-    /// The classes of which blocks are to be made now: those that are taken, and of the others the one that has waited
-    /// longest, if its time has come; all if `drain`.
-    fn classes(&self, drain: bool) -> u32 {
-        let now = clock::now();
-        let waits = |refused: &Option<Refused>| refused.map(|refused| refused.next);
-        let due =
-            self.refused.iter().enumerate().filter_map(|(class, refused)| Some((waits(refused)?, class)));
-        let due = due.min().filter(|(next, _)| *next <= now).map(|(_, class)| class);
-        let wanted = |class: &usize| drain || self.refused[*class].is_none() || due == Some(*class);
-        (0..self.refused.len()).filter(wanted).fold(0, |classes, class| classes | 1 << class)
-    }
-
-    /// What is put together: blocks of classes that are taken, and those of each of the others.
-    fn apart(&self, jobs: Vec<Job>) -> Vec<Group> {
-        let (taken, others): (Vec<Job>, Vec<Job>) =
-            jobs.into_iter().partition(|job| self.refused[job.lane.class().index()].is_none());
-        let mut groups = Group::of(others).by_class();
-        groups.push(Group::of(taken));
-        groups.retain(|group| !group.jobs.is_empty());
-        groups
-    }
-
-    /// Notes whether the tier took a class's blocks. Without threads there is no pause: who takes a step wants it tried.
-    fn note(&mut self, class: Class, taken: bool, background: bool) {
-        let refused = &mut self.refused[class.index()];
-        if !taken {
-            let next = refused.map_or(APART[0], |refused| (refused.pause * 2).min(APART[1]));
-            let pause = if background { next } else { Duration::ZERO };
-            *refused = Some(Refused { next: clock::now() + pause, pause });
-        } else if refused.take().is_some() {
-            // Others may have been refused for the same reason.
-            self.refused.iter_mut().flatten().for_each(|refused| refused.next = clock::now());
-        }
-    }
-}
-
-/// A block that is ready to be written, and up to where it makes its lane clean.
-struct Job {
-    partition: usize,
-    lane: LaneId,
-    number: usize,
-    last: LogicalPage,
-    first_seq: u64,
-    end_seq: u64,
-    /// Whether it would be the same if it were made again.
-    is_full: bool,
-    /// Bytes that it takes until it is written, raw and packed.
-    bytes: u64,
-    block: Option<(ColdBlock, BlockInfo)>,
-}
-
-/// Blocks that are put in one call.
-struct Group {
-    jobs: Vec<Job>,
-    blocks: Vec<ColdBlock>,
-}
-
-impl Group {
-    fn of(mut jobs: Vec<Job>) -> Self {
-        let blocks =
-            jobs.iter_mut().filter_map(|job| job.block.as_mut().map(|(block, _)| std::mem::take(block)));
-        Self { blocks: blocks.collect(), jobs }
-    }
-
-    /// A bit for each class.
-    fn classes(&self) -> u32 {
-        self.jobs.iter().fold(0, |classes, job| classes | 1 << job.lane.class().index())
-    }
-
-    fn by_class(mut self) -> Vec<Self> {
-        let (all, mut groups) = (self.classes(), Vec::new());
-        for class in (0..u32::BITS).filter(|class| all >> class & 1 == 1) {
-            let jobs = self.jobs.extract_if(.., |job| job.lane.class().index() as u32 == class).collect();
-            let blocks = self.blocks.extract_if(.., |block| u32::from(block.id.class) == class).collect();
-            groups.push(Self { jobs, blocks });
-        }
-        groups
-    }
-}
-
 impl Spiller {
-    pub(crate) fn new(lanes: &Lanes, latency: Histogram<u64>, spillers: usize) -> Self {
+    /// `most`: how many batches the tier handles well at once.
+    pub(crate) fn new(config: &Config, lanes: &Lanes, latency: Histogram<u64>, most: usize) -> Self {
         let count = lanes.lanes().count();
-        let classes = count / lanes.partitions.len().max(1);
+        let classes = (count / lanes.partitions.len().max(1)).max(1);
+        let room = config.buffers / (BLOCKS_OF_SPILLER * config.block_bytes.max(1));
+        let spillers = most.min(count).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
         let turn = || Turn {
             next: 0,
             last: vec![(LogicalPage::NONE, 0); count],
             tried: vec![Vec::new(); count],
             refused: vec![None; classes],
+            writer: BlockWriter::default(),
         };
-        let turns = (0..spillers.max(1)).map(|_| Mutex::new(turn())).collect();
+        let turns = (0..spillers).map(|_| Mutex::new(turn())).collect();
         Self {
             reached: lanes.lanes().map(|lane| AtomicU64::new(lane.clean_seq())).collect(),
-            removing: (0..spillers.max(1)).map(|_| RwLock::new(())).collect(),
+            removing: (0..spillers).map(|_| RwLock::new(())).collect(),
             held: lanes.lanes().map(|_| AtomicU64::new(0)).collect(),
             counters: SpillCounters::default(),
             latency: Mutex::new(latency),
             turns,
-            trouble: (0..spillers.max(1)).map(|_| Mutex::default()).collect(),
+            classes,
+            trouble: (0..spillers).map(|_| Mutex::default()).collect(),
             buffered: AtomicU64::new(0),
         }
     }
 
-    /// Bytes of blocks that are being written.
+    /// Whose affair a lane is: those of a class are divided among all spillers, and so are those of a partition, as it may be
+    /// that only some classes are used.
+    fn spiller_of(&self, number: usize) -> usize {
+        (number / self.classes + number % self.classes) % self.count()
+    }
+
+    /// Bytes of blocks that are being made and written.
     pub(crate) fn buffer_bytes(&self) -> u64 {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -207,7 +121,7 @@ impl Spiller {
     /// Keeps spills away from a page of which an event is about to be removed, until what this gives is dropped. `None`: one
     /// may have read it already, so the cold tier must be told of the removal.
     pub(crate) fn hold_off(&self, number: usize, seq: u64) -> Option<RwLockReadGuard<'_, ()>> {
-        let hold = self.removing[number % self.count()].read();
+        let hold = self.removing[self.spiller_of(number)].read();
         (seq >= self.reached[number].load(Ordering::Relaxed)).then_some(hold)
     }
 
@@ -275,7 +189,7 @@ impl Spiller {
         if let Some(last) = blocks.last() {
             self.reached[number].fetch_max(last.end_seq, Ordering::Relaxed);
             cold.are_unsure(blocks.iter().map(|info| info.id));
-            let mut turn = self.turns[number % self.count()].lock();
+            let mut turn = self.turns[self.spiller_of(number)].lock();
             turn.tried[number] = blocks.iter().map(|info| (info.id.first_seq, info.end_seq)).collect();
         }
     }
@@ -413,7 +327,8 @@ impl Spiller {
         let count = self.reached.len();
         let all: Vec<&Lane> = lanes.lanes().collect();
         let (mut jobs, spillers) = (Vec::new(), self.count());
-        let mut writer = BlockWriter::default();
+        let mut writer = std::mem::take(&mut turn.writer);
+        self.buffered.fetch_sub(writer.memory(), Ordering::Relaxed);
         let share = config.buffers / (BATCH_SHARE * spillers as u64);
         let is_full = |jobs: &[Job]| {
             jobs.len() * spillers >= BATCH || jobs.iter().map(|job| job.bytes).sum::<u64>() >= share
@@ -421,7 +336,7 @@ impl Spiller {
         let wanted = turn.classes(drain);
         for number in (0..count).map(|step| (turn.next + step) % count) {
             let is_wanted = wanted >> all[number].id.class().index() & 1 == 1;
-            if number % spillers != spiller || !is_wanted || self.is_held(number) {
+            if self.spiller_of(number) != spiller || !is_wanted || self.is_held(number) {
                 continue;
             }
             let urgent = drain || shared.is_wanted(number);
@@ -452,6 +367,11 @@ impl Spiller {
                 turn.next = (number + 1) % count;
                 break;
             }
+        }
+        // The next batch takes the same memory, which costs as much to get as the blocks are to read.
+        if !jobs.is_empty() && writer.memory() <= share {
+            self.buffered.fetch_add(writer.memory(), Ordering::Relaxed);
+            turn.writer = writer;
         }
         jobs
     }
@@ -548,7 +468,7 @@ impl Spiller {
         self.reached[number].fetch_max(end_seq, Ordering::Relaxed);
         // Whoever removes an event of these pages and had not seen it yet that they are reached has removed it by then: see
         // `hold_off`.
-        drop(self.removing[number % self.count()].write());
+        drop(self.removing[self.spiller_of(number)].write());
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
         // What the tier has of events that were lost with an earlier run's memory, it is to have no more: it would be found once
@@ -558,7 +478,7 @@ impl Spiller {
         let mut held = 0;
         let block = (replaces || !writer.rows().is_empty()).then(|| {
             let bytes = writer.encode();
-            held = (bytes.len() + writer.raw_bytes()) as u64;
+            held = bytes.len() as u64;
             self.buffered.fetch_add(held, Ordering::Relaxed);
             let info = BlockInfo::of(writer, newest, bytes.len());
             (ColdBlock { id: writer.id(), bytes, summary: info.encode() }, info)

@@ -23,7 +23,7 @@ use crate::tiers::shield::home::Home;
 use crate::tiers::shield::{Limits, Shield};
 
 /// Batches that are on their way at once: while one waits for the cluster, another is made.
-const PUTS: usize = 3;
+const PUTS: usize = 4;
 
 /// A cold tier on a cluster of Apache Cassandra or ScyllaDB nodes.
 ///
