@@ -1,7 +1,7 @@
 //! The page table: for each logical page one word that says where it is, and 128 bytes of what is known of it.
 //!
 //! The words lie together, eight to a line, because every point read and every step of a history asks for one: see
-//! [`Place`](crate::pages::place::Place).
+//! [`Place`].
 //!
 //! A move is one store to that word. States go Free → Hot → Warm → Free or Hot → Free (and, later, Warm → Hot). Each
 //! return to Free makes the generation one higher. *Dead* says that a record of the page was removed, so that whoever

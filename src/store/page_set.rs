@@ -4,7 +4,7 @@
 //! Each opening gives its pages a number of their own, which the record beside them has as well, so that copies of an earlier
 //! time are known. The note says that the pages are *used* from the moment that they may hold events which nothing else holds
 //! until the cold tier has them all. What it says of the last run stays until the next one is open: that one's number is noted
-//! as the *next* one before the record has it. A log on the disk ([`Durability::Disk`](crate::Durability::Disk)) knows which
+//! as the *next* one before the record has it. A log on the disk ([`Durability::Disk`]) knows which
 //! pages are its own, so then none are said to be used.
 
 use std::fs::{File, OpenOptions};
