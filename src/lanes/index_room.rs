@@ -14,7 +14,7 @@ use crate::index::region::RESERVE;
 use crate::index::streams::Head;
 use crate::lanes::append::Lanes;
 use crate::pressure::PressureReason;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, wait_a_turn};
 
 /// The index may take more than it once could while this share of its pages is free, and this share more in each step.
 const SPARE: u32 = 8;
@@ -26,6 +26,9 @@ const WAITS: u32 = 4;
 const WAITS_ALONE: [u32; 2] = [8, 128];
 /// The share of its pages that are to be free before nobody wants for one any more.
 const RELIEF: u32 = 64;
+
+/// For how many turns, at most, an opening waits for pages of the index that it has outgrown.
+const BUILD_TURNS: u32 = 10_000;
 
 /// What is known of the room in the index.
 #[derive(Debug)]
@@ -160,11 +163,23 @@ impl Lanes {
     /// Events have left, and no page came of it; a source that waits for the level to fall does not append, so nobody finds out.
     #[cold]
     fn index_is_wanted_in_vain(&self) {
-        if self.in_memory() == 0 {
-            // There will never be more room.
+        // What is left may have room in its pages: an append tries, and notes it again if not.
+        if self.in_memory() == 0 || !self.gauge.warns(self.index_fill()) {
             self.index_room.wanted.store(false, Ordering::Relaxed);
-        } else {
-            self.index_has_too_many();
+        }
+    }
+
+    /// Waits, while a store opens and has few pages of the index left, for those that it has outgrown: nobody looks at them but
+    /// whoever builds it, a page at a time. The caller holds no pin.
+    pub(crate) fn await_outgrown(&self) {
+        let (pages, mut turn) = (self.index_region.pages_max(), 0);
+        // A page of records takes fewer than that, and nobody holds one for so many turns.
+        for _ in 0..BUILD_TURNS {
+            if !self.index_pages.are_leaving() || self.index_pages.has_room(pages / SPARE) {
+                return;
+            }
+            self.readers.reclaim();
+            wait_a_turn(&mut turn);
         }
     }
 

@@ -87,6 +87,7 @@ impl Lanes {
             for (at, page) in pages.iter().enumerate() {
                 let next = pages.get(at + 1).copied();
                 let (walked, again) = (&mut records, &mut rebuilt);
+                self.await_outgrown();
                 so_far = self.rebuild_page(partition, *page, next, so_far, source, walked, again)?;
                 (source.progress)();
             }

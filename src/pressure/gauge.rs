@@ -67,6 +67,11 @@ impl Gauge {
         }
     }
 
+    /// Whether that much is above the warning threshold.
+    pub(crate) fn warns(&self, fill: f64) -> bool {
+        fill > self.thresholds.warning
+    }
+
     fn level_of(&self, fill: f64) -> Pressure {
         let Thresholds { warning, critical, reject, .. } = self.thresholds;
         if fill >= reject {

@@ -91,7 +91,7 @@ impl Core {
         self.lanes.note_pressure();
         let (pages, index) = (&self.lanes.pages, &self.lanes.index_region);
         let freed = [pages.hot.releases() + pages.warm.releases(), index.releases()];
-        let short = [self.pressure() == Pressure::Full, self.lanes.index_is_wanted()];
+        let short = [self.is_full_of_events(), self.lanes.index_is_wanted()];
         self.listeners.ring_if_changed(&self.lanes.gauge);
         let (more, due) = self.watch.sample(freed, short, self.lanes.clock.instant());
         if due {
@@ -150,10 +150,15 @@ impl Core {
         if self.pressure() < Pressure::Full {
             None
         } else {
-            let for_events = self.rejecting().is_some() || !self.lanes.index_is_wanted();
-            let of = if for_events { For::Events } else { For::Index };
+            let of = if self.is_full_of_events() { For::Events } else { For::Index };
             self.stall_after(of, self.watch.silence(of, self.lanes.clock.instant()).0)
         }
+    }
+
+    /// Whether it is more than the index that is full.
+    fn is_full_of_events(&self) -> bool {
+        let is_full = self.pressure() == Pressure::Full;
+        is_full && (self.rejecting().is_some() || !self.lanes.index_is_wanted())
     }
 
     /// The same for a store that is full of something, of which nothing was freed for so long.
@@ -163,7 +168,9 @@ impl Core {
             For::Events => self.blocking_guard(),
             For::Index => self.guard_on_index(),
         };
-        if let Some(guard) = guard.filter(|guard| guard.held_for >= limit) {
+        // A walk is as old as its guard at most.
+        let is_long = |guard: &HeldGuard| guard.held_for >= limit && (of == For::Events || silence >= limit);
+        if let Some(guard) = guard.filter(is_long) {
             return Some(Stall::Guard(guard));
         }
         if let Some((since, last_error)) =

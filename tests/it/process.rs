@@ -734,3 +734,82 @@ fn what_has_expired_by_itself_stays_gone_in_the_next_process() {
     drop(guard);
     assert!(store.fetch(1).unwrap().is_none());
 }
+
+/// What an index outgrows while it is built anew is used again: an opening needs no more of it than the store did.
+#[test]
+fn an_index_that_held_the_events_has_room_for_them_after_a_kill() {
+    const EVENTS: u64 = 190_000;
+    let config = |dirs: &Dirs, partitions: usize| {
+        let config = Config::builder().memory("128MiB").partitions(partitions);
+        let config =
+            (0..3).fold(config, |config, number| config.class(ClassConfig::new(format!("c{number}"))));
+        config.durability(Durability::Process).shared_dir(dirs.shared()).background(false)
+    };
+    for (partitions, ranges) in [(1, 3), (4, 8)] {
+        let dirs = Dirs::new();
+        let store = open(config(&dirs, partitions)).unwrap();
+        let classes: Vec<_> = (0..3).map(|number| store.class(&format!("c{number}")).unwrap()).collect();
+        let (mut random, mut next) = (Random::new(7), vec![0u64; ranges]);
+        for number in 0..EVENTS {
+            let range = number as usize % ranges;
+            next[range] += 1;
+            let id = (16 + range as u64) << 34 | next[range];
+            let event = Event::new(Stream::from(random.below(20_000) as u32), id, 0, 0).payload(&[7; 160]);
+            store.append(&event.class(classes[random.below(3) as usize])).unwrap();
+        }
+        let before = store.stats().region(esker::RegionKind::Index).used_bytes;
+        store.abandon();
+        let store =
+            open(config(&dirs, partitions)).unwrap_or_else(|error| panic!("{partitions}, {ranges}: {error}"));
+        assert_eq!(
+            store.recovered().unwrap().events,
+            EVENTS,
+            "{partitions} partitions, {ranges} ranges of ids"
+        );
+        let after = store.stats().region(esker::RegionKind::Index).used_bytes;
+        assert!(after <= before, "{after} of what were {before} bytes");
+    }
+}
+
+/// The same where the index was full, with events that leave and come, streams and ids of all kinds.
+#[test]
+fn an_index_that_was_full_has_room_after_a_kill() {
+    for (partitions, ranges, scattered) in [(1, 3, 0), (2, 8, 0), (2, 3, 4), (4, 1, 1)] {
+        let dirs = Dirs::new();
+        let config = || {
+            let config =
+                Config::builder().memory("64MiB").partitions(partitions).index(|index| index.max("2MiB"));
+            let class = |number| ClassConfig::new(format!("c{number}")).on_leave(esker::OnLeave::Drop);
+            let config = (0..3).fold(config, |config, number| config.class(class(number)));
+            config.durability(Durability::Process).shared_dir(dirs.shared()).background(false)
+        };
+        let store = open(config()).unwrap();
+        let classes: Vec<_> = (0..3).map(|number| store.class(&format!("c{number}")).unwrap()).collect();
+        let (mut random, mut next, mut refused) = (Random::new(7), vec![0u64; ranges], 0);
+        for number in 0..60_000u64 {
+            let range = number as usize % ranges;
+            next[range] += 1;
+            let mut id = (16 + range as u64) << 34 | next[range];
+            if scattered > 0 && number % scattered == 0 {
+                id = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            }
+            let event = Event::new(Stream::from(random.below(6_000) as u32), id, 0, 0).payload(&[7; 160]);
+            let event = event.class(classes[random.below(3) as usize]);
+            if store.try_append(&event).is_err() {
+                refused += 1;
+                // The last one is refused, too.
+                if number > 50_000 {
+                    break;
+                }
+                store.maintain().unwrap();
+            }
+        }
+        let what = format!("{partitions} partitions, {ranges} ranges of ids, one in {scattered} scattered");
+        assert!(refused > 0, "{what}");
+        let count = |store: &Store| store.pin().scan(..).count();
+        let held = count(&store);
+        store.abandon();
+        let store = open(config()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(count(&store), held, "{what}");
+    }
+}

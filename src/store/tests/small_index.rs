@@ -275,3 +275,43 @@ fn a_source_gets_on_where_the_threshold_is_a_whole_number_of_pages() {
         assert!(store.stats().region(RegionKind::Hot).used_pages >= pages * 3 / 4);
     }
 }
+
+/// Without a cold tier nothing leaves by itself. What is removed makes room in pages of the index, which merge only when little is
+/// left of them.
+#[test]
+fn what_is_removed_makes_room_although_no_page_comes_of_it() {
+    for (of, pages) in [(4u64, 36u64), (3, 40), (2, 36)] {
+        let config = Config::builder()
+            .memory("256MiB")
+            .partitions(1)
+            .hot(|hot| hot.max("64MiB").page_size("16KiB"))
+            .warm(|warm| warm.max("8MiB").page_size("2KiB"))
+            .index(|index| index.max(pages * 8192).page_size("8KiB"))
+            .append_timeout(Duration::ZERO)
+            .background(false);
+        let store = Store::builder(config.build().unwrap()).clock(Clock::manual(0)).open().unwrap();
+        let id = |n: u64| crate::ids::mix(n, 5);
+        let append = |n: u64| {
+            let event = Event::new(Stream::from_raw(n % 50), id(n), n as i64, 0).payload(&[7; 60]);
+            store.append(&event)
+        };
+        let turns = |count: u64| (0..count).for_each(|_| drop(store.core.move_once()));
+        let full = (0..200_000).find(|n| {
+            turns(u64::from(n % 64 == 0));
+            append(*n).is_err()
+        });
+        let full = full.expect("the index has an end");
+        assert_eq!(store.pressure(), Pressure::Full);
+        let removed =
+            (0..full).filter(|n| n % of == 0).filter(|n| store.remove(id(*n)).unwrap()).count() as u64;
+        turns(2000);
+        let level = store.pressure();
+        assert!(
+            level < Pressure::Full,
+            "{removed} of {full} in {pages} pages are gone: {:?}",
+            store.stats().stall
+        );
+        let stored = (full + 1..full + 1 + removed / 2).filter(|n| append(*n).is_ok()).count() as u64;
+        assert!(stored * 100 >= removed / 2 * 95, "{stored} of {} find room", removed / 2);
+    }
+}
