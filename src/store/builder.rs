@@ -238,9 +238,9 @@ impl StoreBuilder {
             ));
         }
         let wanted = earlier_seed.or(seed);
-        let seed = match &tier {
+        let (seed, grown) = match &tier {
             Some(tier) => agree(&mut config, tier.as_ref(), wanted)?,
-            None => wanted.unwrap_or_else(fresh_seed),
+            None => (wanted.unwrap_or_else(fresh_seed), None),
         };
         if let Some(log) = &found_log {
             log.check(seed, config.partitions)?;
@@ -254,6 +254,9 @@ impl StoreBuilder {
             }
             None => (None, None, Some(page_set)),
         };
+        if let (Some(tier), Some(grown)) = (&tier, &grown) {
+            add_classes(tier.as_ref(), grown)?;
+        }
         let first_seq = earlier.as_ref().map_or(begun, |earlier| earlier.first_seq);
         let names = Names::new(seed, shares.names);
         let screen = Screen::new(&config, seed, resolver, dead_letters.clone());
@@ -433,8 +436,8 @@ pub(super) fn fresh_seed() -> u64 {
 }
 
 /// Compares the configuration with what the data was written with, and takes over what it leaves open. Gives the
-/// seed.
-fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<u64> {
+/// seed, and what is to be saved if the configuration has more classes and nothing else keeps the store from opening.
+fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<(u64, Option<Namespace>)> {
     let classes: Vec<String> = config.classes.iter().map(|class| class.name.clone()).collect();
     let Some(saved) = tier.namespace()? else {
         let seed = seed.unwrap_or_else(fresh_seed);
@@ -442,7 +445,7 @@ fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<
         // Of two stores that begin a shared namespace at once, one is first.
         return match tier.namespace()? {
             Some(saved) if saved.seed != seed => agree(config, tier, None),
-            _ => Ok(seed),
+            _ => Ok((seed, None)),
         };
     };
     let partitions = saved.partitions as usize;
@@ -467,16 +470,20 @@ fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<
             saved.classes
         ));
     }
-    if classes.len() > saved.classes.len() {
-        tier.set_namespace(&Namespace {
-            partitions: saved.partitions,
-            seed: saved.seed,
-            classes: classes.clone(),
-        })?;
-        // Of two stores that add classes to a shared namespace at once, one is first.
-        if let Some(now) = tier.namespace()?.filter(|now| now.classes != classes) {
-            return incompatible(format!("the data has the classes {:?} by now; open again", now.classes));
-        }
+    let grown = classes.len() > saved.classes.len();
+    let grown = grown.then(|| Namespace { partitions: saved.partitions, seed: saved.seed, classes });
+    Ok((saved.seed, grown))
+}
+
+/// Saves classes that are new.
+fn add_classes(tier: &dyn ColdTier, grown: &Namespace) -> Result<()> {
+    tier.set_namespace(grown)?;
+    // Of two stores that add classes to a shared namespace at once, one is first.
+    match tier.namespace()?.filter(|now| now.classes != grown.classes) {
+        Some(now) => Err(Error::new(
+            ErrorKind::Incompatible,
+            format!("the data has the classes {:?} by now; open again", now.classes),
+        )),
+        None => Ok(()),
     }
-    Ok(saved.seed)
 }

@@ -181,6 +181,12 @@ fn another_layout_is_refused_and_told() {
         let (kind, text) = refusal(config);
         assert!(kind == ErrorKind::Incompatible && text.contains("classes"), "{text}");
     }
+    // A class more that comes with a change that is refused is not added.
+    let (kind, _) = refusal(base().memory("20MiB").class(ClassConfig::new("three")));
+    assert_eq!(kind, ErrorKind::Incompatible);
+    let store = open(base()).unwrap();
+    assert_eq!(found(&store).len(), 100);
+    store.abandon();
     // The files are as they were. A class more is fine, and so is any layout once the cold tier has everything.
     let store = open(base().class(ClassConfig::new("three"))).unwrap();
     assert_eq!(found(&store).len(), 100);
