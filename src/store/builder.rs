@@ -471,7 +471,7 @@ fn agree(config: &mut Config, tier: &dyn ColdTier, seed: Option<u64>) -> Result<
         ));
     }
     let grown = classes.len() > saved.classes.len();
-    let grown = grown.then(|| Namespace { partitions: saved.partitions, seed: saved.seed, classes });
+    let grown = grown.then_some(Namespace { partitions: saved.partitions, seed: saved.seed, classes });
     Ok((saved.seed, grown))
 }
 

@@ -295,7 +295,11 @@ fn what_is_removed_makes_room_although_no_page_comes_of_it() {
             let event = Event::new(Stream::from_raw(n % 50), id(n), n as i64, 0).payload(&[7; 60]);
             store.append(&event)
         };
-        let turns = |count: u64| (0..count).for_each(|_| drop(store.core.move_once()));
+        let turns = |count: u64| {
+            for _ in 0..count {
+                store.core.move_once();
+            }
+        };
         let full = (0..200_000).find(|n| {
             turns(u64::from(n % 64 == 0));
             append(*n).is_err()
