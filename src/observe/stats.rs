@@ -34,7 +34,7 @@ pub struct Stats {
     pub eviction: EvictionStats,
     /// What became of appends that had no room, for each class in the order of the configuration.
     pub admission: Vec<AdmissionStats>,
-    /// Why a full store makes no room, if it makes none.
+    /// Why a full store makes no room, if it makes none; or the guard that alone keeps the level from falling to `Normal`.
     pub stall: Option<Stall>,
     /// The guard that readers have held longest, if any is held: pages that it was given events of are not reused.
     pub oldest_guard: Option<HeldGuard>,

@@ -52,7 +52,8 @@ pub trait PressureListener: Send + 'static {
     /// The pressure has gone down to the level to resume at.
     fn resume(&mut self, level: Pressure);
 
-    /// The store is full and makes no room, for this reason; told when that begins and when the kind of reason changes.
+    /// The store is full and makes no room, or a guard alone keeps it from the level to resume at, for this reason; told when that
+    /// begins and when the kind of reason changes.
     fn stalled(&mut self, stall: &Stall) {
         let _ = stall;
     }

@@ -144,14 +144,24 @@ impl Core {
         }
     }
 
-    /// Why no room is made although the store is full, if none is.
+    /// Why no room is made although the store is full, if none is; or which guard alone keeps the level up.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.look_round();
-        if self.pressure() < Pressure::Full {
-            None
-        } else {
-            let of = if self.is_full_of_events() { For::Events } else { For::Index };
-            self.stall_after(of, self.watch.silence(of, self.lanes.clock.instant()).0)
+        match self.pressure() {
+            Pressure::Normal => None,
+            Pressure::Warning | Pressure::Critical => {
+                // A source that has paused waits for a lower level, and does not append: nobody else would say why it waits.
+                let warning = self.config.thresholds.warning;
+                let readers = &self.lanes.readers;
+                let is_low = self.is_held_up(|fill| fill <= warning);
+                // What guards were given is gone round; in the middle of a walk they hold all that leaves.
+                let guard = readers.oldest_on_its_way(self.lanes.clock.instant()).filter(|_| is_low);
+                guard.filter(|guard| guard.held_for >= self.config.stall_after).map(Stall::Guard)
+            }
+            Pressure::Full => {
+                let of = if self.is_full_of_events() { For::Events } else { For::Index };
+                self.stall_after(of, self.watch.silence(of, self.lanes.clock.instant()).0)
+            }
         }
     }
 
@@ -203,14 +213,18 @@ impl Core {
 
     /// The oldest guard, if there would be room without what guards hold back.
     fn blocking_guard(&self) -> Option<HeldGuard> {
-        let pages = &self.lanes.pages;
-        let reject = self.config.thresholds.reject;
-        let [hot, _, numbers] = pages.used_without_guards();
-        let has_room = |(used, max): (u32, u32)| f64::from(used) < f64::from(max) * reject;
-        let index_has_room =
-            self.lanes.index_shortage() < reject || self.lanes.index_waits_for_readers().is_some();
-        let held = pages.is_leaving() && has_room(hot) && has_room(numbers) && index_has_room;
+        let held = self.is_held_up(|fill| fill < self.config.thresholds.reject);
         self.lanes.readers.oldest(self.lanes.clock.instant()).filter(|_| held)
+    }
+
+    /// Whether without what guards hold back everything would be filled so little that it `is_low`.
+    fn is_held_up(&self, is_low: impl Fn(f64) -> bool) -> bool {
+        let pages = &self.lanes.pages;
+        let [hot, _, numbers] = pages.used_without_guards();
+        let has_room = |(used, max): (u32, u32)| is_low(f64::from(used) / f64::from(max.max(1)));
+        let index_has_room =
+            is_low(self.lanes.index_shortage()) || self.lanes.index_waits_for_readers().is_some();
+        pages.is_leaving() && has_room(hot) && has_room(numbers) && index_has_room
     }
 
     /// The oldest guard that holds pages of the index, if there would be enough of them without.

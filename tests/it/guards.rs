@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use esker::{Appended, ClassConfig, ErrorKind, Event, OnLeave, Pressure, Stall, Store, Stream};
+use esker::{Appended, ClassConfig, Clock, ErrorKind, Event, OnLeave, Pressure, Stall, Store, Stream};
 
 use crate::common::{all_ids, append_proof, manual, proof, small, verify, wait_until, wall_ms};
 use crate::tier::MapTier;
@@ -254,4 +254,42 @@ fn a_guard_that_is_refreshed_holds_nothing_up() {
     assert!(after.held_for < before.held_for, "{before:?} {after:?}");
     drop(guard);
     assert!(store.pressure() < Pressure::Full);
+}
+
+/// A source that paused at `Critical` and resumes at `Normal` does not append, so no error tells it what it waits for.
+#[test]
+fn a_guard_that_alone_keeps_the_level_up_is_named() {
+    let clock = Clock::manual(1_000_000);
+    let class = ClassConfig::new("dropped").on_leave(OnLeave::Drop).compress(false);
+    let config = small().class(class).background(false).stall_after(Duration::from_secs(1)).build().unwrap();
+    let store = Store::builder(config).clock(clock.clone()).open().unwrap();
+    let append = |id: u64| {
+        let event = Event::new(Stream::from((id % 37) as u32), id, clock.now_ms(), 0);
+        store.try_append(&event.payload(&proof(event.stream, id, event.timestamp, LEN)))
+    };
+    append(0).unwrap();
+    let guard = store.pin();
+    let mut scan = guard.scan(..);
+    assert!(scan.next().is_some());
+    let paused = (1..1_000_000).find(|id| append(*id).is_err() || store.pressure() == Pressure::Critical);
+    assert!(paused.is_some());
+    for _ in 0..50 {
+        store.maintain().unwrap();
+        // How long the guard is held counts from when it is first seen.
+        assert!(store.stats().stall.is_none());
+    }
+    assert!([Pressure::Warning, Pressure::Critical].contains(&store.pressure()), "{:?}", store.pressure());
+    clock.set_ms(clock.now_ms() + 2_000);
+    let stats = store.stats();
+    assert!(
+        matches!(&stats.stall, Some(Stall::Guard(guard)) if guard.held_for >= Duration::from_secs(2)),
+        "{stats:?}"
+    );
+    drop(scan);
+    drop(guard);
+    wait_until("what the scan held is free", SLACK, || {
+        store.maintain().unwrap();
+        store.pressure() == Pressure::Normal
+    });
+    assert!(store.stats().stall.is_none());
 }
