@@ -156,7 +156,9 @@ impl ConfigBuilder {
         let memory = self.memory.unwrap_or(256 * MIB);
         let buffers = self.buffers.unwrap_or((memory / 8).clamp(2 * MIB, 256 * MIB));
         let known = self.faults.len();
-        let Parts { system, hot, warm, index, partitions } = self.parts(memory, buffers);
+        let parts = self.parts(memory, buffers);
+        let regions = parts.total();
+        let Parts { system, hot, warm, index, partitions } = parts;
         let max_event = self.max_event.unwrap_or(EVENT_MAX.min(hot.max / 8).min(buffers / 8));
         let most = EVENT_MAX.min(hot.max / 2).min(buffers / 8);
         if max_event > most || max_event < 64 {
@@ -170,9 +172,7 @@ impl ConfigBuilder {
             );
             self.fault("max_event", problem);
         }
-        let total = [system.max, hot.max, warm.max, index.max, buffers]
-            .iter()
-            .fold(0u64, |sum, part| sum.saturating_add(*part));
+        let total = regions.saturating_add(buffers);
         if total > memory {
             self.fault(
                 "memory",

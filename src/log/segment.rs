@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::frame::{BLOCK, Frame, HEADER, PAYLOAD_MAX, Unit, unit_at};
 use crate::sys::memory::allocate;
-use crate::sys::shared::SharedDir;
+use crate::sys::shared::{SharedDir, sync_dir};
 
 const MAGIC: &str = "esker-log";
 const VERSION: u32 = 1;
@@ -195,17 +195,6 @@ impl LogDir {
         self.dir.delete(SPARE)?;
         self.dir.delete(NEXT)?;
         sync_dir(self.dir.path()).map_err(|error| Error::io("cannot sync the log's directory", error))
-    }
-}
-
-/// Has the disk keep which files a directory has.
-fn sync_dir(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    return File::open(path)?.sync_all();
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 //! as the *next* one before the record has it. A log on the disk ([`Durability::Disk`]) knows which
 //! pages are its own, so then none are said to be used.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::config::{Config, Durability};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::builder::fresh_seed;
 use crate::store::shared::{Earlier, Waiting, what_waits};
-use crate::sys::shared::Record;
+use crate::sys::shared::{Record, sync_dir};
 
 /// No name that somebody would give to a `shared_dir` within the data directory.
 const NOTE: &str = "pages.note";
@@ -260,10 +260,7 @@ fn write_first(path: &Path, text: &str) -> Result<Record> {
     let mut record = Record::new(file.map_err(failed)?);
     record.write(VERSION, text)?;
     record.sync().and_then(|()| std::fs::rename(&new, path)).map_err(failed)?;
-    #[cfg(unix)]
-    if let Some(data) = path.parent() {
-        File::open(data).and_then(|data| data.sync_all()).map_err(failed)?;
-    }
+    path.parent().map_or(Ok(()), sync_dir).map_err(failed)?;
     Ok(record)
 }
 

@@ -320,7 +320,7 @@ fn read_image(dir: &SharedDir, number: u64) -> Option<Vec<u64>> {
 }
 
 fn lengths(dir: &SharedDir) -> [u64; MAPPED.len()] {
-    MAPPED.map(|name| std::fs::metadata(dir.path().join(name)).map_or(0, |found| found.len()))
+    MAPPED.map(|name| dir.len(name))
 }
 
 /// Where the files are or would be. The data directory, after which they are named, is made for it.
@@ -499,7 +499,7 @@ fn check_lengths(dir: &SharedDir, config: &Config) -> Result<()> {
     let lengths = [entries * PAGE_TABLE_ENTRY, entries * 8, config.removal_notes() as u64 * 8];
     for (name, wanted) in TABLES.iter().zip(lengths) {
         let path = dir.path().join(name);
-        let len = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let len = dir.len(name);
         if len < wanted {
             return Err(Error::corrupt(format!(
                 "{} has {len} bytes of {wanted}: what is missing cannot be told; move the directory away to begin anew \

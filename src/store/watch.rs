@@ -151,9 +151,8 @@ impl Core {
             Pressure::Normal => None,
             Pressure::Warning | Pressure::Critical => {
                 // A source that has paused waits for a lower level, and does not append: nobody else would say why it waits.
-                let warning = self.config.thresholds.warning;
                 let readers = &self.lanes.readers;
-                let is_low = self.is_held_up(|fill| fill <= warning);
+                let is_low = self.is_held_up(|fill| !self.lanes.gauge.warns(fill));
                 // What guards were given is gone round; in the middle of a walk they hold all that leaves.
                 let guard = readers.oldest_on_its_way(self.lanes.clock.instant()).filter(|_| is_low);
                 guard.filter(|guard| guard.held_for >= self.config.stall_after).map(Stall::Guard)

@@ -137,6 +137,12 @@ fn open(path: &Path) -> Result<File> {
     file.map_err(|error| Error::io(format!("cannot open {}", path.display()), error))
 }
 
+/// Has the disk keep which files are in a directory.
+pub(crate) fn sync_dir(path: &Path) -> std::io::Result<()> {
+    // Elsewhere directories cannot be opened.
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
 /// Makes a directory that only its owner can enter: what is in it are events.
 fn make_private(path: &Path) -> Result<()> {
     let mut builder = std::fs::DirBuilder::new();

@@ -71,8 +71,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     if faults::syncs_dir(path)? {
         return Ok(());
     }
-    // Elsewhere directories cannot be opened.
-    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+    crate::sys::shared::sync_dir(path)
 }
 
 pub(crate) fn remove(path: &Path) -> Result<()> {
