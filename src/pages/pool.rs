@@ -309,9 +309,26 @@ impl Pages {
         self.read_within(pin, place, addr).or_else(|| self.read_beyond(pin, place, addr).ok())
     }
 
-    /// The event at an address of a hot page, if its record ends where that need not be looked at first.
+    /// The record at that address, if the page is hot and it ends where that need not be looked at first. The same
+    /// conditions as for [`Self::read`].
+    #[inline]
+    pub(crate) fn record_if_hot<'g>(
+        &'g self,
+        pin: &'g impl Reading,
+        place: Place,
+        addr: Addr,
+    ) -> Option<&'g [u8]> {
+        if place.tier() == Tier::Hot { self.record_within(pin, place, addr) } else { None }
+    }
+
     #[inline]
     fn read_within(&self, pin: &impl Reading, place: Place, addr: Addr) -> Option<EventRef<'_>> {
+        self.record_within(pin, place, addr).map(EventRef::in_place)
+    }
+
+    /// The record at an address of a hot page, if it ends where that need not be looked at first.
+    #[inline]
+    fn record_within(&self, pin: &impl Reading, place: Place, addr: Addr) -> Option<&[u8]> {
         let offset = addr.offset();
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
         if offset as usize + len > self.unasked {
@@ -321,10 +338,10 @@ impl Pages {
         // has the page marked before its call ends, and keeps it by that. Both end within a page.
         let record: &[u8] = unsafe { self.hot.more_bytes(place.frame(), offset, len) };
         pin.gives(record.as_ptr().addr());
-        Some(EventRef::in_place(record))
+        Some(record)
     }
 
-    /// The same of any other.
+    /// The event at any other.
     #[inline(never)]
     fn read_beyond(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<EventRef<'_>> {
         let offset = addr.offset();

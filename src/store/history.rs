@@ -26,7 +26,7 @@ pub struct History<'g> {
     chains: Option<SmallVec<[Walk<'g>; 1]>>,
 }
 
-/// One class's walk with its next event that fits in hand.
+/// One class's walk, with its next event that fits in hand where there are others.
 struct Walk<'g> {
     chains: Chains<'g>,
     next: Option<EventRef<'g>>,
@@ -60,17 +60,35 @@ impl<'g> History<'g> {
         let walk = |lane: crate::ids::LaneId| {
             let (pin, cache) = (&self.guard.pin, &self.guard.cache);
             let chains = Chains::new(&self.guard.core.lanes, pin, cache, self.stream, lane.class());
-            let mut walk = Walk { chains, next: None };
-            walk.advance(self.guard, range);
-            walk
+            Walk { chains, next: None }
         };
-        lanes.into_iter().map(walk).collect()
+        let mut walks: SmallVec<[Walk<'g>; 1]> = lanes.into_iter().map(walk).collect();
+        if walks.len() > 1 {
+            walks.iter_mut().for_each(|walk| walk.advance(self.guard, range));
+        }
+        walks
     }
 }
 
 impl<'g> Walk<'g> {
-    /// Goes on to the next event that fits.
+    /// The next event that fits, of a walk without others.
     #[inline]
+    fn next(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) -> Option<EventRef<'g>> {
+        if guard.core.lanes.reads_plainly()
+            && let Some(event) = self.chains.next_plain(&guard.pin, range)
+        {
+            return Some(event);
+        }
+        self.next_of_any(guard, range)
+    }
+
+    #[inline(never)]
+    fn next_of_any(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) -> Option<EventRef<'g>> {
+        self.advance(guard, range);
+        self.next.take()
+    }
+
+    /// Goes on to the next event that fits.
     fn advance(&mut self, guard: &'g Guard<'g>, range: (i64, i64)) {
         self.next = None;
         while let Some(step) = self.chains.next(&guard.pin, &guard.cache) {
@@ -121,9 +139,7 @@ impl<'g> Iterator for History<'g> {
         }
         let walks = self.chains.as_mut()?;
         if let [walk] = walks.as_mut_slice() {
-            let event = walk.next.take();
-            walk.advance(self.guard, range);
-            return event;
+            return walk.next(self.guard, range);
         }
         let walk = walks
             .iter_mut()
