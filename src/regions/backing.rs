@@ -26,6 +26,11 @@ pub(crate) struct Backing {
     pub(crate) arenas: Option<Arenas>,
 }
 
+/// From this length on the system region has huge pages. It has a dozen tables, of each of which little is used at first: a huge
+/// page for each would be most of what a small store takes beside its events, and what is read of them has room among the
+/// processor's translations of small pages.
+const SYSTEM_HUGE: usize = 256 << 20;
+
 impl Backing {
     pub(crate) fn new(kind: RegionKind, config: &RegionConfig, machine: &Arc<Machine>) -> Result<Self> {
         let (mapping, pages) = map(kind, config.ceiling as usize, machine)?;
@@ -101,7 +106,8 @@ fn map(kind: RegionKind, len: usize, machine: &Machine) -> Result<(Mapping, Page
     }
     let mapping = Mapping::anonymous(len, kind.name())?;
     // Where there is no such advice, nobody misses it; a region smaller than a huge page has no use for it.
-    if machine.huge == HugePages::Never || !cfg!(target_os = "linux") || len < HUGE_PAGE {
+    let least = if kind == RegionKind::System { SYSTEM_HUGE } else { HUGE_PAGE };
+    if machine.huge == HugePages::Never || !cfg!(target_os = "linux") || len < least {
         return Ok((mapping, PageKind::Small));
     }
     match mapping.advise_huge(0, len) {

@@ -2,7 +2,8 @@
 //!
 //! Frames of every region and the numbers of logical pages come from one of these. A claim searches from where
 //! the last one ended (next fit): pages leave memory in about the order in which they came, so free space is
-//! mostly one gap that moves round, and runs of frames stay easy to find.
+//! mostly one gap that moves round, and runs of frames stay easy to find. Where pages come and go in no order, as those
+//! of indexes do, the search goes back to what was freed, so that memory that was never used stays untouched.
 //!
 //! A number that is claimed belongs to one thread: bits are taken by `fetch_or`, whose result tells who was
 //! first. Freeing is a release and claiming an acquire, so whoever claims a number sees everything that its
@@ -16,6 +17,7 @@ pub(crate) struct FreeList {
     words: Box<[AtomicU64]>,
     /// Numbers at and above this are not handed out (yet).
     limit: AtomicU32,
+    reuses: bool,
     /// Apart from what every claim and many a read only look at.
     moving: CachePadded<Moving>,
 }
@@ -34,8 +36,14 @@ impl FreeList {
         Self {
             words,
             limit: AtomicU32::new(limit.min(capacity)),
+            reuses: false,
             moving: CachePadded::new(Moving { used: AtomicU32::new(0), hint: AtomicU32::new(0) }),
         }
+    }
+
+    /// The same, with numbers that were freed handed out again before any above them.
+    pub(crate) fn that_reuses(self) -> Self {
+        Self { reuses: true, ..self }
     }
 
     pub(crate) fn limit(&self) -> u32 {
@@ -200,6 +208,9 @@ impl FreeList {
     pub(crate) fn release(&self, first: u32, count: u32) {
         self.clear(first, first + count);
         self.moving.used.fetch_sub(count, Ordering::Relaxed);
+        if self.reuses {
+            self.moving.hint.fetch_min(first / 64, Ordering::Relaxed);
+        }
     }
 
     fn clear(&self, first: u32, end: u32) {
@@ -232,6 +243,24 @@ fn beyond(limit: u32, at: u32) -> u64 {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    /// Pages of indexes are rewritten elsewhere when they grow: that must not wander through all that is reserved.
+    #[test]
+    fn what_was_freed_is_used_before_what_never_was() {
+        let claims = |list: FreeList| {
+            let claim = || list.claim().expect("there is room");
+            let mut highest = (0..64).map(|_| claim()).max();
+            for _ in 0..500 {
+                let new = claim();
+                highest = highest.max(Some(new));
+                list.release(new, 1);
+            }
+            list.release(3, 1);
+            (highest, claim())
+        };
+        assert_eq!(claims(FreeList::new(1000, 1000).that_reuses()), (Some(64), 3));
+        assert_ne!(claims(FreeList::new(1000, 1000)).1, 3, "the search goes on from where it was");
+    }
 
     #[test]
     fn every_number_is_handed_out_once() {

@@ -197,7 +197,10 @@ impl Region {
             base: mapping.base(),
             len: mapping.len(),
             mapping: Arc::new(mapping),
-            frames: FreeList::new(ceiling, 0),
+            frames: match kind {
+                RegionKind::Index => FreeList::new(ceiling, 0).that_reuses(),
+                _ => FreeList::new(ceiling, 0),
+            },
             max: AtomicU32::new((config.max / config.page_size) as u32),
             growing: Mutex::new(Withdrawn { bits: vec![0; ceiling.div_ceil(64) as usize], top: 0, count: 0 }),
             committed: AtomicU32::new(0),
