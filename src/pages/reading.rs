@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{HEADER_LEN, body_len};
 use crate::pages::table::Place;
@@ -82,11 +81,11 @@ pub(crate) enum Ahead {
 }
 
 impl<'g> Iterator for Records<'g> {
-    /// Offset and event.
-    type Item = (u32, EventRef<'g>);
+    /// Offset and record: an event is made of those that are given to somebody, and only then.
+    type Item = (u32, &'g [u8]);
 
     #[inline]
-    fn next(&mut self) -> Option<(u32, EventRef<'g>)> {
+    fn next(&mut self) -> Option<(u32, &'g [u8])> {
         let rest = self.bytes.get(self.at..)?;
         let len = HEADER_LEN + body_len(rest)? as usize;
         let record = rest.get(..len)?;
@@ -97,7 +96,7 @@ impl<'g> Iterator for Records<'g> {
         }
         let at = self.at as u32;
         self.at += len.next_multiple_of(8);
-        Some((at, EventRef::in_place(record)))
+        Some((at, record))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::ops::RangeBounds;
 use std::vec;
 
+use crate::event::record::RecordHeader;
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LogicalPage};
 use crate::pages::readers::Walk;
@@ -68,9 +69,14 @@ impl<'a> Filter<'a> {
     /// Whether an event is one that was asked for, as far as the caller's own predicate does not decide.
     #[inline]
     pub(crate) fn matches(&self, event: &EventRef<'_>) -> bool {
-        self.range.is_some_and(|(first, last)| (first..=last).contains(&event.timestamp()))
-            && self.kind.is_none_or(|kind| event.kind() == kind)
-            && event.flags() & self.flags == self.flags
+        self.matches_header(&event.record())
+    }
+
+    #[inline]
+    fn matches_header(&self, header: &RecordHeader) -> bool {
+        self.range.is_some_and(|(first, last)| (first..=last).contains(&header.timestamp))
+            && self.kind.is_none_or(|kind| header.kind == kind)
+            && header.flags & self.flags == self.flags
     }
 
     /// Whether the caller's predicate takes an event. To be asked last: it is shown only what matches and exists.
@@ -262,18 +268,36 @@ impl<'g> Reader<'g> {
         Some(HotPage { page: source.page, meta, records, all })
     }
 
-    /// The next event of a hot page that matches.
+    /// The next event of a hot page that matches. It is made of its record last: made before, in parts, and handed on as a
+    /// whole, it would have the processor wait for each.
     #[inline]
     fn next_of(&mut self, hot: &mut HotPage<'g>) -> Option<EventRef<'g>> {
-        let guard = self.guard;
+        let lanes = &self.guard.core.lanes;
         loop {
-            let (offset, event) = hot.records.next()?;
-            let wanted = hot.all || self.filter.matches(&event) && guard.keeps(&event);
-            let live = || guard.core.lanes.is_live(event.id(), Addr::new(hot.page, offset, 0));
-            if wanted && (hot.meta.dead() == 0 || live()) && (hot.all || self.filter.takes(&event)) {
-                return Some(event);
+            let (offset, record) = hot.records.next()?;
+            if !hot.all {
+                let header = RecordHeader::read(record)?;
+                if !self.filter.matches_header(&header) || !lanes.is_plain() && !self.keeps(record) {
+                    continue;
+                }
+            }
+            if hot.meta.dead() > 0 && !self.is_live(hot.page, offset, record) {
+                continue;
+            }
+            if hot.all || self.filter.predicate.is_none() || self.filter.takes(&EventRef::in_place(record)) {
+                return Some(EventRef::in_place(record));
             }
         }
+    }
+
+    #[inline(never)]
+    fn keeps(&self, record: &[u8]) -> bool {
+        self.guard.keeps(&EventRef::in_place(record))
+    }
+
+    #[inline(never)]
+    fn is_live(&self, page: LogicalPage, offset: u32, record: &[u8]) -> bool {
+        self.guard.core.lanes.is_live(EventRef::in_place(record).id(), Addr::new(page, offset, 0))
     }
 
     /// The events of a page that match.
