@@ -459,11 +459,12 @@ impl Lanes {
         Some(event.damage())
     }
 
-    /// The event whose id was located at that place under that pin, if its entry is in an array and it is hot.
+    /// The record of the event whose id was located at that place under that pin, if its entry is in an array and it is
+    /// hot.
     #[inline]
-    pub(crate) fn get_hot<'g>(&'g self, pin: &'g impl Reading, place: Place<'g>) -> Option<EventRef<'g>> {
+    pub(crate) fn hot_record<'g>(&'g self, pin: &'g impl Reading, place: Place<'g>) -> Option<&'g [u8]> {
         let addr = self.index.in_array(place)?;
-        self.pages.read_if_hot(pin, self.pages.place(addr.page()), addr)
+        self.pages.hot_record(pin, self.pages.place(addr.page()), addr)
     }
 
     /// Asks the processor to fetch the beginning of the record at an address whose high bits do not matter.

@@ -13,7 +13,7 @@ use crate::lanes::append::Lanes;
 use crate::lanes::partition::partition_of;
 use crate::pages::pool::{FrameCache, Pages};
 use crate::pages::readers::Reading;
-use crate::pages::table::{PageMeta, Place};
+use crate::pages::table::{PageMeta, Place, Tier};
 
 /// Where an event lies in its lane: events of a lane are ordered by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -142,15 +142,17 @@ impl<'g> Chains<'g> {
     /// The next event, if it is as nearly all are: hot, on a page of which nothing was removed, ending within it, and of that
     /// time. `None` where [`next`](Self::next) has to look; nothing is taken then.
     ///
-    /// A reader's hundred events are bound by the memory that they lie in. What is done for each must leave room for the
-    /// reads of those behind it: it is few instructions, and an event is made once and handed on in registers, as one that
-    /// is stored in parts and read as a whole waits for the stores to be done.
+    /// A reader's hundred events are bound by the memory that they lie in: what is done for each must leave room for the
+    /// reads of those behind it.
     #[inline(always)]
     pub(crate) fn next_plain(&mut self, pin: &'g impl Reading, range: (i64, i64)) -> Option<EventRef<'g>> {
         let (pages, chain) = (&self.lanes.pages, self.turn.at);
         let addr = self.turn.next[chain];
-        let place = pages.resolve(addr).filter(|place| addr.0 != 0 && !place.has_dead())?;
-        let record = pages.record_if_hot(pin, place, addr)?;
+        let place = pages.resolve(addr)?;
+        if addr.0 == 0 || place.has_dead() || place.tier() != Tier::Hot {
+            return None;
+        }
+        let record = pages.record_within(pin, place, addr)?;
         let header = RecordHeader::read(record)?;
         let fits = header.stream == self.stream.as_u64()
             && header.class() == self.class

@@ -282,53 +282,48 @@ impl Pages {
         addr: Addr,
     ) -> Result<Option<EventRef<'g>>> {
         match place.tier() {
-            Tier::Hot => match self.read_within(pin, place, addr) {
-                Some(event) => Ok(Some(event)),
-                None => {
-                    self.read_beyond(pin, place, addr).map(Some).inspect_err(|_| self.count_corrupt_event())
-                }
-            },
+            Tier::Hot => {
+                let record = match self.record_within(pin, place, addr) {
+                    Some(record) => record,
+                    None => {
+                        self.record_beyond(pin, place, addr).inspect_err(|_| self.count_corrupt_event())?
+                    }
+                };
+                Ok(Some(EventRef::in_place(record)))
+            }
             Tier::Warm => self.read_warm(cache, place, addr.offset()).map(Some),
             Tier::Free => Ok(None),
         }
     }
 
-    /// The event at that address, if the page is hot and has it whole. The same conditions as for [`Self::read`].
+    /// The record at that address, if the page is hot and has it whole. The same conditions as for [`Self::read`].
+    ///
+    /// Whoever gives events by the million makes each of its record last: one that is stored in parts and read as a whole
+    /// waits for the stores to be done, and all that comes after waits with it.
     #[inline]
-    pub(crate) fn read_if_hot<'g>(
-        &'g self,
-        pin: &'g impl Reading,
-        place: Place,
-        addr: Addr,
-    ) -> Option<EventRef<'g>> {
-        if place.tier() != Tier::Hot {
-            return None;
-        }
-        // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
-        self.hot.prefetch(place.frame(), addr.offset() as usize + HEADER_LEN);
-        self.read_within(pin, place, addr).or_else(|| self.read_beyond(pin, place, addr).ok())
-    }
-
-    /// The record at that address, if the page is hot and it ends where that need not be looked at first. The same
-    /// conditions as for [`Self::read`].
-    #[inline]
-    pub(crate) fn record_if_hot<'g>(
+    pub(crate) fn hot_record<'g>(
         &'g self,
         pin: &'g impl Reading,
         place: Place,
         addr: Addr,
     ) -> Option<&'g [u8]> {
-        if place.tier() == Tier::Hot { self.record_within(pin, place, addr) } else { None }
+        if place.tier() != Tier::Hot {
+            return None;
+        }
+        // A header and the beginning of its body may lie on two lines: both are wanted, and not one after the other.
+        self.hot.prefetch(place.frame(), addr.offset() as usize + HEADER_LEN);
+        self.record_within(pin, place, addr).or_else(|| self.record_beyond(pin, place, addr).ok())
     }
 
+    /// The record at an address of a page that is hot, if it ends where that need not be looked at first. The same
+    /// conditions as for [`Self::read`].
     #[inline]
-    fn read_within(&self, pin: &impl Reading, place: Place, addr: Addr) -> Option<EventRef<'_>> {
-        self.record_within(pin, place, addr).map(EventRef::in_place)
-    }
-
-    /// The record at an address of a hot page, if it ends where that need not be looked at first.
-    #[inline]
-    fn record_within(&self, pin: &impl Reading, place: Place, addr: Addr) -> Option<&[u8]> {
+    pub(crate) fn record_within<'g>(
+        &'g self,
+        pin: &'g impl Reading,
+        place: Place,
+        addr: Addr,
+    ) -> Option<&'g [u8]> {
         let offset = addr.offset();
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
         if offset as usize + len > self.unasked {
@@ -341,16 +336,16 @@ impl Pages {
         Some(record)
     }
 
-    /// The event at any other.
+    /// The same of any other.
     #[inline(never)]
-    fn read_beyond(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<EventRef<'_>> {
+    fn record_beyond(&self, pin: &impl Reading, place: Place, addr: Addr) -> Result<&[u8]> {
         let offset = addr.offset();
         let len = HEADER_LEN + self.hot_header(place, offset).body_len as usize;
         self.check_end(addr, len)?;
         // SAFETY: as for those within a page, wherever they end.
         let record: &[u8] = unsafe { self.hot.bytes(place.frame(), offset, len) };
         pin.gives(record.as_ptr().addr());
-        Ok(EventRef::in_place(record))
+        Ok(record)
     }
 
     #[inline]

@@ -58,8 +58,11 @@ impl<'s> Guard<'s> {
         let (lanes, _call) = (&self.core.lanes, self.pin.enter());
         let place = lanes.index.locate(id);
         // Most events that are asked for are hot and in an array.
-        if let Some(event) = lanes.get_hot(&self.pin, place) {
-            return if lanes.reads_plainly() { Ok(Some(event)) } else { self.give_at(place, event) };
+        if let Some(record) = lanes.hot_record(&self.pin, place) {
+            if lanes.reads_plainly() {
+                return Ok(Some(EventRef::in_place(record)));
+            }
+            return self.give_at(place, EventRef::in_place(record));
         }
         self.try_get_at(id, place)
     }
@@ -95,11 +98,11 @@ impl<'s> Guard<'s> {
                 }
             }
             for (id, place) in ids.iter().zip(places) {
-                out.push(match lanes.get_hot(&self.pin, place) {
-                    Some(event) if lanes.reads_plainly() => Some(event),
-                    Some(event) => self.give_at(place, event).ok().flatten(),
-                    None => self.try_get_at(*id, place).ok().flatten(),
-                });
+                match lanes.hot_record(&self.pin, place) {
+                    Some(record) if lanes.reads_plainly() => out.push(Some(EventRef::in_place(record))),
+                    Some(record) => out.push(self.give_at(place, EventRef::in_place(record)).ok().flatten()),
+                    None => out.push(self.try_get_at(*id, place).ok().flatten()),
+                }
             }
         }
         out
