@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::event::{EventHeader, EventRef};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
 use crate::store::core::Core;
-use crate::store::scan::{Filter, InTimeOrder};
+use crate::store::scan::Filter;
+use crate::store::time_order::InTimeOrder;
 use crate::tiers::block::{BlockId, Row};
 use crate::tiers::entry::BlockInfo;
 
@@ -168,8 +169,10 @@ impl<'s> FetchScan<'s> {
         if let Err(error) = outcome {
             state.errors.push_back(error);
         }
-        for event in found {
-            if self.ordered { state.waiting.push(event) } else { state.found.push_back(event) }
+        if self.ordered {
+            state.waiting.add(found);
+        } else {
+            state.found.extend(found);
         }
     }
 

@@ -30,6 +30,7 @@ mod sizing;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod time_order;
 mod validate;
 mod watch;
 mod worker;

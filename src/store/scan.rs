@@ -1,7 +1,5 @@
 //! All events in memory of a time range.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::ops::RangeBounds;
 use std::vec;
 
@@ -12,6 +10,7 @@ use crate::pages::readers::Walk;
 use crate::pages::reading::{Ahead, Records};
 use crate::pages::table::{PageMeta, Place};
 use crate::store::guard::{Guard, bounds};
+use crate::store::time_order::InTimeOrder;
 
 type Predicate<'a> = Box<dyn FnMut(&EventHeader) -> bool + Send + 'a>;
 
@@ -83,66 +82,6 @@ impl<'a> Filter<'a> {
     #[inline]
     pub(crate) fn takes(&mut self, event: &EventRef<'_>) -> bool {
         self.predicate.as_mut().is_none_or(|predicate| predicate(&event.header()))
-    }
-}
-
-/// Events waiting for their turn in the order of time; equal times in the order of finding.
-///
-/// An event earlier than one that was given already is left out: it came after the scan had begun, on a page that
-/// began later then.
-pub(crate) struct InTimeOrder<'g> {
-    heap: BinaryHeap<Waiting<'g>>,
-    found: u64,
-    given: i64,
-}
-
-struct Waiting<'g> {
-    time: i64,
-    number: u64,
-    event: EventRef<'g>,
-}
-
-impl PartialEq for Waiting<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Waiting<'_> {}
-
-impl PartialOrd for Waiting<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting<'_> {
-    /// The earliest is the greatest, for the heap.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.time, other.number).cmp(&(self.time, self.number))
-    }
-}
-
-impl<'g> InTimeOrder<'g> {
-    pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), found: 0, given: i64::MIN }
-    }
-
-    pub(crate) fn push(&mut self, event: EventRef<'g>) {
-        if event.timestamp() >= self.given {
-            self.found += 1;
-            self.heap.push(Waiting { time: event.timestamp(), number: self.found, event });
-        }
-    }
-
-    /// The earliest event, if nothing that begins at `not_loaded` can come before it.
-    pub(crate) fn pop_before(&mut self, not_loaded: Option<i64>) -> Option<EventRef<'g>> {
-        let time = self.heap.peek()?.time;
-        if not_loaded.is_some_and(|begin| time >= begin) {
-            return None;
-        }
-        self.given = time;
-        self.heap.pop().map(|waiting| waiting.event)
     }
 }
 
@@ -345,7 +284,7 @@ impl<'g> Scan<'g> {
             self.reader.guard.core.lanes.pages.prefetch_page(next.place);
         }
         if self.ordered {
-            self.reader.read(&source).into_iter().for_each(|event| state.waiting.push(event));
+            state.waiting.add(self.reader.read(&source));
         } else {
             state.hot = self.reader.open(&source);
             if state.hot.is_none() {
