@@ -16,10 +16,12 @@ const NEWEST: usize = 100;
 const FEW: u64 = 4096;
 /// Reads under one guard.
 const UNDER_GUARD: usize = 256;
-/// The length of a scanned range in milliseconds; each thread that filled the store wrote 64 events in one.
-const SCANNED_MS: i64 = 100;
+/// Events that each thread that fills a store writes in a millisecond.
+const EACH_MS: u64 = 64;
+/// Events in a short range of time, whoever wrote them.
+const SHORT: u64 = 6_400;
 
-/// A store that is filled to a half of what it can take.
+/// A store that is filled to what it can take, or to a half of that if a writer is to come beside the readers.
 struct Filled {
     store: Store,
     writers: usize,
@@ -31,7 +33,8 @@ struct Filled {
 impl Filled {
     fn new(threads: usize, settings: &Settings) -> Self {
         let store = settings.open();
-        let (payloads, each) = (payloads(), settings.events() / 2 / threads as u64);
+        let events = if settings.wants("beside") { settings.events() / 2 } else { settings.events() };
+        let (payloads, each) = (payloads(), events / threads as u64);
         race(threads, std::time::Duration::MAX, |thread, _| {
             Source::new(&store, &payloads, [thread, threads], true, settings.first_ms)
                 .append(&store, 0, each, 64, None)
@@ -80,13 +83,15 @@ impl Filled {
         done
     }
 
-    fn scan(&self, thread: usize, running: &Running) -> u64 {
+    /// Scans ranges of so many events, all writers' together.
+    fn scan(&self, events: u64, thread: usize, running: &Running) -> u64 {
         let (mut random, mut done, mut sum) = (Random::new(thread as u64 + 300), 0, 0u64);
-        let last = self.each as i64 / 64;
+        let of_time = |events: u64| (events / EACH_MS).max(1) as i64;
+        let (last, length) = (of_time(self.each), of_time(events / self.writers as u64));
         while running.go_on() {
             let guard = self.store.pin();
-            let first = self.first_ms + random.below((last - SCANNED_MS).max(1) as usize) as i64;
-            for event in guard.scan(first..first + SCANNED_MS) {
+            let first = self.first_ms + random.below((last - length).max(1) as usize) as i64;
+            for event in guard.scan(first..first + length) {
                 sum = sum.wrapping_add(touch(event.payload()));
                 done += 1;
             }
@@ -134,8 +139,11 @@ pub(crate) fn run(threads: usize, settings: &Settings, table: &mut Table) {
         table.add("history, newest 100, events", threads, rate);
     }
     if settings.wants("scan") {
-        let rate = race(threads, time, |thread, running| filled.scan(thread, running));
-        table.add("scan, events", threads, rate);
+        let all = filled.each * filled.writers as u64;
+        for (name, events) in [("scan of 1 %, events", all / 100), ("scan of 6,400 events", SHORT)] {
+            let rate = race(threads, time, |thread, running| filled.scan(events, thread, running));
+            table.add(name, threads, rate);
+        }
     }
     if settings.wants("beside") && threads > 1 {
         beside(threads, &filled, settings, table);

@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 
 const USAGE: &str = "cargo bench --bench scaling -- [--threads N,…] [--seconds S] [--memory GIB] [--partitions N] \
     [--huge-pages on|off] [--only GROUP,…]\n\
-    groups: limits append append64 get history scan beside counters";
+    groups: limits append append64 index get history scan beside counters";
 
 impl Settings {
     /// Reads the command line. `cargo bench` says `--bench`; without it (`cargo test --benches`) everything runs once and

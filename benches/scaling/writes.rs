@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use esker::{Event, Store, Stream};
 
-use crate::common::{Random, mix};
+use crate::common::{HEADER, Random, mix};
 use crate::race::{Rate, Running, race};
-use crate::settings::{PAYLOAD, STREAMS, Settings};
+use crate::settings::{PAYLOAD, RECORD, STREAMS, Settings};
 use crate::table::Table;
 
 /// Payloads, all of them in a second-level cache, as what has just come from a network is.
@@ -108,6 +108,41 @@ pub(crate) fn run(threads: usize, settings: &Settings, table: &mut Table) {
         table.add("append_batch of 64", threads, ingest(threads, settings, 64, false));
         table.add("append_batch of 64, streams routed", threads, ingest(threads, settings, 64, true));
     }
+    if settings.wants("index") {
+        insert(threads, settings, table);
+    }
+}
+
+/// Inserts into the index of a store that holds its data: events without payload, so that nearly nothing else is written,
+/// once with ids one after the other, once with ids in no order, each of which is somewhere else in the index.
+fn insert(threads: usize, settings: &Settings, table: &mut Table) {
+    let (store, payloads) = (settings.open(), payloads());
+    let each = settings.events() / 10 * 9 / threads as u64;
+    let sources: Vec<Source<'_>> = (0..threads)
+        .map(|thread| Source::new(&store, &payloads, [thread, threads], true, settings.first_ms))
+        .collect();
+    race(threads, Duration::MAX, |thread, _| sources[thread].append(&store, 0, each, 64, None));
+    // A half of the bytes that are left for each of the two.
+    let room = settings.events() / 20 * (RECORD / HEADER) as u64 / threads as u64;
+    for (name, scattered) in [("insert, ids in a row", false), ("insert, ids in no order", true)] {
+        let rate = race(threads, settings.time, |thread, running| {
+            let mut at = 0;
+            while at < room && running.go_on() {
+                for number in at..at + 64 {
+                    let id = id(thread, each + number);
+                    let event = sources[thread].event(number);
+                    // Those of the data are below, and none is twice.
+                    let id = if scattered { mix(id) | 1 << 63 } else { id };
+                    let event = Event::new(event.stream, id, event.timestamp, event.kind);
+                    store.append(&event).expect("there is room");
+                }
+                at += 64;
+            }
+            at
+        });
+        table.add(name, threads, rate);
+    }
+    assert_eq!(store.stats().events.demoted, 0, "nothing was to move");
 }
 
 /// Fills stores until that has taken the time: many threads fill one in a fraction of it.

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod cpuset;
+mod near;
+mod pages;
 mod refused;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use esker::{
 /// How many nodes the virtual machine has; `None` on others, where it can be anything.
 fn nodes_expected() -> Option<usize> {
     match std::env::var("ESKER_VM_NODES").ok()?.as_str() {
-        "cpuless" => Some(2),
+        "cpuless" => Some(3),
         count => Some(count.parse().unwrap()),
     }
 }
