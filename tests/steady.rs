@@ -36,7 +36,7 @@ const SHORT: Duration = Duration::from_secs(3);
 /// How many times what memory holds.
 fn times() -> u64 {
     let asked = std::env::var("ESKER_STEADY_TIMES").ok().map(|times| times.parse().expect("it is a number"));
-    asked.unwrap_or(if cfg!(debug_assertions) { 2 } else { 50 })
+    asked.unwrap_or(if cfg!(debug_assertions) { 12 } else { 50 })
 }
 
 /// A memory cgroup of its own, removed when it is dropped.
