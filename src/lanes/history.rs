@@ -203,12 +203,10 @@ impl<'g> Chains<'g> {
         self.met_gone |= step.is_none();
         let previous = step.as_ref().map_or(Addr(0), |step| Addr(step.event.record().previous));
         self.turn.next[chain] = previous;
-        self.prefetch(chain);
         if self.warm != 0 {
-            // What was asked for two and four turns ago is there by now.
-            self.prefetch_warm((chain + 4) % STRIPES, Near::Entry);
-            self.prefetch_warm((chain + 2) % STRIPES, Near::Frame);
+            self.come_nearer(chain);
         }
+        self.prefetch(chain);
         step
     }
 
@@ -238,16 +236,26 @@ impl<'g> Chains<'g> {
     #[inline]
     fn prefetch(&mut self, chain: usize) {
         let addr = self.turn.next[chain];
-        self.warm &= !(1 << chain);
         if addr.0 != 0
             && let Some(place) = self.lanes.pages.resolve(addr)
+            && !self.lanes.pages.prefetch_hot(place, addr.offset())
         {
-            self.warm |= u8::from(self.lanes.pages.prefetch(place, addr.offset())) << chain;
+            self.lanes.pages.prefetch_image(place, addr.offset());
+            self.warm |= 1 << chain;
         }
     }
 
+    /// After a warm event of that chain was read, or while others have one ahead.
+    #[cold]
+    #[inline(never)]
+    fn come_nearer(&mut self, chain: usize) {
+        self.warm &= !(1 << chain);
+        // What was asked for two and four turns ago is there by now.
+        self.prefetch_warm((chain + 4) % STRIPES, Near::Entry);
+        self.prefetch_warm((chain + 2) % STRIPES, Near::Frame);
+    }
+
     /// Fetches more of what leads to a chain's next record, if that is warm.
-    #[inline]
     fn prefetch_warm(&self, chain: usize, step: Near) {
         let addr = self.turn.next[chain];
         if self.warm >> chain & 1 == 1

@@ -9,8 +9,8 @@ use crate::pages::image::{
 use crate::pages::units::UnitWriter;
 use crate::sys::memory::wipe_all;
 
-/// The bounds of the size of a bucket: the next power of two of the mean of the page's records. Twice as large ones take 0.00 of
-/// the room, and reading an event 0.0 times as long.
+/// The bounds of the size of a bucket: the next power of two of the mean of the page's records. Twice as large ones take 1 to 5 %
+/// less room, and an event 1.2 to 1.4 times as long to read; half as large ones 2 to 11 % more, and 0.85 to 1.1 times as long.
 pub(super) const BUCKET_MIN: usize = 512;
 const BUCKET_MAX: usize = 16 << 10;
 /// Records that must be there for a dictionary to be of use.

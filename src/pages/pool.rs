@@ -256,14 +256,16 @@ impl Pages {
         self.hot.prefetch_write(open.frame, open.offset + after, len);
     }
 
-    /// Asks the processor to fetch a record that lies in the hot region.
+    /// Asks the processor to fetch a record that lies in the hot region. `false`: it does not.
     #[inline]
-    pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) {
-        if place.tier() == Tier::Hot {
+    pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) -> bool {
+        let is_hot = place.tier() == Tier::Hot;
+        if is_hot {
             self.hot.prefetch(place.frame(), offset as usize);
             // A header and the beginning of its body may lie on two lines.
             self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
         }
+        is_hot
     }
 
     /// The event at that address, wherever its page is now.

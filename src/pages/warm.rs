@@ -25,19 +25,16 @@ pub(crate) enum Near {
 }
 
 impl Pages {
-    /// Asks the processor to fetch a record, or the first that is looked at to find it where it is warm: then, `true`, there
-    /// is more to [`fetch ahead`](Self::prefetch_warm).
-    #[inline]
-    pub(crate) fn prefetch(&self, place: Place, offset: u32) -> bool {
-        self.prefetch_hot(place, offset);
+    /// Asks the processor to fetch what is looked at first to find a warm record.
+    #[inline(never)]
+    pub(crate) fn prefetch_image(&self, place: Place, offset: u32) {
         if place.tier() == Tier::Warm {
             self.warm.prefetch(place.frame(), 0);
             self.warm.prefetch(place.frame(), usual_entry(offset));
         }
-        place.tier() == Tier::Warm
     }
 
-    /// The next step to a warm record.
+    /// The next step to a warm record, if it is one.
     #[inline(never)]
     pub(crate) fn prefetch_warm(&self, place: Place, offset: u32, step: Near) {
         // What is wrong with it is told to whoever reads it.
