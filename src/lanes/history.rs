@@ -168,7 +168,7 @@ impl<'g> Chains<'g> {
         self.turn.at = if chain + 1 == STRIPES { 0 } else { chain + 1 };
         let previous = Addr(header.previous);
         self.turn.next[chain] = previous;
-        self.prefetch(previous);
+        self.prefetch(chain);
         Some(EventRef::in_place(record))
     }
 
