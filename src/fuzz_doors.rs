@@ -11,7 +11,8 @@ pub use self::shared::{mend_image, mend_names, shared_record};
 use crate::event::record::{HEADER_LEN, RecordHeader, records};
 use crate::event::{EventRef, Metadata};
 use crate::ids::{Class, LaneId};
-use crate::pages::image::{Image, encode};
+use crate::pages::image::Image;
+use crate::pages::pack::encode;
 use crate::tiers::block::{Block, BlockId, BlockWriter};
 use crate::tiers::cold::{ColdBlock, Namespace, Tombstone};
 use crate::tiers::entry::BlockInfo;
@@ -106,6 +107,7 @@ pub fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("one", page(1, |_| 5)),
         ("small", page(12, |id| id * 9)),
         ("frames", page(5, |id| 3000 * id)),
+        ("long", page(5, |id| 9000 * id)),
     ];
     let mut samples = [log::samples(), shared::samples()].concat();
     for (name, page) in pages {

@@ -96,6 +96,16 @@ impl RecordHeader {
         Self { body_len: self.body_len.saturating_sub(sum), ..self }.summed(false)
     }
 
+    /// Class and marks, as they are in a record.
+    pub(crate) fn class_byte(&self) -> u8 {
+        self.class_bits
+    }
+
+    /// The same header with another class and other marks.
+    pub(crate) fn with_class_byte(self, class_bits: u8) -> Self {
+        Self { class_bits, ..self }
+    }
+
     /// Whether the body ends with a checksum of the record.
     #[inline]
     pub(crate) fn is_summed(&self) -> bool {

@@ -14,6 +14,7 @@ use crate::lanes::partition::partition_of;
 use crate::pages::pool::{FrameCache, Pages};
 use crate::pages::readers::Reading;
 use crate::pages::table::{PageMeta, Place, Tier};
+use crate::pages::warm::Near;
 
 /// Where an event lies in its lane: events of a lane are ordered by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -53,6 +54,8 @@ pub(crate) struct Chains<'g> {
     pub(crate) met_gone: bool,
     /// What could not be read; the chain ends there.
     pub(crate) damage: Option<Error>,
+    /// A bit for each chain whose next event is warm, so that there is more to fetch ahead.
+    warm: u8,
 }
 
 impl<'g> Chains<'g> {
@@ -80,8 +83,10 @@ impl<'g> Chains<'g> {
         next: [Addr; STRIPES],
     ) -> Self {
         let mut chains = Self::resume(lanes, stream, class, Turn { next, at: 0 });
-        for addr in next {
-            chains.prefetch(addr);
+        (0..STRIPES).for_each(|chain| chains.prefetch(chain));
+        if chains.warm != 0 {
+            (0..STRIPES).for_each(|chain| chains.prefetch_warm(chain, Near::Entry));
+            (0..STRIPES).for_each(|chain| chains.prefetch_warm(chain, Near::Frame));
         }
         chains.leave_out_newer(pin, cache);
         chains
@@ -90,7 +95,7 @@ impl<'g> Chains<'g> {
     /// Goes on where an earlier walk of the same stream and class was. Its addresses are links with their generation, so that a
     /// page that has left meanwhile is noticed.
     pub(crate) fn resume(lanes: &'g Lanes, stream: Stream, class: Class, turn: Turn) -> Self {
-        Self { lanes, stream, class, turn, met_gone: false, damage: None }
+        Self { lanes, stream, class, turn, met_gone: false, damage: None, warm: 0 }
     }
 
     /// Where the walk would go on.
@@ -163,7 +168,7 @@ impl<'g> Chains<'g> {
         self.turn.at = if chain + 1 == STRIPES { 0 } else { chain + 1 };
         let previous = Addr(header.previous);
         self.turn.next[chain] = previous;
-        self.prefetch(previous);
+        self.prefetch(chain);
         Some(EventRef::in_place(record))
     }
 
@@ -198,7 +203,10 @@ impl<'g> Chains<'g> {
         self.met_gone |= step.is_none();
         let previous = step.as_ref().map_or(Addr(0), |step| Addr(step.event.record().previous));
         self.turn.next[chain] = previous;
-        self.prefetch(previous);
+        if self.warm != 0 {
+            self.come_nearer(chain);
+        }
+        self.prefetch(chain);
         step
     }
 
@@ -224,13 +232,36 @@ impl<'g> Chains<'g> {
         damaged.map_or(Ok(None), |event| Err(event.damage()))
     }
 
-    /// Asks the processor to fetch the record that a link names, if it is hot.
+    /// Asks the processor to fetch a chain's next record, or what leads to it where it is warm.
     #[inline]
-    fn prefetch(&self, addr: Addr) {
+    fn prefetch(&mut self, chain: usize) {
+        let addr = self.turn.next[chain];
         if addr.0 != 0
             && let Some(place) = self.lanes.pages.resolve(addr)
+            && !self.lanes.pages.prefetch_hot(place, addr.offset())
         {
-            self.lanes.pages.prefetch_hot(place, addr.offset());
+            self.lanes.pages.prefetch_image(place, addr.offset());
+            self.warm |= 1 << chain;
+        }
+    }
+
+    /// After a warm event of that chain was read, or while others have one ahead.
+    #[cold]
+    #[inline(never)]
+    fn come_nearer(&mut self, chain: usize) {
+        self.warm &= !(1 << chain);
+        // What was asked for two and four turns ago is there by now.
+        self.prefetch_warm((chain + 4) % STRIPES, Near::Entry);
+        self.prefetch_warm((chain + 2) % STRIPES, Near::Frame);
+    }
+
+    /// Fetches more of what leads to a chain's next record, if that is warm.
+    fn prefetch_warm(&self, chain: usize, step: Near) {
+        let addr = self.turn.next[chain];
+        if self.warm >> chain & 1 == 1
+            && let Some(place) = self.lanes.pages.resolve(addr)
+        {
+            self.lanes.pages.prefetch_warm(place, addr.offset(), step);
         }
     }
 }

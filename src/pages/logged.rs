@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::record::RecordHeader;
 use crate::ids::{Addr, LaneId, LogicalPage};
-use crate::pages::image;
+use crate::pages::pack;
 use crate::pages::pool::{Pages, Pin};
 use crate::pages::restore::FoundPage;
 use crate::pages::table::{Place, Restored, Tier, Zone};
@@ -128,14 +128,14 @@ impl Pages {
         scratch.resize(whole as usize, 0);
         let image = self.image(place)?;
         let (mut parts, mut end, mut damaged) = (Parts::new(), 0, false);
-        for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
-            let Some(bytes) = self.unpack_frame(&image, frame, end, whole) else {
+        let mut number = 0;
+        while let Some(run) = self.unpack_run(&image, &mut number, end, whole) {
+            let Some((begin, bytes)) = run else {
                 damaged = true;
                 continue;
             };
-            let at = frame.raw_at as usize;
+            let at = begin as usize;
             scratch[at..at + bytes.len()].copy_from_slice(&bytes);
-            let begin = frame.raw_at;
             end = begin + bytes.len() as u32;
             match parts.last_mut() {
                 Some(last) if last.end == begin => last.end = end,
@@ -189,10 +189,10 @@ impl Pages {
             self.write_anew(tier, &logged.bytes[..end], None)
         } else {
             match whole.is_gapless() {
-                true => image::encode(&logged.bytes[..end], scratch),
+                true => pack::encode(&logged.bytes[..end], scratch),
                 false => {
                     let frames = whole.ranges.iter().map(|at| (at.start as u32, &logged.bytes[at.clone()]));
-                    image::encode_frames(end as u32, frames, scratch);
+                    pack::encode_frames(end as u32, frames, scratch);
                 }
             }
             self.write_anew(tier, scratch, None)

@@ -11,6 +11,18 @@ pub(crate) mod walk;
 pub(crate) mod image;
 
 #[cfg(not(loom))]
+pub(crate) mod pack;
+
+#[cfg(not(loom))]
+mod squeeze;
+
+#[cfg(not(loom))]
+mod units;
+
+#[cfg(not(loom))]
+pub(crate) mod warm;
+
+#[cfg(not(loom))]
 pub(crate) mod readers;
 
 #[cfg(not(loom))]

@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch as epoch;
 use crossbeam_utils::CachePadded;
 
-use crate::config::{Config, EVENT_MAX};
-use crate::error::{Error, Result, zeros};
+use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::event::EventRef;
-use crate::event::buffer::Buffer;
 use crate::event::record::{HEADER_LEN, RecordHeader};
 use crate::ids::{Addr, Class, LaneId, LogicalPage};
-use crate::pages::image::{self, IMAGE_HEADER, Image};
+use crate::pages::image::{IMAGE_HEADER, Image};
 use crate::pages::limbo::{Extent, Limbo};
+use crate::pages::pack;
 use crate::pages::readers::Reading;
 pub(crate) use crate::pages::reading::FrameCache;
-use crate::pages::reading::{Ahead, Records, Unpacked, WALK_AHEAD};
+use crate::pages::reading::{Ahead, Records, WALK_AHEAD};
 use crate::pages::removed::Removed;
 use crate::pages::restore::Tables;
 use crate::pages::table::{PageMeta, Place, Stamps, Tier, Whereabouts};
@@ -37,9 +37,6 @@ unsafe impl ZeroInit for PageMeta {}
 unsafe impl ZeroInit for Whereabouts {}
 // SAFETY: as above.
 unsafe impl ZeroInit for Stamps {}
-
-/// Frames that unpack to more than this are asked for in a way that may fail.
-const LARGE_FRAME: usize = 64 << 10;
 
 /// Keeps what a reader may know of from being reused.
 pub(crate) struct Pin {
@@ -259,14 +256,16 @@ impl Pages {
         self.hot.prefetch_write(open.frame, open.offset + after, len);
     }
 
-    /// Asks the processor to fetch a record that lies in the hot region.
+    /// Asks the processor to fetch a record that lies in the hot region. `false`: it does not.
     #[inline]
-    pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) {
-        if place.tier() == Tier::Hot {
+    pub(crate) fn prefetch_hot(&self, place: Place, offset: u32) -> bool {
+        let is_hot = place.tier() == Tier::Hot;
+        if is_hot {
             self.hot.prefetch(place.frame(), offset as usize);
             // A header and the beginning of its body may lie on two lines.
             self.hot.prefetch(place.frame(), offset as usize + HEADER_LEN);
         }
+        is_hot
     }
 
     /// The event at that address, wherever its page is now.
@@ -367,56 +366,26 @@ impl Pages {
     }
 
     pub(super) fn image(&self, place: Place) -> Result<Image<'_>> {
+        self.find_image(place).inspect_err(|_| self.count_corrupt())
+    }
+
+    /// The same for somebody who only wants to know where something is.
+    #[inline]
+    pub(super) fn find_image(&self, place: Place) -> Result<Image<'_>> {
         // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
         // while the caller's pin lives. Its first page has room for the header.
         let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
-        let len = Image::len_of(header).inspect_err(|_| self.count_corrupt())?;
+        let len = Image::len_of(header)?;
         let most = (self.warm.pages_ceiling() - place.frame()) as usize * self.warm.page_size() as usize;
         if len > most {
-            self.count_corrupt();
             return Err(Error::corrupt("a warm page claims to be larger than its region"));
         }
         // SAFETY: as above, for the length that the encoder wrote.
-        Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) }).inspect_err(|_| self.count_corrupt())
+        Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) })
     }
 
     pub(super) fn count_corrupt(&self) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn read_warm(&self, cache: &FrameCache, place: Place, offset: u32) -> Result<EventRef<'static>> {
-        // Whoever took the frame for this page was counted before the page could be found there.
-        let claims = self.warm.claims();
-        let Unpacked { raw_at, bytes, .. } = match cache.find(place, claims, offset) {
-            Some(found) => found,
-            None => {
-                let image = self.image(place)?;
-                let frame =
-                    image.frame_of(offset).ok_or_else(|| Error::corrupt("a warm page has no such record"))?;
-                // A frame may be of one large event. What lies about its length is told when it is unpacked.
-                let mut room = if frame.raw_len() > LARGE_FRAME && frame.raw_len() <= EVENT_MAX as usize * 2 {
-                    zeros(frame.raw_len(), "an event")?
-                } else {
-                    Vec::new()
-                };
-                room.clear();
-                let raw = image.unpack_into(frame, room).inspect_err(|_| self.count_corrupt())?;
-                let bytes = Arc::new(self.buffer(raw));
-                let unpacked = Unpacked { place, claims, raw_at: frame.raw_at, bytes };
-                cache.keep(unpacked.clone());
-                unpacked
-            }
-        };
-        let at = (offset - raw_at) as usize;
-        EventRef::of_record(bytes, at)
-            .ok_or_else(|| Error::corrupt("a warm frame has no record where there must be one"))
-    }
-
-    /// Unpacked records, which are those of one class.
-    pub(super) fn buffer(&self, raw: Vec<u8>) -> Buffer {
-        let of = |header: RecordHeader| self.sensitive >> header.class().index() & 1 == 1;
-        let sensitive = self.sensitive != 0 && RecordHeader::read(&raw).is_some_and(of);
-        Buffer::new(raw, sensitive)
     }
 
     /// Asks the processor to fetch the beginning of a page that a walk will come to: [`Records`] fetches what is ahead
@@ -466,7 +435,7 @@ impl Pages {
             return self.demote_by(pin, page, scratch);
         }
         // So that it need not grow meanwhile, which would leave a copy behind.
-        scratch.reserve(image::room_for(self.meta(page).committed() as usize));
+        scratch.reserve(pack::room_for(self.meta(page).committed() as usize));
         let done = self.demote_by(pin, page, scratch);
         wipe_all(scratch);
         done
@@ -479,7 +448,7 @@ impl Pages {
         }
         // SAFETY: committed bytes do not change, and the page is not released while `pin` lives.
         let raw: &[u8] = unsafe { self.hot.bytes(place.frame(), 0, self.meta(page).committed() as usize) };
-        image::encode(raw, scratch);
+        pack::encode(raw, scratch);
         self.move_to_warm(pin, page, scratch)
     }
 

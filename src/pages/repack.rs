@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::event::record::take_body;
 use crate::ids::LogicalPage;
-use crate::pages::image;
+use crate::pages::pack;
 use crate::pages::pool::{Pages, Pin};
 use crate::sys::memory::wipe_all;
 
@@ -68,13 +68,13 @@ impl Pages {
         let Buffers { raw, image } = buffers;
         // So that neither need grow meanwhile, which would leave a copy behind.
         raw.reserve(meta.committed() as usize);
-        image.reserve(image::room_for(meta.committed() as usize));
+        image.reserve(pack::room_for(meta.committed() as usize));
         self.raw_bytes(pin, page, raw)?;
         let mut gone = 0;
         for offset in dead {
             gone += take_body(&mut raw[*offset as usize..]).unwrap_or(0);
         }
-        image::encode(raw, image);
+        pack::encode(raw, image);
         let page_size = u64::from(self.warm.page_size());
         let after = (image.len() as u64).div_ceil(page_size) * page_size;
         if after >= before {

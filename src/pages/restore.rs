@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::error::Result;
 use crate::ids::{Addr, LaneId, LogicalPage};
-use crate::pages::image::{Frame, Image, encode_frames};
+use crate::pages::image::Image;
+use crate::pages::pack::encode_frames;
 use crate::pages::pool::{Pages, Pin};
 use crate::pages::removed::Removed;
 use crate::pages::table::{PageMeta, Place, Tier, Whereabouts};
@@ -352,11 +353,12 @@ impl Pages {
         }
         let Ok(image) = self.image(place) else { return (Vec::new(), true) };
         let (mut segments, mut damaged, mut end) = (Vec::new(), false, 0u32);
-        for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
-            match self.unpack_frame(&image, frame, end, meta.committed()) {
-                Some(bytes) => {
-                    end = frame.raw_at + bytes.len() as u32;
-                    segments.push(Segment { at: frame.raw_at, bytes: SegmentBytes::Unpacked(bytes) });
+        let mut number = 0;
+        while let Some(run) = self.unpack_run(&image, &mut number, end, meta.committed()) {
+            match run {
+                Some((at, bytes)) => {
+                    end = at + bytes.len() as u32;
+                    segments.push(Segment { at, bytes: SegmentBytes::Unpacked(bytes) });
                 }
                 None => damaged = true,
             }
@@ -364,19 +366,21 @@ impl Pages {
         (segments, damaged)
     }
 
-    /// A frame that begins at or after `end` and lies within its page.
-    pub(super) fn unpack_frame(
+    /// The next frames that follow each other: where, and their records, if they begin at or after `end` and lie within
+    /// their page.
+    #[expect(clippy::option_option, reason = "whether there are any, and whether they can be read")]
+    pub(super) fn unpack_run(
         &self,
         image: &Image<'_>,
-        frame: Frame,
+        number: &mut usize,
         end: u32,
         committed: u32,
-    ) -> Option<Vec<u8>> {
-        if frame.raw_at < end || !frame.raw_at.is_multiple_of(8) || frame.raw_at >= committed {
-            return None;
-        }
-        let bytes = image.unpack(frame).inspect_err(|_| self.count_corrupt()).ok()?;
-        (bytes.len() as u64 + u64::from(frame.raw_at) <= u64::from(committed)).then_some(bytes)
+    ) -> Option<Option<(u32, Vec<u8>)>> {
+        let run = image.unpack_run(number)?.inspect_err(|_| self.count_corrupt()).ok();
+        let fits = |at: u32, len: usize| {
+            at >= end && at.is_multiple_of(8) && u64::from(at) + len as u64 <= u64::from(committed)
+        };
+        Some(run.filter(|(at, bytes)| fits(*at, bytes.len())))
     }
 
     /// A page of a lane that nothing is on, hot, or warm where the hot region is full.

@@ -177,20 +177,21 @@ impl Pages {
             return Ok(());
         }
         let image = self.image(place)?;
-        for frame in (0..image.frames()).filter_map(|number| image.frame(number)) {
-            let bytes = match image.unpack(frame) {
-                Ok(raw) => Arc::new(self.buffer(raw)),
+        let mut number = 0;
+        while let Some(run) = image.unpack_run(&mut number) {
+            let (begin, bytes) = match run {
+                Ok((begin, raw)) => (begin, Arc::new(self.buffer(raw))),
                 Err(error) => {
                     self.count_corrupt();
                     damage = Err(error);
                     continue;
                 }
             };
-            let live = |id, at| is_live(id, Addr::new(page, frame.raw_at + at as u32, 0));
+            let live = |id, at| is_live(id, Addr::new(page, begin + at as u32, 0));
             let mut steps = Steps::new(&bytes, self.sums(), live);
             for (at, whole) in &mut steps {
                 let Some(event) = EventRef::of_record(bytes.clone(), at) else { break };
-                if !visit(frame.raw_at + at as u32, event, whole) {
+                if !visit(begin + at as u32, event, whole) {
                     return damage;
                 }
             }

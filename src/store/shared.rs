@@ -25,8 +25,9 @@ use crate::store::page_set::PageSet;
 use crate::sys::memory::Slab;
 use crate::sys::shared::{Log, LogEntries, Record, SharedDir};
 
-/// The version of everything in the directory. Since 2 the record has the number of the pages ([`PageSet`]), and places have checks.
-const VERSION: u32 = 2;
+/// The version of everything in the directory. Since 2 the record has the number of the pages ([`PageSet`]), and places have checks;
+/// since 3 warm images may be of the form whose frames share a dictionary.
+const VERSION: u32 = 3;
 const RECORD: &str = "record";
 /// The files whose length follows from the layout: if one is shorter, something of it is missing.
 const TABLES: [&str; 3] = ["table", "places", "removed"];

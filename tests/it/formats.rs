@@ -21,7 +21,7 @@ use crate::common::Random;
 use crate::tier::MapTier;
 
 /// Where files go that are written now. A directory of it that has the newest files of a kind is what today's must be like.
-const NEWEST: &str = "v2";
+const NEWEST: &str = "v3";
 const CLOSE: Duration = Duration::from_secs(60);
 const SEED: u64 = 0x0123_4567_89ab_cdef;
 /// The time of the stores, in milliseconds since the epoch.

@@ -639,8 +639,8 @@ fn missing_and_foreign_files_are_not_taken_for_nothing() {
     let dirs = copy(&whole.shared());
     let path = dirs.shared().join("record");
     let (text, turn) = ("what a later version has to say\n", 1000u64);
-    let sum = [&3u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
-    let newer = format!("esker-shared 3 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
+    let sum = [&4u32.to_le_bytes()[..], &turn.to_le_bytes(), text.as_bytes()].concat();
+    let newer = format!("esker-shared 4 {turn} {} {:08x}\n{text}", text.len(), crc32fast::hash(&sum));
     std::fs::write(&path, &newer).unwrap();
     let (kind, message) = refusal(damaged_config(&dirs));
     assert!(kind == ErrorKind::Incompatible && message.contains("newer version"), "{message}");

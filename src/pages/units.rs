@@ -1,0 +1,262 @@
+//! The units of a warm image: a few records each, their headers as what differs from the one before, their bodies as one
+//! LZ4 block that shares a dictionary with all others of the page.
+//!
+//! ```text
+//! ┌──────────────────────┬────────────────┬───────────────────┬────────┐
+//! │ first record's offset│ records, bytes │ a head for each   │ bodies │
+//! │ / 8, in its bucket   │ / 8            │ record            │        │
+//! │ varint               │ varint         │ see below         │        │
+//! └──────────────────────┴────────────────┴───────────────────┴────────┘
+//! head: lengths u8, lengths and marks u8 │ id, timestamp: zigzag of the difference │ stream, previous: exclusive or
+//!       [body length varint] [flags u16, class byte u8] [kind u8]
+//! ```
+//!
+//! Lengths are three bits each, from the lowest: id, timestamp, stream, previous; 0 to 6 are bytes, 7 is eight of them. Marks,
+//! the upper four bits: the body is as long as the one before, flags and class are the same, the kind is, *previous* is
+//! zero. Bodies that LZ4 cannot make smaller are stored as they are.
+
+use smallvec::SmallVec;
+
+use crate::error::{Error, Result};
+use crate::event::record::{HEADER_LEN, RecordHeader};
+use crate::event::varint;
+use crate::pages::squeeze::Squeezer;
+
+const SAME_LEN: u16 = 1 << 12;
+const SAME_FLAGS: u16 = 1 << 13;
+const SAME_KIND: u16 = 1 << 14;
+const NO_PREVIOUS: u16 = 1 << 15;
+
+/// Writes units behind each other.
+pub(super) struct UnitWriter<'r> {
+    raw: &'r [u8],
+    base: RecordHeader,
+    squeezer: Squeezer,
+    /// The dictionary, and behind it the bodies of the unit that is written.
+    work: Vec<u8>,
+    dictionary: usize,
+}
+
+impl<'r> UnitWriter<'r> {
+    /// `largest`: the most bytes of records that a unit will have.
+    pub(super) fn new(raw: &'r [u8], base: RecordHeader, dictionary: &[u8], largest: usize) -> Self {
+        // It must not grow, which would leave a copy behind.
+        let mut work = Vec::with_capacity(dictionary.len() + largest);
+        work.extend_from_slice(dictionary);
+        Self { raw, base, squeezer: Squeezer::new(dictionary), work, dictionary: dictionary.len() }
+    }
+
+    /// Writes the records that lie from `from` to `end`, in a bucket that begins at `bucket`.
+    pub(super) fn put(&mut self, bucket: usize, from: usize, end: usize, out: &mut Vec<u8>) {
+        put_varint(out, ((from - bucket) / 8) as u32);
+        put_varint(out, ((end - from) / 8) as u32);
+        let (mut at, mut before) = (from, self.base);
+        while let Some(header) = (at < end).then(|| RecordHeader::read(&self.raw[at..])).flatten() {
+            put_head(out, &header, &before);
+            let body = at + HEADER_LEN;
+            self.work.extend_from_slice(&self.raw[body..body + header.body_len as usize]);
+            at += header.record_len() as usize;
+            before = header;
+        }
+        let (bodies, begin) = (self.work.len() - self.dictionary, out.len());
+        self.squeezer.squeeze(&self.work, self.dictionary, out);
+        if out.len() - begin >= bodies {
+            out.truncate(begin);
+            out.extend_from_slice(&self.work[self.dictionary..]);
+        }
+        self.work.truncate(self.dictionary);
+    }
+
+    /// Bodies that were copied, to be wiped.
+    pub(super) fn into_work(self) -> Vec<u8> {
+        self.work
+    }
+}
+
+/// Where a unit's records begin in their bucket, and how long they are; and how many bytes say so.
+pub(super) fn extent(unit: &[u8]) -> Option<(usize, usize, usize)> {
+    let mut rest = unit;
+    let mut eights =
+        || varint(&mut rest).and_then(|value| u32::try_from(value).ok()).map(|value| value as usize * 8);
+    let (from, len) = (eights()?, eights()?);
+    Some((from, len, unit.len() - rest.len()))
+}
+
+/// Unpacks the heads and bodies of a unit into as many zeros as its records take.
+pub(super) fn unpack(unit: &[u8], base: RecordHeader, dictionary: &[u8], raw: &mut [u8]) -> Result<()> {
+    let (mut rest, mut before) = (unit, base);
+    let (mut heads, mut len, mut bodies) = (SmallVec::<[RecordHeader; 8]>::new(), 0, 0);
+    while len < raw.len() {
+        let head = take_head(&mut rest, &before).and_then(|head| Some((head, head.record_len_checked()?)));
+        let (head, record) = head.ok_or_else(|| Error::corrupt("a warm frame has a head that is none"))?;
+        len += record;
+        bodies += head.body_len as usize;
+        before = head;
+        heads.push(head);
+    }
+    if len != raw.len() {
+        return Err(Error::corrupt("the records of a warm frame do not fit it"));
+    }
+    // The last body is unpacked to where it belongs, and the others before it, from where they move to the front.
+    let end = len - (before.record_len() - HEADER_LEN as u32 - before.body_len) as usize;
+    let mut from = end - bodies;
+    let place = &mut raw[from..end];
+    if rest.len() == bodies {
+        place.copy_from_slice(rest);
+    } else {
+        match lz4_flex::block::decompress_into_with_dict(rest, place, dictionary) {
+            Ok(written) if written == bodies => {}
+            Ok(written) => {
+                return Err(Error::corrupt(format!("a warm frame holds {written} bytes, not {bodies}")));
+            }
+            Err(error) => return Err(Error::corrupt(format!("a warm frame does not unpack: {error}"))),
+        }
+    }
+    let mut at = 0;
+    for head in heads {
+        let (body, len) = (at + HEADER_LEN, head.body_len as usize);
+        head.write(&mut raw[at..]);
+        if body != from {
+            raw.copy_within(from..from + len, body);
+        }
+        at += head.record_len() as usize;
+        raw[body + len..at].fill(0);
+        from += len;
+    }
+    Ok(())
+}
+
+fn put_head(out: &mut Vec<u8>, head: &RecordHeader, before: &RecordHeader) {
+    let id = zigzag(head.id.wrapping_sub(before.id));
+    let timestamp = zigzag(head.timestamp.wrapping_sub(before.timestamp) as u64);
+    let stream = head.stream ^ before.stream;
+    let previous = if head.previous == 0 { 0 } else { head.previous ^ before.previous };
+    let values = [id, timestamp, stream, previous];
+    let mut marks = 0;
+    for (number, value) in values.iter().enumerate() {
+        marks |= length_code(*value) << (3 * number);
+    }
+    let same_flags = head.flags == before.flags && head.class_byte() == before.class_byte();
+    let same = [
+        (SAME_LEN, head.body_len == before.body_len),
+        (SAME_FLAGS, same_flags),
+        (SAME_KIND, head.kind == before.kind),
+        (NO_PREVIOUS, head.previous == 0),
+    ];
+    marks |= same.iter().filter(|(_, is_so)| *is_so).fold(0, |marks, (mark, _)| marks | mark);
+    out.extend_from_slice(&marks.to_le_bytes());
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes()[..length(length_code(value))]);
+    }
+    if marks & SAME_LEN == 0 {
+        put_varint(out, head.body_len);
+    }
+    if !same_flags {
+        out.extend_from_slice(&head.flags.to_le_bytes());
+        out.push(head.class_byte());
+    }
+    if marks & SAME_KIND == 0 {
+        out.push(head.kind);
+    }
+}
+
+fn take_head(rest: &mut &[u8], before: &RecordHeader) -> Option<RecordHeader> {
+    let marks = take(rest, 2)? as u16;
+    let mut value = |number: u32| take(rest, length(marks >> (3 * number) & 7));
+    let (id, timestamp) = (unzigzag(value(0)?), unzigzag(value(1)?));
+    let (stream, previous) = (value(2)?, value(3)?);
+    let mut head = *before;
+    head.id = before.id.wrapping_add(id);
+    head.timestamp = before.timestamp.wrapping_add(timestamp as i64);
+    head.stream ^= stream;
+    head.previous = if marks & NO_PREVIOUS != 0 { 0 } else { before.previous ^ previous };
+    if marks & SAME_LEN == 0 {
+        head.body_len = u32::try_from(varint(rest)?).ok()?;
+    }
+    if marks & SAME_FLAGS == 0 {
+        head.flags = take(rest, 2)? as u16;
+        head = head.with_class_byte(take(rest, 1)? as u8);
+    }
+    if marks & SAME_KIND == 0 {
+        head.kind = take(rest, 1)? as u8;
+    }
+    Some(head)
+}
+
+/// The length of a number in a head, in three bits.
+#[inline]
+fn length_code(value: u64) -> u16 {
+    (8 - (value.leading_zeros() / 8) as u16).min(7)
+}
+
+#[inline]
+fn length(code: u16) -> usize {
+    if code == 7 { 8 } else { usize::from(code) }
+}
+
+/// The first bytes of a slice as a number, at most eight.
+#[inline]
+fn take(rest: &mut &[u8], len: usize) -> Option<u64> {
+    let value = match rest.first_chunk() {
+        Some(word) if len < 8 => u64::from_le_bytes(*word) & ((1 << (8 * len)) - 1),
+        Some(word) => u64::from_le_bytes(*word),
+        None => rest.get(..len)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    };
+    *rest = rest.get(len..)?;
+    Some(value)
+}
+
+#[inline]
+fn zigzag(difference: u64) -> u64 {
+    difference << 1 ^ ((difference as i64) >> 63) as u64
+}
+
+#[inline]
+fn unzigzag(value: u64) -> u64 {
+    value >> 1 ^ (value & 1).wrapping_neg()
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Class;
+
+    #[test]
+    fn heads_come_back() {
+        let plain = RecordHeader::new(1_700_000_000_000, 77, 100, 0, 3, Class::DEFAULT, false, 5);
+        let other =
+            RecordHeader::new(i64::MIN, u64::MAX, 1 << 30, 0xabcd, 0xff, Class::new(15), true, u64::MAX);
+        let mut later = plain;
+        (later.timestamp, later.id, later.previous) = (plain.timestamp + 3, 78, 1 << 20);
+        let mut more = later;
+        (more.previous, more.stream) = ((1 << 20) + 37, 1 << 55);
+        let heads = [plain, later, more, other, plain, other.expiring(true).summed(true), other, plain];
+        for before in heads {
+            for head in heads {
+                let mut out = Vec::new();
+                put_head(&mut out, &head, &before);
+                assert!(out.len() <= HEADER_LEN + 3);
+                for cut in 0..out.len() {
+                    assert_eq!(take_head(&mut &out[..cut], &before), None);
+                }
+                for behind in [0, 20] {
+                    out.resize(out.len() + behind, 9);
+                    let mut rest = &out[..];
+                    assert_eq!(take_head(&mut rest, &before), Some(head));
+                    assert_eq!(rest.len(), behind);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        put_head(&mut out, &later, &plain);
+        assert!(out.len() <= 8, "a usual head takes {} bytes", out.len());
+    }
+}
