@@ -288,6 +288,9 @@ impl Lanes {
         let len = record_len(checked.body_len);
         let (mut cursor, mut turn) = (Cursor::new(), 0);
         let open = self.open_page(partition, writer, class, len)?;
+        // Another writer may have had all of these last: they come side by side, while the id is announced.
+        self.pages.meta(open.page).prefetch();
+        self.pages.prefetch_next(open);
         let head = partition.streams.find_or_insert(checked.head_hash, event.stream, class);
         let (head, made) = head.ok_or_else(|| self.index_is_full())?;
         let same = |entry| self.id_at(pin, cache, entry) == Some(event.id);

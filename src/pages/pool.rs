@@ -80,6 +80,9 @@ pub(crate) fn all_gone(limbo: &Limbo) -> Arc<AtomicBool> {
     flag
 }
 
+/// What [`Pages::prefetch_next`] fetches: the lines that an event with a few hundred bytes fills.
+const NEXT_LINES: usize = 5;
+
 /// A page that its lane is writing. There is one for each page number at a time (invariant I4).
 pub(crate) struct OpenPage {
     pub(crate) page: LogicalPage,
@@ -254,6 +257,12 @@ impl Pages {
     #[inline]
     pub(crate) fn prefetch_space(&self, open: &OpenPage, after: u32, len: u32) {
         self.hot.prefetch_write(open.frame, open.offset + after, len);
+    }
+
+    /// Asks the processor to fetch the next few lines of an open page, whoever has them now, to be written at once.
+    #[inline]
+    pub(crate) fn prefetch_next(&self, open: &OpenPage) {
+        self.hot.prefetch_lines::<NEXT_LINES>(open.frame, open.offset);
     }
 
     /// Asks the processor to fetch a record that lies in the hot region. `false`: it does not.

@@ -633,6 +633,12 @@ impl Region {
         }
     }
 
+    /// The same for a fixed number of lines, whether or not they belong to the frame.
+    pub(crate) fn prefetch_lines<const LINES: usize>(&self, frame: u32, offset: u32) {
+        let from = self.base.as_ptr().wrapping_add(((frame as usize) << self.page_shift) + offset as usize);
+        (0..LINES).for_each(|line| prefetch_write(from.wrapping_add(line * 64)));
+    }
+
     /// Asks the processor to fetch the cache line at an offset of a frame. Harmless whatever the frame holds.
     #[inline]
     pub(crate) fn prefetch(&self, frame: u32, offset: usize) {

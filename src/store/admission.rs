@@ -211,9 +211,11 @@ impl Core {
         if !self.life.takes_appends() {
             return self.shut().map(Err);
         }
+        let partition = &self.lanes.partitions[usize::from(checked.partition)];
+        partition.prefetch();
         let (pin, cache) = (self.lanes.pin(), FrameCache::default());
         self.lanes.prefetch(checked);
-        let mut writer = self.lanes.partitions[usize::from(checked.partition)].lock();
+        let mut writer = partition.lock();
         // Under the lock, so that a close that has taken every lock once finds no append behind it.
         if !self.life.takes_appends() {
             return self.shut().map(Err);
