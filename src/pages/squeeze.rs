@@ -15,8 +15,9 @@ const LAST_MATCH: usize = 12;
 const LAST_LITERALS: usize = 5;
 /// The furthest that a match can be away.
 const FAR: usize = u16::MAX as usize;
-/// After so many places without a match, as a power of two, every other one is looked at, and so on.
-const PATIENCE: u32 = 2;
+/// The longest step from one place that is looked at to the next. Each place without a match makes the step longer by one: of
+/// bytes in no order, of which most events have some, few are looked at.
+const STEP_MAX: usize = 16;
 
 /// Packs inputs that share a dictionary.
 pub(super) struct Squeezer {
@@ -42,11 +43,11 @@ impl Squeezer {
     pub(super) fn squeeze(&mut self, work: &[u8], dictionary: usize, out: &mut Vec<u8>) {
         // Without a dictionary there is nothing before the first byte.
         let (mut at, mut literals) = (dictionary.max(1), dictionary);
-        let mut patience = 1 << PATIENCE;
+        let mut step = 1;
         while at + LAST_MATCH <= work.len() {
             let Some(found) = self.find(work, at) else {
-                at += (patience >> PATIENCE).min(8);
-                patience += 1;
+                at += step;
+                step = (step + 1).min(STEP_MAX);
                 continue;
             };
             let (first, lowest) = (found, if found < dictionary { 0 } else { dictionary });
@@ -60,7 +61,7 @@ impl Squeezer {
             put(out, &work[literals..from], Some((from - found, len)));
             at = from + len;
             literals = at;
-            patience = 1 << PATIENCE;
+            step = 1;
             if at + LAST_MATCH <= work.len() {
                 self.own[hash(word(work, at - 2), OWN_BITS)] = self.begin + (at - 2) as u32;
             }
