@@ -176,6 +176,20 @@ mod free_list {
         });
     }
 
+    /// A search that finds a word full notes that while a number of it is freed.
+    #[test]
+    fn a_word_with_a_free_number_does_not_stay_noted_as_full() {
+        model(|order| {
+            let list = Arc::new(FreeList::new(64, 64).that_reuses());
+            assert_eq!(list.claim_run(63), Some(0));
+            let claims = |list: &FreeList| [list.claim(), list.claim()].into_iter().flatten().count();
+            let ((), claimed) = order.race(&list, |list| list.release(0, 1), claims);
+            assert_eq!(list.used() as usize, 62 + claimed);
+            assert!(claimed == 2 || list.full_from(0) == 0, "a free number is hidden");
+            assert_eq!(std::iter::from_fn(|| list.claim()).count(), 2 - claimed);
+        });
+    }
+
     #[test]
     fn runs_do_not_overlap() {
         model(|order| {

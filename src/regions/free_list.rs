@@ -9,6 +9,8 @@
 //! first. Freeing is a release and claiming an acquire, so whoever claims a number sees everything that its
 //! last owner did.
 
+use std::ops::Range;
+
 use crossbeam_utils::CachePadded;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -17,7 +19,9 @@ pub(crate) struct FreeList {
     words: Box<[AtomicU64]>,
     /// Numbers at and above this are not handed out (yet).
     limit: AtomicU32,
-    reuses: bool,
+    /// A bit for each word that has no free number, where the search goes back to what was freed; else empty. It says so
+    /// of words that have one only while somebody is about to correct it.
+    full: Box<[AtomicU64]>,
     /// Apart from what every claim and many a read only look at.
     moving: CachePadded<Moving>,
 }
@@ -36,14 +40,16 @@ impl FreeList {
         Self {
             words,
             limit: AtomicU32::new(limit.min(capacity)),
-            reuses: false,
+            full: Box::default(),
             moving: CachePadded::new(Moving { used: AtomicU32::new(0), hint: AtomicU32::new(0) }),
         }
     }
 
     /// The same, with numbers that were freed handed out again before any above them.
     pub(crate) fn that_reuses(self) -> Self {
-        Self { reuses: true, ..self }
+        // The search begins at low numbers again and again: it must not pass every word that is taken up to a free one.
+        let full = (0..self.words.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { full, ..self }
     }
 
     pub(crate) fn limit(&self) -> u32 {
@@ -88,7 +94,7 @@ impl FreeList {
             let (word, mask) = (at as usize / 64, mask(at, to));
             let parked = bits[word] & mask;
             bits[word] &= !parked;
-            self.words[word].fetch_and(!parked, Ordering::Release);
+            self.free(word, parked);
             count += parked.count_ones();
             at += 64 - at % 64;
         }
@@ -107,8 +113,23 @@ impl FreeList {
         }
         let words = limit.div_ceil(64);
         let start = self.moving.hint.load(Ordering::Relaxed) % words.max(1);
-        for step in 0..words {
-            let at = (start + step) % words;
+        let search = |skips| {
+            self.claim_in(start..words, limit, start, skips)
+                .or_else(|| self.claim_in(0..start, limit, start, skips))
+        };
+        // What is about to be corrected must not make a list that has room seem full.
+        search(true).or_else(|| if self.full.is_empty() { None } else { search(false) })
+    }
+
+    /// Takes a number of one of these words.
+    fn claim_in(&self, words: Range<u32>, limit: u32, start: u32, skips: bool) -> Option<u32> {
+        let mut at = words.start;
+        while at < words.end {
+            let full = if skips { self.full_from(at) } else { 0 };
+            if full > 0 {
+                at += full;
+                continue;
+            }
             let word = &self.words[at as usize];
             let mut taken = word.load(Ordering::Relaxed) | beyond(limit, at);
             while taken != u64::MAX {
@@ -123,8 +144,41 @@ impl FreeList {
                 }
                 taken = before | beyond(limit, at);
             }
+            self.note_full(at as usize);
+            at += 1;
         }
         None
+    }
+
+    /// How many words from that one on are known to have no free number, as far as one look tells.
+    #[inline]
+    pub(crate) fn full_from(&self, at: u32) -> u32 {
+        let known = self.full.get(at as usize / 64).map_or(0, |full| full.load(Ordering::Relaxed));
+        (known >> (at % 64)).trailing_ones()
+    }
+
+    /// Notes that a word has no free number, if that is so.
+    fn note_full(&self, word: usize) {
+        let Some(full) = self.full.get(word / 64) else { return };
+        if self.words[word].load(Ordering::Relaxed) == u64::MAX {
+            full.fetch_or(1 << (word % 64), Ordering::Relaxed);
+            // Whoever frees one after this sees the note and takes it back; what was freed before is seen here.
+            if self.words[word].fetch_or(0, Ordering::AcqRel) != u64::MAX {
+                full.fetch_and(!(1 << (word % 64)), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes numbers of a word free. Which ones of the word were taken before.
+    fn free(&self, word: usize, numbers: u64) -> u64 {
+        match self.full.get(word / 64) {
+            None => self.words[word].fetch_and(!numbers, Ordering::Release),
+            Some(full) => {
+                let before = self.words[word].fetch_and(!numbers, Ordering::AcqRel);
+                full.fetch_and(!(1 << (word % 64)), Ordering::Relaxed);
+                before
+            }
+        }
     }
 
     /// Takes `count` consecutive numbers and gives the first.
@@ -195,7 +249,7 @@ impl FreeList {
             let before = self.words[at as usize / 64].fetch_or(mask, Ordering::Acquire);
             if before & mask != 0 {
                 // Somebody was faster: give back what this call took, and only that.
-                self.words[at as usize / 64].fetch_and(!(mask & !before), Ordering::Release);
+                self.free(at as usize / 64, mask & !before);
                 self.clear(first, at);
                 return Err(at - at % 64 + (64 - (before & mask).leading_zeros()));
             }
@@ -208,7 +262,7 @@ impl FreeList {
     pub(crate) fn release(&self, first: u32, count: u32) {
         self.clear(first, first + count);
         self.moving.used.fetch_sub(count, Ordering::Relaxed);
-        if self.reuses {
+        if !self.full.is_empty() {
             self.moving.hint.fetch_min(first / 64, Ordering::Relaxed);
         }
     }
@@ -217,7 +271,7 @@ impl FreeList {
         let mut at = first;
         while at < end {
             let mask = mask(at, end);
-            let before = self.words[at as usize / 64].fetch_and(!mask, Ordering::Release);
+            let before = self.free(at as usize / 64, mask);
             debug_assert_eq!(before & mask, mask, "freed a number that was free");
             at += 64 - at % 64;
         }
@@ -262,6 +316,20 @@ mod tests {
         assert_ne!(claims(FreeList::new(1000, 1000)).1, 3, "the search goes on from where it was");
     }
 
+    /// Freed numbers lie low, free ones high: a search from the one to the other must not look at every word between.
+    #[test]
+    fn words_without_a_free_number_are_passed_by_many_at_a_time() {
+        let list = FreeList::new(64 * 200, 64 * 200).that_reuses();
+        assert_eq!(list.claim_run(64 * 199), Some(0));
+        assert_eq!((list.claim(), list.claim()), (Some(64 * 199), Some(64 * 199 + 1)));
+        list.release(70, 1);
+        assert_eq!((list.claim(), list.claim()), (Some(70), Some(64 * 199 + 2)));
+        // Of the first word nobody asked.
+        assert_eq!([0, 1, 64, 150, 192].map(|word| list.full_from(word)), [0, 63, 64, 42, 7]);
+        list.release(64 * 5, 64);
+        assert_eq!((list.full_from(1), list.full_from(5), list.full_from(6)), (4, 0, 58));
+    }
+
     #[test]
     fn every_number_is_handed_out_once() {
         let list = FreeList::new(200, 130);
@@ -277,7 +345,11 @@ mod tests {
 
     #[test]
     fn parked_numbers_are_nobodys_until_they_are_given_back() {
-        let (list, mut bits) = (FreeList::new(200, 200), [0; 4]);
+        [FreeList::new(200, 200), FreeList::new(200, 200).that_reuses()].into_iter().for_each(park_some);
+    }
+
+    fn park_some(list: FreeList) {
+        let mut bits = [0; 4];
         assert_eq!(list.claim_run(70), Some(0));
         list.lower_limit(50);
         assert_eq!(list.park(50, 200, &mut bits), 130, "those below 70 are in use");
@@ -302,7 +374,10 @@ mod tests {
 
     #[test]
     fn runs_are_whole_and_do_not_overlap() {
-        let list = FreeList::new(1000, 1000);
+        [FreeList::new(1000, 1000), FreeList::new(1000, 1000).that_reuses()].into_iter().for_each(claim_runs);
+    }
+
+    fn claim_runs(list: FreeList) {
         let mut taken = [false; 1000];
         let mut runs = Vec::new();
         let mut state = 7u64;
