@@ -3,9 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::vec;
 
 use crate::event::EventRef;
+
+/// A run with room for no more events keeps it to its end.
+const WORTH_SHRINKING: usize = 32;
 
 /// What was read of pages and blocks, merged by time; equal times in the order of reading.
 ///
@@ -29,7 +31,20 @@ struct Waiting<'g> {
 
 struct Run<'g> {
     next: EventRef<'g>,
-    rest: vec::IntoIter<EventRef<'g>>,
+    /// The earliest last.
+    rest: Vec<EventRef<'g>>,
+}
+
+impl<'g> Run<'g> {
+    /// Goes on, and gives the event that was the next one.
+    fn advance(&mut self) -> Option<EventRef<'g>> {
+        let next = self.rest.pop()?;
+        // Of a page whose last event is of a later time all the others' room would wait with it.
+        if self.rest.capacity() > WORTH_SHRINKING && self.rest.len() < self.rest.capacity() / 4 {
+            self.rest.shrink_to(self.rest.len() * 2);
+        }
+        Some(std::mem::replace(&mut self.next, next))
+    }
 }
 
 impl PartialEq for Waiting<'_> {
@@ -66,11 +81,11 @@ impl<'g> InTimeOrder<'g> {
         if !found.is_sorted_by_key(EventRef::timestamp) {
             found.sort_by_key(EventRef::timestamp);
         }
-        let mut rest = found.into_iter();
-        if let Some(next) = rest.next() {
+        found.reverse();
+        if let Some(next) = found.pop() {
             self.runs += 1;
             let time = next.timestamp();
-            self.heap.push(Waiting { time, number: self.runs, run: Box::new(Run { next, rest }) });
+            self.heap.push(Waiting { time, number: self.runs, run: Box::new(Run { next, rest: found }) });
         }
     }
 
@@ -81,10 +96,10 @@ impl<'g> InTimeOrder<'g> {
             return None;
         }
         self.given = first.time;
-        match first.run.rest.next() {
-            Some(next) => {
-                first.time = next.timestamp();
-                Some(std::mem::replace(&mut first.run.next, next))
+        match first.run.advance() {
+            Some(event) => {
+                first.time = first.run.next.timestamp();
+                Some(event)
             }
             None => Some(PeekMut::pop(first).run.next),
         }
@@ -103,6 +118,20 @@ mod tests {
         let mut bytes = vec![0; record_len(0) as usize];
         event.write(Class::DEFAULT, 0, 0, &mut bytes);
         bytes
+    }
+
+    /// One event of a later time on each page must not keep the room of all the others.
+    #[test]
+    fn a_run_gives_room_back_as_its_events_go() {
+        let records: Vec<_> =
+            (0..1000).map(|id| record(id, if id == 999 { 1 << 40 } else { id as i64 })).collect();
+        let mut order = InTimeOrder::new();
+        order.add(records.iter().map(|record| EventRef::in_place(record)).collect());
+        let given = std::iter::from_fn(|| order.pop_before(Some(1 << 40))).map(|event| event.id());
+        assert!(given.eq(0..999));
+        let room = order.heap.peek().map(|first| first.run.rest.capacity());
+        assert!(room.is_some_and(|room| room <= WORTH_SHRINKING), "{room:?}");
+        assert_eq!(order.pop_before(None).map(|event| event.id()), Some(999));
     }
 
     #[test]
