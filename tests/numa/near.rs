@@ -12,6 +12,15 @@ use super::{append, bytes_on, ids, nodes_expected, on, open, small, stream, with
 /// How long threads may take to begin on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The monotonic clock, for how long a test waits.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test waits for threads of the store, which no clock of its own drives"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// The processors that each of the store's own threads may use, by the thread's name.
 fn threads_of_the_store() -> Vec<(String, String)> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -54,7 +63,7 @@ fn threads_of_the_store_are_kept_where_they_are_told() {
             let enough = names.contains("esker-mover") && names.contains("esker-spiller");
             enough && used == expected.iter().map(|cpu| &**cpu).take(threads.len()).collect()
         };
-        let begin = Instant::now();
+        let begin = now();
         while !right(&threads_of_the_store()) {
             assert!(begin.elapsed() < PATIENCE, "{affinity:?}: {:?}", threads_of_the_store());
             std::thread::sleep(Duration::from_millis(5));
@@ -72,7 +81,7 @@ fn threads_of_the_store_are_kept_where_they_are_told() {
     // A processor that is not there is a warning.
     let config = small().background(true).affinity(Affinity::Cpus(vec![1023])).build().unwrap();
     let store = Store::open(config).unwrap();
-    let begin = Instant::now();
+    let begin = now();
     while store.stats().warnings.is_empty() && begin.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(5));
     }
