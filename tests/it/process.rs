@@ -513,7 +513,7 @@ fn flipped_bits_are_noticed_and_cost_what_they_hit() {
 fn a_warm_page_that_claims_to_reach_behind_its_file_is_let_go() {
     let dirs = Dirs::new();
     let config = || {
-        let warm = |warm: esker::RegionBuilder| warm.max("16MiB").initial("64KiB").chunk("64KiB");
+        let warm = |warm: esker::RegionBuilder| warm.max("6MiB").initial("64KiB").chunk("64KiB");
         dirs.alone().partitions(1).hot(|hot| hot.max("2MiB").page_size("8KiB")).warm(warm).class(at_once())
     };
     let store = open(config()).unwrap();
@@ -522,11 +522,11 @@ fn a_warm_page_that_claims_to_reach_behind_its_file_is_let_go() {
     store.abandon();
     let path = dirs.shared().join("warm");
     let mut bytes = std::fs::read(&path).unwrap();
-    let (frames, dictionary) = (768u32 << 10, 64u16);
+    let (frames, dictionary) = (512u32 << 10, 64u16);
     let begin = 20 + 8 * frames + u32::from(dictionary);
     assert!(bytes.len() < begin as usize / 2, "the file has {} bytes", bytes.len());
     let image = bytes.chunks_mut(2 << 10).find(|page| page.starts_with(b"EWI2")).unwrap();
-    for (at, field) in [(4, frames), (8, frames << 9), (12, 8 << 20), (20, begin)] {
+    for (at, field) in [(4, frames), (8, frames << 9), (12, 5 << 20), (20, begin)] {
         image[at..at + 4].copy_from_slice(&field.to_le_bytes());
     }
     image[16] = 9;

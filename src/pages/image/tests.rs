@@ -160,7 +160,7 @@ fn a_run_ends_before_a_damaged_frame_and_goes_on_behind_it() {
                 bytes += records.len();
             }
             Err(error) => {
-                assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
+                assert_eq!(error.kind(), crate::error::ErrorKind::Corrupt);
                 damaged += 1;
             }
         }
@@ -243,7 +243,7 @@ fn a_frame_that_says_it_has_nothing_is_an_error() {
         let mut bad = out.clone();
         bad[second..second + 4].copy_from_slice(&second_at.to_le_bytes());
         let error = Image::parse(&bad).unwrap().unpack_all(&mut vec![0; raw.len()]).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Corrupt);
     }
     let at = Image::parse(&out).unwrap().frame(0).unwrap().at as usize;
     assert_eq!(out[at - 2], 0, "where it begins in its bucket, and how long it is");
