@@ -40,8 +40,20 @@ pub fn warm_image(bytes: &[u8]) {
                 event_bytes(&raw);
             }
             let _ = image.frame_of(frame.raw_at);
+            image.prefetch_entry(frame.raw_at);
+            image.prefetch_frame(frame.raw_at);
         }
     }
+    let (mut number, mut seen) = (0, 0);
+    while let Some(run) = image.unpack_run(&mut number) {
+        if let Ok((_, raw)) = run {
+            seen += raw.len();
+            event_bytes(&raw);
+        }
+    }
+    // A page is as long as its records.
+    let mut page = vec![0; seen];
+    let _ = image.unpack_all(&mut page);
 }
 
 /// Reads the bytes as a cold block and as an entry of the block directory.

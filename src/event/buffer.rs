@@ -17,6 +17,16 @@ impl Buffer {
         Self { bytes, sensitive }
     }
 
+    /// Leaves out what lies behind so many bytes.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        if self.sensitive
+            && let Some(behind) = self.bytes.get_mut(len..)
+        {
+            wipe(behind);
+        }
+        self.bytes.truncate(len);
+    }
+
     /// Bytes that the buffer takes.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()

@@ -15,6 +15,7 @@ use crate::log::segment::{LogDir, read_at};
 use crate::pages::logged::LoggedPage;
 use crate::pages::restore::{FoundPage, Quarantine};
 use crate::pages::table::Tier;
+use crate::sys::memory::wipe_all;
 
 /// Of the hot region, how much is filled with pages before others are squeezed.
 const HOT_FILL: f64 = 0.7;
@@ -80,8 +81,8 @@ pub(crate) fn replay(
         }
     }
     if lanes.pages.has_sensitive() {
-        crate::sys::memory::wipe_all(&mut back.bytes);
-        crate::sys::memory::wipe_all(&mut back.scratch);
+        wipe_all(&mut back.bytes);
+        wipe_all(&mut back.scratch);
     }
     // In an order that does not depend on how a map hashes.
     noted.sort_unstable_by_key(|addr: &Addr| addr.0);
@@ -250,6 +251,10 @@ impl Back<'_> {
         let end =
             page.pieces.iter().map(|piece| piece.offset as usize + piece.len as usize).max().unwrap_or(0);
         self.bytes.clear();
+        if self.lanes.pages.has_sensitive() {
+            // The page before must not be left behind where it grows.
+            wipe_all(&mut self.bytes);
+        }
         // No page is longer than its largest event, of 16 MiB, and some.
         self.bytes.resize(end.min(32 << 20), 0);
         let mut read: Vec<Piece> = Vec::with_capacity(page.pieces.len());

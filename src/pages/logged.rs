@@ -188,6 +188,11 @@ impl Pages {
         let frames = if tier == Tier::Hot {
             self.write_anew(tier, &logged.bytes[..end], None)
         } else {
+            if self.has_sensitive() {
+                // Neither what it has nor what it will have may be left behind where it grows.
+                wipe_all(scratch);
+                scratch.reserve(pack::room_for(end).max(pack::room_for_frames(end, whole.ranges.len())));
+            }
             match whole.is_gapless() {
                 true => pack::encode(&logged.bytes[..end], scratch),
                 false => {

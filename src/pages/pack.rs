@@ -24,10 +24,15 @@ const DICTIONARY_PLACES: usize = 4;
 pub(crate) fn room_for(raw: usize) -> usize {
     // A frame is at least half full, or holds one record.
     let frames = 2 * (raw / FRAME_BYTES) + 2;
-    let whole = IMAGE_HEADER + frames * (ENTRY + 64) + lz4_flex::block::get_maximum_output_size(raw);
+    let whole = room_for_frames(raw, frames);
     // A head may be longer than the header by 3 bytes, and a frame has 10 bytes before them.
     let table = (SHARED_ENTRY + 10) * (raw / BUCKET_MIN + 1);
     whole.max(SHARED_HEADER + HEADER_LEN + DICTIONARY_MAX + table + raw + raw / 8 + 64)
+}
+
+/// The same of so many frames of the older form.
+pub(super) fn room_for_frames(raw: usize, frames: usize) -> usize {
+    IMAGE_HEADER + frames * (ENTRY + 64) + lz4_flex::block::get_maximum_output_size(raw)
 }
 
 /// Packs the records of a page into `out`, which is cleared first.

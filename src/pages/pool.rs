@@ -381,16 +381,22 @@ impl Pages {
     /// The same for somebody who only wants to know where something is.
     #[inline]
     pub(super) fn find_image(&self, place: Place) -> Result<Image<'_>> {
-        // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
-        // while the caller's pin lives. Its first page has room for the header.
-        let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
-        let len = Image::len_of(header)?;
+        let len = self.image_len(place)? as usize;
         let most = (self.warm.pages_ceiling() - place.frame()) as usize * self.warm.page_size() as usize;
         if len > most {
             return Err(Error::corrupt("a warm page claims to be larger than its region"));
         }
-        // SAFETY: as above, for the length that the encoder wrote.
+        // SAFETY: as for its length, of the bytes that the encoder wrote.
         Image::parse(unsafe { self.warm.bytes(place.frame(), 0, len) })
+    }
+
+    /// How long an image says that it is.
+    #[inline]
+    pub(super) fn image_len(&self, place: Place) -> Result<u32> {
+        // SAFETY: a warm image is written before the page is swung to it, does not change, and is not released
+        // while the caller's pin lives. Its first page has room for the header.
+        let header = unsafe { self.warm.bytes(place.frame(), 0, IMAGE_HEADER) };
+        Image::len_of(header).map(|len| len as u32)
     }
 
     pub(super) fn count_corrupt(&self) {

@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::event::buffer::Buffer;
 use crate::ids::{Addr, LaneId, LogicalPage};
 use crate::pages::image::Image;
-use crate::pages::pack::encode_frames;
+use crate::pages::pack::{encode_frames, room_for_frames};
 use crate::pages::pool::{Pages, Pin};
 use crate::pages::removed::Removed;
 use crate::pages::table::{PageMeta, Place, Tier, Whereabouts};
 use crate::pressure::{PressureReason, RegionKind};
 use crate::regions::region::{Frames, Region};
 use crate::sys::machine::Machine;
-use crate::sys::memory::{Mapping, Slab, ZeroInit};
+use crate::sys::memory::{Mapping, Slab, ZeroInit, wipe_all};
 use crate::sys::shared::SharedDir;
 use crate::sys::sum::Sum;
 
@@ -118,7 +119,7 @@ impl Segment<'_> {
 /// The bytes of a segment: in place, or unpacked.
 pub(crate) enum SegmentBytes<'g> {
     InPlace(&'g [u8]),
-    Unpacked(Vec<u8>),
+    Unpacked(Buffer),
 }
 
 impl std::ops::Deref for SegmentBytes<'_> {
@@ -215,8 +216,14 @@ impl Pages {
                 if !self.warm.had(first) {
                     return Err("it lies outside of its file");
                 }
-                let image = self.image(place).map_err(|_| "its image is damaged")?;
-                (self.frames_for(Tier::Warm, place, image.len())?, image.len())
+                let len = self.image_len(place).map_err(|_| "its image is damaged")?;
+                let frames = self.frames_for(Tier::Warm, place, len)?;
+                // More of it is looked at only where there is a file behind all of it.
+                if !self.warm.had(frames) {
+                    return Err("it lies outside of its file");
+                }
+                self.image(place).map_err(|_| "its image is damaged")?;
+                (frames, len)
             }
         };
         if !self.region(place.tier()).take(frames) {
@@ -375,8 +382,9 @@ impl Pages {
         number: &mut usize,
         end: u32,
         committed: u32,
-    ) -> Option<Option<(u32, Vec<u8>)>> {
+    ) -> Option<Option<(u32, Buffer)>> {
         let run = image.unpack_run(number)?.inspect_err(|_| self.count_corrupt()).ok();
+        let run = run.map(|(at, bytes)| (at, self.buffer(bytes)));
         let fits = |at: u32, len: usize| {
             at >= end && at.is_multiple_of(8) && u64::from(at) + len as u64 <= u64::from(committed)
         };
@@ -418,7 +426,7 @@ impl Pages {
         segments: &[Segment<'_>],
         links: &[(u32, u64)],
     ) -> bool {
-        let changed: Vec<(u32, Vec<u8>)> = segments
+        let changed: Vec<(u32, Buffer)> = segments
             .iter()
             .map(|segment| {
                 let mut bytes = segment.bytes.to_vec();
@@ -427,7 +435,7 @@ impl Pages {
                     let at = (offset - segment.at) as usize + PREVIOUS_AT;
                     bytes[at..at + 8].copy_from_slice(&link.to_le_bytes());
                 }
-                (segment.at, bytes)
+                (segment.at, self.buffer(bytes))
             })
             .collect();
         let place = self.place(page);
@@ -437,11 +445,17 @@ impl Pages {
             let frames = self.write_anew(Tier::Hot, bytes, spot);
             return frames.map(|frames| self.move_to(pin, page, Tier::Hot, frames, 0)).is_some();
         }
-        let mut image = Vec::new();
+        let committed = self.meta(page).committed();
+        // It must not grow meanwhile, which would leave a copy behind.
+        let mut image = Vec::with_capacity(room_for_frames(committed as usize, changed.len()));
         let frames = changed.iter().map(|(at, bytes)| (*at, &bytes[..]));
-        encode_frames(self.meta(page).committed(), frames, &mut image);
+        encode_frames(committed, frames, &mut image);
         let frames = self.write_anew(Tier::Warm, &image, spot);
-        frames.map(|frames| self.move_to(pin, page, Tier::Warm, frames, image.len() as u32)).is_some()
+        let done = frames.map(|frames| self.move_to(pin, page, Tier::Warm, frames, image.len() as u32));
+        if self.is_sensitive(page) {
+            wipe_all(&mut image);
+        }
+        done.is_some()
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn unpack(unit: &[u8], base: RecordHeader, dictionary: &[u8], raw: &m
         before = head;
         heads.push(head);
     }
-    if len != raw.len() {
+    if len != raw.len() || heads.is_empty() {
         return Err(Error::corrupt("the records of a warm frame do not fit it"));
     }
     // The last body is unpacked to where it belongs, and the others before it, from where they move to the front.

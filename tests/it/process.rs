@@ -508,6 +508,37 @@ fn flipped_bits_are_noticed_and_cost_what_they_hit() {
     }
 }
 
+/// Found by reading: what its frames share was looked for where no file is behind the mapping, which ends the process.
+#[test]
+fn a_warm_page_that_claims_to_reach_behind_its_file_is_let_go() {
+    let dirs = Dirs::new();
+    let config = || {
+        let warm = |warm: esker::RegionBuilder| warm.max("6MiB").initial("64KiB").chunk("64KiB");
+        dirs.alone().partitions(1).hot(|hot| hot.max("2MiB").page_size("8KiB")).warm(warm).class(at_once())
+    };
+    let store = open(config()).unwrap();
+    append_some(&store, 0..EVENTS / 2);
+    store.maintain().unwrap();
+    store.abandon();
+    let path = dirs.shared().join("warm");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (frames, dictionary) = (512u32 << 10, 64u16);
+    let begin = 20 + 8 * frames + u32::from(dictionary);
+    assert!(bytes.len() < begin as usize / 2, "the file has {} bytes", bytes.len());
+    let image = bytes.chunks_mut(2 << 10).find(|page| page.starts_with(b"EWI2")).unwrap();
+    for (at, field) in [(4, frames), (8, frames << 9), (12, 5 << 20), (20, begin)] {
+        image[at..at + 4].copy_from_slice(&field.to_le_bytes());
+    }
+    image[16] = 9;
+    image[18..20].copy_from_slice(&dictionary.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let store = open(config()).unwrap();
+    let recovered = store.recovered().unwrap();
+    assert_eq!(recovered.lost_pages, 1, "{recovered:?}");
+    store.validate().unwrap();
+    assert!(found(&store).len() as u64 > EVENTS / 4);
+}
+
 /// What is damaged on a page in each way that there is costs what it says, and no more.
 #[test]
 fn what_a_damaged_page_lost_is_counted() {
