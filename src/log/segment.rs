@@ -153,8 +153,9 @@ impl LogDir {
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let (path, mut damaged) = (self.dir.path().display(), false);
         for number in self.segments.iter().rev() {
-            let mut block = [0; BLOCK];
-            if read_at(&self.open_segment(*number)?, &mut block, 0).is_err() {
+            let (file, mut block) = (self.open_segment(*number)?, [0; BLOCK]);
+            if read_at(&file, &mut block, 0).is_err() {
+                damaged |= file.metadata().map_or(true, |meta| meta.len() > 0);
                 continue;
             }
             match parse_header(&block, *number) {
@@ -168,8 +169,8 @@ impl LogDir {
                         ),
                     ));
                 }
-                // Nothing was written behind a header that is not there.
-                Header::Nothing => damaged |= block.iter().any(|byte| *byte != 0),
+                // A segment has its header before it has its name. One that is nothing but zeros holds nothing all the same.
+                Header::Nothing => damaged = damaged || holds_anything(&file),
             }
         }
         if !damaged {
@@ -196,6 +197,16 @@ impl LogDir {
         self.dir.delete(NEXT)?;
         sync_dir(self.dir.path()).map_err(|error| Error::io("cannot sync the log's directory", error))
     }
+}
+
+/// Whether any byte of a file is not zero, or cannot be read.
+fn holds_anything(file: &File) -> bool {
+    let Ok(len) = file.metadata().map(|meta| meta.len()) else { return true };
+    let mut bytes = vec![0; FILL];
+    (0..len).step_by(FILL).any(|at| {
+        let part = &mut bytes[..FILL.min((len - at) as usize)];
+        read_at(file, part, at).is_err() || part.iter().any(|byte| *byte != 0)
+    })
 }
 
 enum Header {
