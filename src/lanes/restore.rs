@@ -279,7 +279,8 @@ impl Lanes {
             rebuilt.lost.describe(|| format!("page {}: {twice} records have ids of others", page.0));
         }
         if damaged && !others {
-            let missing = u64::from(claimed.saturating_sub(survey.count));
+            // Where the page claims fewer than it has, nobody knows how many were left out.
+            let missing = u64::from(claimed.saturating_sub(survey.count).max(u32::from(survey.cut)));
             rebuilt.lost.events += missing;
             rebuilt.lost.describe(|| format!("page {}: {missing} records cannot be read", page.0));
         }
