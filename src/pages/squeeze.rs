@@ -15,9 +15,10 @@ const LAST_MATCH: usize = 12;
 const LAST_LITERALS: usize = 5;
 /// The furthest that a match can be away.
 const FAR: usize = u16::MAX as usize;
-/// The longest step from one place that is looked at to the next. Each place without a match makes the step longer by one: of
-/// bytes in no order, of which most events have some, few are looked at.
-const STEP_MAX: usize = 16;
+/// The longest step from one place that is looked at to the next. Every other place without a match makes the step longer by one:
+/// of bytes in no order, of which most events have some, few are looked at. Twice as long steps are a tenth faster and take up
+/// to 7 % more room.
+const STEP_MAX: usize = 8;
 
 /// Packs inputs that share a dictionary.
 pub(super) struct Squeezer {
@@ -43,11 +44,11 @@ impl Squeezer {
     pub(super) fn squeeze(&mut self, work: &[u8], dictionary: usize, out: &mut Vec<u8>) {
         // Without a dictionary there is nothing before the first byte.
         let (mut at, mut literals) = (dictionary.max(1), dictionary);
-        let mut step = 1;
+        let mut misses = 0;
         while at + LAST_MATCH <= work.len() {
             let Some(found) = self.find(work, at) else {
-                at += step;
-                step = (step + 1).min(STEP_MAX);
+                at += (1 + misses / 2).min(STEP_MAX);
+                misses += 1;
                 continue;
             };
             let (first, lowest) = (found, if found < dictionary { 0 } else { dictionary });
@@ -61,7 +62,7 @@ impl Squeezer {
             put(out, &work[literals..from], Some((from - found, len)));
             at = from + len;
             literals = at;
-            step = 1;
+            misses = 0;
             if at + LAST_MATCH <= work.len() {
                 self.own[hash(word(work, at - 2), OWN_BITS)] = self.begin + (at - 2) as u32;
             }
