@@ -53,7 +53,7 @@ fn seeds_without_threads() {
 
 #[test]
 fn seeds_with_threads() {
-    run::run_all(12, Kind::Threads, STEPS, 1, world::Totals::check);
+    run::run_all(40, Kind::Threads, STEPS, 1, world::Totals::check_but_for_time);
 }
 
 /// Runs the seed that `ESKER_SEED` names, both ways; without it, seed 0.
