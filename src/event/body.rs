@@ -134,6 +134,28 @@ pub(crate) fn put_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize
     at + 1
 }
 
+/// Writes a varint behind what is there.
+#[inline]
+pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A difference, either way, as a number that is small where it is.
+#[inline]
+pub(crate) fn zigzag(difference: u64) -> u64 {
+    difference << 1 ^ ((difference as i64) >> 63) as u64
+}
+
+/// The difference that was made such a number.
+#[inline]
+pub(crate) fn unzigzag(value: u64) -> u64 {
+    value >> 1 ^ (value & 1).wrapping_neg()
+}
+
 pub(crate) fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }

@@ -2,7 +2,7 @@
 
 mod body;
 pub(crate) mod buffer;
-pub(crate) use body::{split as split_body, take_varint as varint};
+pub(crate) use body::{push_varint, split as split_body, take_varint as varint, unzigzag, zigzag};
 mod incoming;
 mod pool;
 pub(crate) mod record;

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader};
-use crate::event::varint;
+use crate::event::{push_varint, unzigzag, varint, zigzag};
 use crate::pages::squeeze::Squeezer;
 
 const SAME_LEN: u16 = 1 << 12;
@@ -48,8 +48,8 @@ impl<'r> UnitWriter<'r> {
 
     /// Writes the records that lie from `from` to `end`, in a bucket that begins at `bucket`.
     pub(super) fn put(&mut self, bucket: usize, from: usize, end: usize, out: &mut Vec<u8>) {
-        put_varint(out, ((from - bucket) / 8) as u32);
-        put_varint(out, ((end - from) / 8) as u32);
+        push_varint(out, ((from - bucket) / 8) as u64);
+        push_varint(out, ((end - from) / 8) as u64);
         let (mut at, mut before) = (from, self.base);
         while let Some(header) = (at < end).then(|| RecordHeader::read(&self.raw[at..])).flatten() {
             put_head(out, &header, &before);
@@ -149,7 +149,7 @@ fn put_head(out: &mut Vec<u8>, head: &RecordHeader, before: &RecordHeader) {
         out.extend_from_slice(&value.to_le_bytes()[..length(length_code(value))]);
     }
     if marks & SAME_LEN == 0 {
-        put_varint(out, head.body_len);
+        push_varint(out, u64::from(head.body_len));
     }
     if !same_flags {
         out.extend_from_slice(&head.flags.to_le_bytes());
@@ -204,24 +204,6 @@ fn take(rest: &mut &[u8], len: usize) -> Option<u64> {
     };
     *rest = rest.get(len..)?;
     Some(value)
-}
-
-#[inline]
-fn zigzag(difference: u64) -> u64 {
-    difference << 1 ^ ((difference as i64) >> 63) as u64
-}
-
-#[inline]
-fn unzigzag(value: u64) -> u64 {
-    value >> 1 ^ (value & 1).wrapping_neg()
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 #[cfg(test)]

@@ -24,9 +24,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result, zeros};
-use crate::event::EventRef;
 use crate::event::buffer::Buffer;
 use crate::event::record::{EXPIRY_LEN, RecordHeader};
+use crate::event::{self, EventRef, push_varint as put};
 use crate::ids::{Class, LaneId, mix};
 
 const MAGIC: &[u8; 4] = b"ESKB";
@@ -288,21 +288,11 @@ pub(crate) fn mend(block: &mut [u8]) {
 }
 
 fn zigzag(difference: u64) -> u64 {
-    let signed = difference as i64;
-    (signed << 1 ^ signed >> 63) as u64 ^ u64::from(cfg!(canary = "changed-format"))
+    event::zigzag(difference) ^ u64::from(cfg!(canary = "changed-format"))
 }
 
 fn unzigzag(value: u64) -> u64 {
-    let value = value ^ u64::from(cfg!(canary = "changed-format"));
-    value >> 1 ^ (value & 1).wrapping_neg()
-}
-
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+    event::unzigzag(value ^ u64::from(cfg!(canary = "changed-format")))
 }
 
 /// One event of a decoded block.
