@@ -146,9 +146,14 @@ fn tie<'a>(
         Ok(()) => Ok(true),
         Err(error) => {
             machine.trouble(|| {
+                // Filters of containers say that it is not implemented, too.
+                let unknown = match error.kind() {
+                    std::io::ErrorKind::Unsupported => "; a kernel without NUMA has one node: leave out ConfigBuilder::numa",
+                    _ => "",
+                };
                 format!(
                     "mbind was refused ({error}): memory lies on whichever node the system takes it from; in a \
-                     container, allow the call (in Docker: --cap-add SYS_NICE)"
+                     container, allow the call (in Docker: --cap-add SYS_NICE){unknown}"
                 )
             })?;
             Ok(false)

@@ -8,6 +8,7 @@ mod cpuset;
 mod near;
 mod pages;
 mod refused;
+mod without;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use esker::{
 fn nodes_expected() -> Option<usize> {
     match std::env::var("ESKER_VM_NODES").ok()?.as_str() {
         "cpuless" => Some(3),
+        "none" => Some(1),
         count => Some(count.parse().unwrap()),
     }
 }

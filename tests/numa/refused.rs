@@ -69,6 +69,7 @@ fn a_system_that_knows_no_nodes_is_one_warning() {
         let [warning] = &stats.warnings[..] else { panic!("{:?}", stats.warnings) };
         assert!(warning.starts_with("mbind was refused") && warning.contains(text), "{warning}");
         assert!(warning.contains("SYS_NICE"), "it says what to do: {warning}");
+        assert_eq!(warning.contains("without NUMA"), error == libc::ENOSYS, "{warning}");
         assert_eq!(stats.region(RegionKind::Hot).arenas, 0);
         assert!(stats.locked_bytes > 0);
         assert_eq!(strict.kind(), ErrorKind::Io);
