@@ -143,7 +143,10 @@ impl DiskTier {
     fn failed(&self, what: &str, error: impl Into<redb::Error>) -> Error {
         let error = error.into();
         let kind = match &error {
-            redb::Error::Corrupted(_) => ErrorKind::Corrupt,
+            redb::Error::Corrupted(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableIsMultimap(_) => ErrorKind::Corrupt,
             redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
                 self.is_broken.store(true, Ordering::Release);
                 ErrorKind::Cold

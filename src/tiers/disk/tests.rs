@@ -56,7 +56,7 @@ impl StorageBackend for File {
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
         let work = self.2.lock().take();
         if let Some(work) = work {
-            std::thread::spawn(work).join().unwrap();
+            std::thread::scope(|scope| scope.spawn(work).join().unwrap());
         }
         out.copy_from_slice(&self.0.lock()[offset as usize..][..out.len()]);
         Ok(())
@@ -99,4 +99,20 @@ fn a_write_that_fails_fails_no_read_beside_it() {
     }));
     assert!(tier.get(id(1)).unwrap().is_some_and(|bytes| bytes == vec![1; 300_000]));
     assert!(file.2.lock().is_none(), "a write has failed meanwhile");
+}
+
+/// One flipped bit in the name of a type that a table says it is of does it.
+#[test]
+fn a_table_of_another_type_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(DiskTier::open(dir.path(), 1 << 20).unwrap());
+    let database = Database::open(dir.path().join("cold.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    write.delete_table(SUMMARIES).unwrap();
+    write.open_table(TableDefinition::<u64, u64>::new("summaries")).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let tier = DiskTier::open(dir.path(), 1 << 20).unwrap();
+    let error = tier.list(&mut |_, _| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
