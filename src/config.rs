@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -78,6 +79,8 @@ impl Default for Thresholds {
 }
 
 /// A complete, checked configuration. Make one with [`Config::builder`].
+///
+/// Its fields are there to be read. One that is changed afterwards may contradict the others, so a store does not open with it.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -149,9 +152,39 @@ pub struct Config {
     pub strict: bool,
     /// The processors that the store's threads are kept on.
     pub affinity: Affinity,
+    pub(crate) checked: Checked,
+}
+
+/// A configuration as it was when it was checked.
+#[derive(Clone, PartialEq, Default)]
+pub(crate) struct Checked(Option<Arc<Config>>);
+
+impl fmt::Debug for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "yes" } else { "no" })
+    }
 }
 
 impl Config {
+    /// Notes that everything was checked as it is now.
+    pub(crate) fn note_checked(&mut self) {
+        self.checked = Checked::default();
+        self.checked = Checked(Some(Arc::new(self.clone())));
+    }
+
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when a field was changed since everything was checked: what is done
+    /// with memory relies on sizes that fit together.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = Self { checked: Checked::default(), ..self.clone() };
+        if self.checked.0.as_deref() == Some(&now) {
+            return Ok(());
+        }
+        let problem =
+            "a field was changed after everything had been checked; say what you want to the ConfigBuilder";
+        Err(Error::config(vec![ConfigFault { field: "config".into(), problem: problem.into() }]))
+    }
+
     /// Starts a configuration. Everything has a default; the memory limit is what one usually sets.
     ///
     /// ```
@@ -193,6 +226,8 @@ impl Config {
         }
         self.partitions = partitions;
         self.system = system_region(&self.hot, &self.warm, &self.index, partitions, self.durability);
+        // A store may be opened with what another one says that it runs with.
+        self.note_checked();
         Ok(())
     }
 

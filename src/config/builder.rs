@@ -325,7 +325,8 @@ impl ConfigBuilder {
         let sizing = self.adaptive_sizing.as_ref().map(|rules| rules.faults(&self.classes));
         self.faults.extend(sizing.into_iter().flatten());
         self.check_durability();
-        let config = self.layout();
+        let mut config = self.layout();
+        config.note_checked();
         if self.faults.is_empty() { Ok(config) } else { Err(Error::config(self.faults)) }
     }
 

@@ -1,8 +1,8 @@
 //! How memory is divided among regions, and how large the tables are that describe them.
 
 use crate::config::{
-    ByteSize, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB, PAGE_MAX,
-    PAGE_MIN, PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
+    ByteSize, Checked, Config, ConfigBuilder, ConfigFault, Durability, EVENT_MAX, KIB, LOGGED_ENTRY, MIB,
+    PAGE_MAX, PAGE_MIN, PAGE_TABLE_ENTRY, PAGE_WARM, PAGES_MAX, PARTITIONS_MAX, RegionBuilder, RegionConfig,
 };
 use crate::ids::LogicalPage;
 use crate::pressure::RegionKind;
@@ -227,6 +227,7 @@ impl ConfigBuilder {
             lock_memory: self.lock_memory,
             strict: self.strict,
             affinity: std::mem::take(&mut self.affinity),
+            checked: Checked::default(),
         }
     }
 

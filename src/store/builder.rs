@@ -188,8 +188,9 @@ impl StoreBuilder {
     ///
     /// # Errors
     /// As for [`Store::open`]; and [`InvalidConfig`](ErrorKind::InvalidConfig) when a class wants a handler or dead
-    /// letters that were not given.
+    /// letters that were not given, or a field of the configuration was changed after it was built.
     pub fn open(self) -> Result<Store> {
+        self.config.check_unchanged()?;
         self.check_parts()?;
         let Self {
             mut config,

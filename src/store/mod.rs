@@ -342,8 +342,9 @@ impl Store {
     /// tier an event that exists is removed before such a one.
     ///
     /// # Errors
-    /// What the cold tier says; [`MemoryPressure`](ErrorKind::MemoryPressure) when no more removals can be noted
-    /// ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
+    /// What the cold tier says; [`Cold`](ErrorKind::Cold) when as many removed events of its blocks are noted as a sixteenth of
+    /// [`Config::buffers`] has room for, at 48 bytes each; [`MemoryPressure`](ErrorKind::MemoryPressure) when no more removals can
+    /// be noted ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
     /// that one which was just being written to a tier that fails may have left memory already: call again.
     pub fn remove(&self, id: u64) -> Result<bool> {
         self.core.remove(id)

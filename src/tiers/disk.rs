@@ -143,7 +143,10 @@ impl DiskTier {
     fn failed(&self, what: &str, error: impl Into<redb::Error>) -> Error {
         let error = error.into();
         let kind = match &error {
-            redb::Error::Corrupted(_) => ErrorKind::Corrupt,
+            redb::Error::Corrupted(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableIsMultimap(_) => ErrorKind::Corrupt,
             redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
                 self.is_broken.store(true, Ordering::Release);
                 ErrorKind::Cold
@@ -170,6 +173,19 @@ impl DiskTier {
             let read = database.begin_read().map_err(|error| self.failed("begin to read", error))?;
             look(&read).map_err(|error| self.failed("read", error))
         })
+    }
+
+    /// The same, once more if it met what another call's error has left behind: the file is well for whoever only reads, as
+    /// when the disk is full.
+    fn read_again<T>(&self, look: impl Fn(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
+        let met_earlier = |error: &Error| {
+            let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+            matches!(source, Some(redb::Error::PreviousIo))
+        };
+        match self.read(&look) {
+            Err(error) if met_earlier(&error) => self.read(&look),
+            other => other,
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
@@ -438,7 +454,7 @@ impl ColdTier for DiskTier {
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
-        self.read(|read| {
+        self.read_again(|read| {
             let table = read.open_table(PIECES)?;
             let mut bytes = Vec::new();
             for piece in table.range(piece_keys(id))? {
@@ -482,14 +498,14 @@ impl ColdTier for DiskTier {
         end: u64,
         visit: &mut dyn FnMut(BlockId, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut found = Vec::new();
-        self.read(|read| {
+        let found = self.read_again(|read| {
             let range = block_key(first)..(first.partition, first.class, end);
+            let mut found = Vec::new();
             for row in read.open_table(SUMMARIES)?.range(range)? {
                 let (key, summary) = row?;
                 found.push((key.value().2, summary.value().to_vec()));
             }
-            Ok(())
+            Ok(found)
         })?;
         found.into_iter().try_for_each(|(first_seq, summary)| visit(BlockId { first_seq, ..first }, &summary))
     }
@@ -560,43 +576,4 @@ impl ColdTier for DiskTier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_a_block_and_fill_their_pages() {
-        for len in [1, 100, 4031, 4032, 4033, 130_000, 262_144, 5_000_000] {
-            let cut: Vec<usize> = pieces(len).collect();
-            assert_eq!(cut.iter().sum::<usize>(), len);
-            let taken: usize = cut.iter().map(|piece| (piece + LEAF_OVERHEAD).next_multiple_of(PAGE)).sum();
-            assert!(taken <= len + PAGE + cut.len() * LEAF_OVERHEAD, "{len} bytes take {taken}");
-        }
-    }
-
-    #[test]
-    fn blocks_come_back_are_replaced_and_deleted() {
-        let dir = tempfile::tempdir().unwrap();
-        let tier = DiskTier::open(dir.path(), 1 << 20).unwrap();
-        let id = |seq| BlockId { partition: 1, class: 2, first_seq: seq };
-        let block = |seq, len: usize| ColdBlock {
-            id: id(seq),
-            bytes: vec![seq as u8; len],
-            summary: vec![seq as u8],
-        };
-        tier.put(&[block(1, 300_000), block(2, 10)]).unwrap();
-        tier.put(&[block(1, 5)]).unwrap();
-        assert_eq!(tier.get(id(1)).unwrap().unwrap(), vec![1; 5]);
-        drop(tier);
-        let tier = DiskTier::open(dir.path(), 1 << 20).unwrap();
-        let mut listed = Vec::new();
-        tier.list(&mut |id, summary| {
-            listed.push((id.first_seq, summary.to_vec()));
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(listed, [(1, vec![1]), (2, vec![2])]);
-        tier.delete(&[id(1)]).unwrap();
-        assert_eq!(tier.get(id(1)).unwrap(), None);
-        assert_eq!(tier.get(id(2)).unwrap().unwrap(), vec![2; 10]);
-    }
-}
+mod tests;

@@ -515,3 +515,38 @@ fn no_number_of_a_configuration_makes_it_panic() {
     }
     assert!(taken > 20, "{taken}");
 }
+
+/// Fields of a configuration are public; what they were checked for need not hold any more once one is changed.
+#[test]
+fn a_configuration_that_was_changed_after_it_was_checked_is_refused() {
+    let base = || Config::builder().memory("16MiB").build().unwrap();
+    let changes: [fn(&mut Config); 10] = [
+        |config| config.index.page_size = 0,
+        |config| config.index.page_size = 32,
+        |config| config.hot.page_size = 1 << 30,
+        |config| config.hot.max = 1 << 40,
+        |config| config.hot.ceiling = 4096,
+        |config| config.warm.ceiling = 4096,
+        |config| config.partitions = 0,
+        |config| config.max_event = u64::MAX,
+        |config| config.classes.clear(),
+        |config| config.classes.extend((0..40).map(|number| ClassConfig::new(format!("class {number}")))),
+    ];
+    for change in changes {
+        let mut config = base();
+        change(&mut config);
+        let error = Store::open(config).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert_eq!(error.config_faults().len(), 1, "{error}");
+    }
+    // What a store says that it runs with is good for another one, also where it has taken partitions over.
+    let dir = tempfile::tempdir().unwrap();
+    let of =
+        |partitions: usize| Config::builder().memory("32MiB").data_dir(dir.path()).partitions(partitions);
+    drop(Store::open(of(2).build().unwrap()).unwrap());
+    let store = Store::open(Config::builder().memory("32MiB").data_dir(dir.path()).build().unwrap()).unwrap();
+    let config = store.config().clone();
+    assert_eq!(config.partitions, 2);
+    drop(store);
+    assert_eq!(Store::open(config.clone()).unwrap().config(), &config);
+}
