@@ -108,6 +108,12 @@ impl ConfigBuilder {
     }
 
     pub(super) fn check_durability(&mut self) {
+        // A path of no name is the current directory, which is hardly ever meant: a setting was empty.
+        let is_empty = |dir: &Option<PathBuf>| dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty());
+        let empty = [("data_dir", is_empty(&self.data_dir)), ("shared_dir", is_empty(&self.shared_dir))];
+        if let Some((field, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
+            return self.fault(field, "is empty; \".\" is the current directory");
+        }
         if let Durability::Disk(sync) = self.durability {
             if self.data_dir.is_none() {
                 self.fault("data_dir", "Durability::Disk writes a log; say in which data_dir");

@@ -342,9 +342,9 @@ impl Store {
     /// tier an event that exists is removed before such a one.
     ///
     /// # Errors
-    /// What the cold tier says; [`Cold`](ErrorKind::Cold) when as many removed events of its blocks are noted as a sixteenth of
-    /// [`Config::buffers`] has room for, at 48 bytes each; [`MemoryPressure`](ErrorKind::MemoryPressure) when no more removals can
-    /// be noted ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
+    /// What the cold tier says; [`MemoryPressure`](ErrorKind::MemoryPressure) when as many removed events of its blocks are noted as
+    /// a sixteenth of [`Config::buffers`] has room for, at 48 bytes each, or when no more can be noted of those in memory
+    /// ([`Durability::Process`](crate::Durability::Process)); [`Closed`](ErrorKind::Closed). The event is as it was then, except
     /// that one which was just being written to a tier that fails may have left memory already: call again.
     pub fn remove(&self, id: u64) -> Result<bool> {
         self.core.remove(id)
@@ -473,7 +473,7 @@ impl Store {
 
     /// Closes the store for all its clones: refuses new events, stops the threads, writes to the cold tier what only
     /// memory has, until `deadline`. Later calls fail with [`Closed`](ErrorKind::Closed); guards that are held stay
-    /// good.
+    /// good. With [`Durability::Process`](crate::Durability::Process) the files stay locked until the last clone is dropped.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) when it is closed already. That the tier failed is told by

@@ -441,19 +441,19 @@ impl ColdReader {
     pub(crate) fn remove(&self, id: u64, lane: LaneId, seq: u64) -> Result<bool> {
         let before = {
             let mut removed = self.removed.write();
-            let known = removed.len();
-            if known * TOMBSTONE_BYTES >= self.removed_limit {
-                return Err(Error::new(
-                    ErrorKind::Cold,
-                    format!(
-                        "{known} removed events are noted beside the cold tier, all that there is room for; give the \
-                         store more `buffers`, or let retention end"
-                    ),
-                ));
-            }
             // Noted before the tier is told, so that of two who remove the same event exactly one does.
             if removed.get(&(id, lane)).is_some_and(|up_to| seq <= *up_to) {
                 return Ok(false);
+            }
+            let known = removed.len();
+            if known * TOMBSTONE_BYTES >= self.removed_limit {
+                return Err(Error::new(
+                    ErrorKind::MemoryPressure,
+                    format!(
+                        "{known} removed events are noted beside the cold tier, all that there is room for; give the \
+                         store more `buffers`, or wait until retention ends for the oldest blocks"
+                    ),
+                ));
             }
             removed.insert((id, lane), seq)
         };

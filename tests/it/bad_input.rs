@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use esker::{
-    Appended, ClassConfig, Clock, Config, ConfigBuilder, EVENT_MAX, ErrorKind, Event, Store, Stream,
+    Appended, ClassConfig, Clock, Config, ConfigBuilder, Durability, EVENT_MAX, ErrorKind, Event, Store,
+    Stream,
 };
 
 use crate::common::{PROOF_MIN, all_ids, append_proof, manual, proof, small, two_classes, verify};
@@ -549,4 +550,13 @@ fn a_configuration_that_was_changed_after_it_was_checked_is_refused() {
     assert_eq!(config.partitions, 2);
     drop(store);
     assert_eq!(Store::open(config.clone()).unwrap().config(), &config);
+}
+
+/// A setting of the service that is empty names the current directory by accident.
+#[test]
+fn a_directory_without_a_name_is_a_fault() {
+    let build = |config: ConfigBuilder| config.build().unwrap_err().config_faults()[0].field.clone();
+    assert_eq!(build(small().data_dir("")), "data_dir");
+    assert_eq!(build(small().data_dir(".").durability(Durability::Process).shared_dir("")), "shared_dir");
+    small().data_dir(".").build().unwrap();
 }

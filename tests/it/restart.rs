@@ -354,3 +354,33 @@ fn the_embedded_tier_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     contract::check(&|| std::sync::Arc::new(esker::DiskTier::open(dir.path(), 1 << 20).unwrap()));
 }
+
+/// What is noted beside the cold tier is bounded; what was noted before stays known.
+#[test]
+fn removals_from_blocks_that_cannot_be_noted_are_refused() {
+    let class = ClassConfig::new("a").hot_for(Duration::ZERO).warm_for(Duration::ZERO);
+    let (store, clock) = {
+        let clock = Clock::manual(1_000_000);
+        let config = small().buffers("2MiB").class(class).background(false).build().unwrap();
+        (Store::builder(config).clock(clock.clone()).cold(MapTier::new()).open().unwrap(), clock)
+    };
+    let room = ((2u64 << 20) / 16).div_ceil(48);
+    for id in 0..room + 100 {
+        store.append(&Event::new(Stream::from(1u32), id, 0, 0)).unwrap();
+    }
+    clock.set_ms(2_000_000);
+    store.flush(CLOSE).unwrap();
+    for id in 0..room {
+        assert!(store.remove(id).unwrap(), "event {id}");
+    }
+    for id in room..room + 100 {
+        let error = store.remove(id).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::MemoryPressure && error.to_string().contains("buffers"),
+            "{error}"
+        );
+        assert!(store.fetch(id).unwrap().is_some(), "nothing has changed then");
+    }
+    assert!(!store.remove(7).unwrap(), "it was removed before");
+    assert_eq!(store.fetch_scan(..).count(), 100);
+}
