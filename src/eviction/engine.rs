@@ -216,8 +216,8 @@ impl Engine {
         let (mut reclaimed, mut promoted) = (false, 0);
         loop {
             let mut round = self.round(Who::Policy, config, lanes, shared, &mut slice);
-            // Pages that go up and down make no room, however many they are.
-            let idle = !round.cut && round.moved <= 2 * round.promoted;
+            // Pages that go up and down make no room, however many they are, and although they use up the slice.
+            let idle = round.moved <= 2 * round.promoted;
             if idle && self.policies.needs_safety() && self.is_critical(config, lanes) {
                 shared.counters.safety_plans.fetch_add(1, Ordering::Relaxed);
                 let more = self.round(Who::Safety, config, lanes, shared, &mut slice);

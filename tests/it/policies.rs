@@ -366,6 +366,36 @@ fn the_engine_keeps_quotas_that_the_policy_does_not() {
     }
 }
 
+/// Has one page go up and down for ever.
+struct Seesaw;
+
+impl Policy for Seesaw {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        let Some(page) = view.lanes().iter().find_map(|lane| lane.oldest) else { return };
+        match page.tier {
+            Tier::Warm => plan.promote(&page),
+            _ => plan.demote(&page),
+        };
+    }
+}
+
+/// A page that goes up and down uses up slice after slice, and makes no room.
+#[test]
+fn the_engine_makes_room_although_the_policy_uses_up_each_slice() {
+    let (quiet, noisy) = (ClassConfig::new("quiet"), ClassConfig::new("noisy").quota(256 << 10));
+    let config = tight().class(quiet).class(noisy).slice(1, HOUR).append_timeout(Duration::from_millis(50));
+    let (store, clock) = with_policy(config, Seesaw);
+    let [quiet, noisy] = ["quiet", "noisy"].map(|name| store.class(name).unwrap());
+    append_all(&store, &clock, 0..200, quiet);
+    for id in 200..3_000 {
+        let event = event(id, &clock).class(noisy);
+        let payload = proof(event.stream, id, event.timestamp, 300);
+        let outcome = store.append(&event.payload(&payload));
+        assert!(outcome.is_ok(), "event {id}: {outcome:?}");
+    }
+    check_all(&store, 3_000);
+}
+
 /// Notes what a class takes when it is asked.
 struct Weighs {
     policy: Box<dyn Policy>,
