@@ -17,6 +17,7 @@ use crate::eviction::defrag::DefragCounters;
 use crate::eviction::guarded::{Guarded, Who};
 use crate::eviction::moves::{Mover, Outcome};
 use crate::eviction::stays::Stays;
+use crate::eviction::victims::above_quota;
 use crate::eviction::view::summary;
 use crate::eviction::{LaneView, Move, PageSummary, Plan, Policy, Refusal, RegionView, View};
 use crate::ids::{Class, LogicalPage};
@@ -215,8 +216,8 @@ impl Engine {
         let (mut reclaimed, mut promoted) = (false, 0);
         loop {
             let mut round = self.round(Who::Policy, config, lanes, shared, &mut slice);
-            // Pages that go up and down make no room, however many they are.
-            let idle = !round.cut && round.moved <= 2 * round.promoted;
+            // Pages that go up and down make no room, however many they are, and although they use up the slice.
+            let idle = round.moved <= 2 * round.promoted;
             if idle && self.policies.needs_safety() && self.is_critical(config, lanes) {
                 shared.counters.safety_plans.fetch_add(1, Ordering::Relaxed);
                 let more = self.round(Who::Safety, config, lanes, shared, &mut slice);
@@ -392,10 +393,14 @@ impl Engine {
         ]
     }
 
-    /// Whether the engine must see to the budget itself.
+    /// Whether the engine must see to the budget itself. A class that is above its quota soon gets no new page, whatever room
+    /// there is for others.
     fn is_critical(&self, config: &Config, lanes: &Lanes) -> bool {
         let critical = |region: RegionView| region.fill() >= config.thresholds.critical;
-        self.run_wanted > 0 || self.regions(lanes).into_iter().any(critical)
+        let above = |class| above_quota(config, lanes, Class::new(class)) > 0;
+        self.run_wanted > 0
+            || self.regions(lanes).into_iter().any(critical)
+            || (0..config.classes.len()).any(above)
     }
 
     fn refresh_all(&mut self, config: &Config, lanes: &Lanes, shared: &EvictionShared) {

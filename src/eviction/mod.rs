@@ -34,7 +34,8 @@ pub use view::{ClassView, LaneView, PageId, PageSummary, RegionView, Tier, View}
 /// [`View`] and puts moves into the [`Plan`]. The engine checks every move just before it makes it: what makes no sense
 /// then (a page that is not hot is to be squeezed, one that is not its lane's oldest is to leave, …) is refused and
 /// counted in [`EvictionStats`](crate::EvictionStats). So a policy can waste time, but it cannot lose an event, and it
-/// cannot make memory exceed its bound: from the *critical* threshold on the engine also asks [`SizeThreshold`].
+/// cannot make memory exceed its bound: from the *critical* threshold on, and while a class is above its quota, the engine
+/// also asks [`SizeThreshold`] when the policy has nothing to move.
 ///
 /// A policy that panics is not asked again. The default policy takes its place, and
 /// [`EvictionStats::policy_panic`](crate::EvictionStats) says why.

@@ -211,7 +211,7 @@ fn name_spill(view: &View<'_>, plan: &mut Plan, ranking: &Ranking, all: bool) {
 /// oldest leave otherwise.
 fn keep_quotas(view: &View<'_>, plan: &mut Plan) {
     for class in (0..view.config().classes.len()).map(Class::new) {
-        let mut above = above_quota(view, class) as i64;
+        let mut above = above_quota(view.config, view.store, class) as i64;
         if above == 0 {
             continue;
         }

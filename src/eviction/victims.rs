@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use crate::config::Config;
 use crate::eviction::{LaneView, PageSummary, View};
 use crate::ids::Class;
+use crate::lanes::append::Lanes;
 
 /// What decides between pages of different lanes; the least goes first.
 pub(super) type Rank = (bool, bool, u8, bool, i64);
@@ -21,7 +22,7 @@ pub(super) struct Ranking {
 impl Ranking {
     pub(super) fn new(view: &View<'_>) -> Self {
         let classes = (0..view.config().classes.len()).map(Class::new);
-        let above = classes.filter(|class| above_quota(view, *class) > 0);
+        let above = classes.filter(|class| above_quota(view.config, view.store, *class) > 0);
         let leaving =
             view.config().classes.iter().filter(|class| !class.compress).map(|class| class.priority);
         Self {
@@ -56,11 +57,10 @@ pub(super) fn lower_can_be_squeezed(view: &View<'_>, page: &PageSummary) -> bool
 }
 
 /// Bytes that a class takes above its quota, open pages not counted.
-pub(super) fn above_quota(view: &View<'_>, class: Class) -> u64 {
-    let Some(quota) = view.class_config(class).quota else { return 0 };
-    let (held, config) = (view.class(class), view.config());
+pub(super) fn above_quota(config: &Config, lanes: &Lanes, class: Class) -> u64 {
+    let Some(quota) = config.classes[class.index()].quota else { return 0 };
     let open = config.partitions as u64 * config.hot.page_size;
-    (held.hot_bytes + held.warm_bytes).saturating_sub(quota.saturating_add(open))
+    lanes.quota_of(class)[0].saturating_sub(quota.saturating_add(open))
 }
 
 /// The share of the quota of a class whose pages are squeezed that is for its hot pages: as the regions are to each other.

@@ -152,8 +152,8 @@ pub struct EvictionStats {
     pub refused: u64,
     /// The last of them.
     pub last_refusal: Option<(Move, Refusal)>,
-    /// How often the store's own policy left memory so short that [`SizeThreshold`](crate::policy::SizeThreshold) was
-    /// asked as well.
+    /// How often the store's own policy left memory so short, or a class above its quota, that
+    /// [`SizeThreshold`](crate::policy::SizeThreshold) was asked as well.
     pub safety_plans: u64,
     /// What the store's own policy said when it panicked; the default one works in its place since.
     pub policy_panic: Option<String>,

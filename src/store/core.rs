@@ -524,6 +524,9 @@ impl Core {
             }
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
+        if let Some(cold) = &self.cold {
+            self.spiller.delete_all_left(&self.lanes, cold);
+        }
         let _ = self.sync_log(deadline);
         self.let_cold_go();
         let report = self.close_report(self.spiller.counters.events.load(Ordering::Relaxed) - before);

@@ -117,8 +117,8 @@ pub trait ColdTier: Send + Sync + 'static {
     /// When the tier cannot tell.
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>>;
 
-    /// Deletes blocks whose events have all reached the end of their retention. A tier that expires data by itself
-    /// may do nothing.
+    /// Deletes blocks whose events have all reached the end of their retention, if they are there. A tier that expires data by
+    /// itself may do nothing.
     ///
     /// # Errors
     /// When it could not; the store tries again later.

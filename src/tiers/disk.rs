@@ -244,6 +244,13 @@ impl DiskTier {
     }
 }
 
+impl Drop for DiskTier {
+    fn drop(&mut self) {
+        // An opening that fails lets it go without closing it, and redb may panic when it lets a damaged file go.
+        self.close();
+    }
+}
+
 fn builder(cache_bytes: usize) -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);

@@ -90,6 +90,7 @@ impl Spiller {
             next: 0,
             last: vec![(LogicalPage::NONE, 0); count],
             tried: vec![Vec::new(); count],
+            left: Vec::new(),
             refused: vec![None; classes],
             writer: BlockWriter::default(),
         };
@@ -230,7 +231,7 @@ impl Spiller {
             if self.counters.failures.load(Ordering::Relaxed) == 0 {
                 shared.set_spills(u32::MAX);
             }
-            return Ok(0);
+            return self.delete_left(&mut turn, lanes, cold, spiller).map(|()| 0);
         }
         let (mut pages, mut failure, mut any) = (0, None, false);
         let mut groups = turn.apart(jobs);
@@ -264,7 +265,42 @@ impl Spiller {
         self.note_trouble(spiller, &turn);
         match failure {
             Some(error) if !any => Err(error),
-            _ => Ok(pages),
+            _ => {
+                // If this fails, it is tried again when nothing is to be put.
+                let _ = self.delete_left(&mut turn, lanes, cold, spiller);
+                Ok(pages)
+            }
+        }
+    }
+
+    /// Has the tier delete blocks that it took without confirming them and of which memory has nothing any more, since it expired.
+    /// The next opening would find them, with events of which this one has said that there are none.
+    fn delete_left(&self, turn: &mut Turn, lanes: &Lanes, cold: &ColdReader, spiller: usize) -> Result<()> {
+        for (number, lane) in lanes.lanes().enumerate().filter(|(at, _)| self.spiller_of(*at) == spiller) {
+            turn.pass(number, lane.id, lane.tail_seq(), |id| cold.is_unsure(id));
+        }
+        if turn.left.is_empty() {
+            return Ok(());
+        }
+        self.trouble[spiller].lock().calling = Some(lanes.clock.instant());
+        let outcome = cold.tier.delete(&turn.left);
+        self.trouble[spiller].lock().calling = None;
+        match outcome {
+            Ok(()) => turn.left.clear(),
+            Err(error) => {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                *self.counters.last_error.lock() = Some(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of all spillers, when nothing more is to be put. What the tier says if it cannot is of no use to anybody: the next
+    /// opening finds them.
+    pub(crate) fn delete_all_left(&self, lanes: &Lanes, cold: &ColdReader) {
+        for (spiller, turn) in self.turns.iter().enumerate() {
+            let _ = self.delete_left(&mut turn.lock(), lanes, cold, spiller);
         }
     }
 
@@ -303,6 +339,7 @@ impl Spiller {
                 cold.confirmed(id);
             }
             lane.set_clean(job.end_seq + u64::from(cfg!(canary = "one-page-too-many")));
+            turn.pass(job.number, job.lane, job.first_seq, |id| cold.is_unsure(id));
             turn.tried[job.number].retain(|(_, end)| *end > job.end_seq);
             turn.last[job.number] = (job.last, job.end_seq - 1);
             shared.set_wanted(job.number, false);
@@ -471,9 +508,9 @@ impl Spiller {
         drop(self.removing[self.spiller_of(number)].write());
         self.fill(writer, config, lanes, lane, first, &pages, &pin);
         let newest = pages.iter().map(|(_, meta)| meta.newest()).max().unwrap_or(i64::MIN);
-        // What the tier has of events that were lost with an earlier run's memory, it is to have no more: it would be found once
-        // these pages have left.
-        let replaces = cold.is_unsure(writer.id());
+        // What the tier has of events that were lost with an earlier run's memory, or have expired since it took them, it is to have
+        // no more: it would be found once these pages have left.
+        let replaces = again.is_some() || cold.is_unsure(writer.id());
         drop(pin);
         let mut held = 0;
         let block = (replaces || !writer.rows().is_empty()).then(|| {

@@ -11,7 +11,7 @@ use esker::policy::{
 use esker::testing::policy_contract;
 use esker::{Class, ClassConfig, Clock, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream};
 
-use crate::common::{Random, all_ids, append_proof, now, small, verify, wait_until};
+use crate::common::{Random, all_ids, append_proof, now, proof, small, verify, wait_until};
 use crate::tier::MapTier;
 
 const START: i64 = 1_700_000_000_000;
@@ -331,6 +331,69 @@ fn a_noisy_class_cannot_push_out_the_others() {
         drop(guard);
         check_all(&store, 20_000);
     }
+}
+
+/// Seed 58 of the model: under a policy that keeps no quotas a class came to where it gets no new page while no region was
+/// critical. So nobody made room, and its events were refused although the cold tier had nearly all of them.
+#[test]
+fn the_engine_keeps_quotas_that_the_policy_does_not() {
+    let quota = 256 << 10;
+    for policy in [0, 1] {
+        let policy: Box<dyn Policy> = match policy {
+            0 => Box::new(TimeWindow::new()),
+            _ => Box::new(Lazy(Arc::default())),
+        };
+        let (quiet, noisy) = (ClassConfig::new("quiet"), ClassConfig::new("noisy").quota(quota));
+        let config = tight().class(quiet).class(noisy).append_timeout(Duration::from_millis(50));
+        let class = config.clone().build().unwrap().class("noisy").unwrap();
+        let taken = Arc::new(AtomicU64::new(0));
+        let (store, clock) = with_policy(config, Weighs { policy, class, taken: taken.clone() });
+        append_all(&store, &clock, 0..800, store.class("quiet").unwrap());
+        for id in 800..8_000 {
+            let event = event(id, &clock).class(class);
+            let payload = proof(event.stream, id, event.timestamp, 300);
+            let outcome = store.append(&event.payload(&payload));
+            assert!(outcome.is_ok(), "event {id}: {outcome:?}");
+        }
+        store.maintain().unwrap();
+        let (taken, open) = (taken.load(Ordering::Relaxed), 2 * (16 << 10));
+        assert!(taken <= quota + open && taken > quota / 2, "{taken} bytes: {:#?}", store.stats());
+        // Nothing else goes for its sake.
+        let guard = store.pin();
+        (0..800).for_each(|id| verify(&guard.get(id).unwrap()));
+        drop(guard);
+        check_all(&store, 8_000);
+    }
+}
+
+/// Has one page go up and down for ever.
+struct Seesaw;
+
+impl Policy for Seesaw {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        let Some(page) = view.lanes().iter().find_map(|lane| lane.oldest) else { return };
+        match page.tier {
+            Tier::Warm => plan.promote(&page),
+            _ => plan.demote(&page),
+        };
+    }
+}
+
+/// A page that goes up and down uses up slice after slice, and makes no room.
+#[test]
+fn the_engine_makes_room_although_the_policy_uses_up_each_slice() {
+    let (quiet, noisy) = (ClassConfig::new("quiet"), ClassConfig::new("noisy").quota(256 << 10));
+    let config = tight().class(quiet).class(noisy).slice(1, HOUR).append_timeout(Duration::from_millis(50));
+    let (store, clock) = with_policy(config, Seesaw);
+    let [quiet, noisy] = ["quiet", "noisy"].map(|name| store.class(name).unwrap());
+    append_all(&store, &clock, 0..200, quiet);
+    for id in 200..3_000 {
+        let event = event(id, &clock).class(noisy);
+        let payload = proof(event.stream, id, event.timestamp, 300);
+        let outcome = store.append(&event.payload(&payload));
+        assert!(outcome.is_ok(), "event {id}: {outcome:?}");
+    }
+    check_all(&store, 3_000);
 }
 
 /// Notes what a class takes when it is asked.

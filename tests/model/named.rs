@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker::{Appended, ClassConfig, Clock, Config, Event, Store, Stream};
+use esker::{Appended, ClassConfig, Clock, ColdTier, Config, Event, Store, Stream};
 
+use crate::faults::{Faults, Trouble};
 use crate::tier::MapTier;
 
 const SECOND: i64 = 1000;
@@ -96,6 +97,81 @@ fn a_removed_event_stays_removed_for_a_scan_that_outlives_its_block() {
     for event in scan.chain(later).chain(walk) {
         assert_ne!(event.unwrap().id(), 1);
     }
+}
+
+fn blocks_of(tier: &MapTier) -> usize {
+    let mut count = 0;
+    tier.list(&mut |_, _| {
+        count += 1;
+        Ok(())
+    })
+    .unwrap();
+    count
+}
+
+/// A store of one lane on a map that has taken a block with two events and said that it failed. They expire after a minute.
+fn taken_in_silence(retention: Option<Duration>) -> (Store, Clock, Arc<MapTier>, Arc<Faults>) {
+    let faults = Arc::new(Faults::new(1));
+    let (tier, clock) = (Arc::new(MapTier::new(faults.clone())), Clock::manual(0));
+    let store = on(&tier, &clock, retention);
+    let event = |id| Event::new(Stream::from(3u32), id, 0, 0).ttl(seconds(60));
+    store.append_batch(&[event(1), event(2)]).unwrap();
+    clock.set_ms(15 * SECOND);
+    faults.set(Trouble::Failing(100));
+    // Some of these calls do what they are asked to before they fail.
+    (0..30).for_each(|_| drop(store.maintain()));
+    faults.set(Trouble::None);
+    assert_eq!((blocks_of(&tier), store.stats().cold.blocks), (1, 0));
+    (store, clock, tier, faults)
+}
+
+fn on(tier: &Arc<MapTier>, clock: &Clock, retention: Option<Duration>) -> Store {
+    let class = ClassConfig::new("only").hot_for(seconds(5)).warm_for(seconds(10)).retention(retention);
+    let config = Config::builder().memory("8MiB").partitions(1).class(class).background(false);
+    let builder = Store::builder(config.build().unwrap()).clock(clock.clone());
+    builder.cold(tier.clone()).open().unwrap()
+}
+
+/// Seeds 971 without threads and 100 with: nobody put such a block again once its pages had left, and nobody deleted it. The next
+/// opening found it, and where the clock had been set back its events were there again, although `remove` had said that there was
+/// none of that id.
+#[test]
+fn a_block_that_was_taken_in_silence_goes_when_its_pages_have_expired() {
+    let retention = Some(seconds(90));
+    for closes in [false, true] {
+        let (store, clock, tier, faults) = taken_in_silence(retention);
+        faults.set(Trouble::Failing(100));
+        clock.set_ms(91 * SECOND);
+        // It is tried in vain, or so it seems.
+        drop(store.maintain());
+        assert_eq!(store.stats().events.expired, 2);
+        assert!(store.remove(1).is_ok_and(|removed| !removed));
+        faults.set(Trouble::None);
+        if closes {
+            store.close(seconds(10)).unwrap();
+        } else {
+            store.maintain().unwrap();
+        }
+        assert_eq!(blocks_of(&tier), 0);
+        store.abandon();
+        clock.set_ms(20 * SECOND);
+        let store = on(&tier, &clock, retention);
+        assert_eq!(store.fetch_scan(..).count(), 0);
+    }
+}
+
+/// The same where pages are still there, but all their events have expired.
+#[test]
+fn a_block_that_was_taken_in_silence_is_replaced_when_its_events_have_expired() {
+    let (store, clock, tier, _) = taken_in_silence(None);
+    clock.set_ms(61 * SECOND);
+    store.maintain().unwrap();
+    let events = store.stats().events;
+    assert_eq!((events.hot, events.warm), (0, 0), "all is older than ten seconds");
+    store.abandon();
+    clock.set_ms(20 * SECOND);
+    let store = on(&tier, &clock, None);
+    assert_eq!(store.fetch_scan(..).count(), 0);
 }
 
 /// A removed id may come again, in another lane, and be removed again: neither event returns, not after reopening

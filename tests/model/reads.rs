@@ -457,7 +457,8 @@ impl World {
         let bound = self.setup.memory();
         ensure!(stats.memory_bytes <= bound, "{} bytes of {bound} are taken", stats.memory_bytes);
         let whole = self.was_altered || stats.cold.corrupt_blocks == 0;
-        ensure!(events.corrupt_frames == 0 && whole, "corrupt: {stats:?}");
+        let damaged = events.corrupt_frames + events.corrupt_events + stats.cold.lost_to_damage;
+        ensure!(damaged == 0 && whole, "corrupt: {stats:?}");
         if !self.is_alone() {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use esker::{
@@ -507,4 +508,44 @@ fn of_a_block_that_was_never_confirmed_nothing_is_found_but_what_the_log_has() {
         all_reads_agree(&open(), left);
     }
     assert!(lost > 200, "only {lost} events were lost");
+}
+
+/// A file in memory that panics when it is to be synced, from the moment on that it is told to, as redb itself does over some
+/// damaged ones.
+#[derive(Debug)]
+struct Panicking(redb::backends::InMemoryBackend, Arc<AtomicBool>);
+
+impl redb::StorageBackend for Panicking {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        assert!(!self.1.load(Ordering::SeqCst), "a file that panics for a test");
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// Seed 8124, on a disk that lied about syncs: an opening that failed let the tier go without closing it, redb panicked over the
+/// damaged file, and so did `Store::open`.
+#[test]
+fn a_tier_that_is_let_go_does_not_panic_whatever_its_file_does() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let told = panics.clone();
+    let file = move || Panicking(redb::backends::InMemoryBackend::new(), told.clone());
+    let tier = DiskTier::on(file, 1 << 20).unwrap();
+    panics.store(true, Ordering::SeqCst);
+    drop(tier);
 }

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::ids::{Class, LaneId, LogicalPage};
-use crate::tiers::block::BlockWriter;
+use crate::tiers::block::{BlockId, BlockWriter};
 use crate::tiers::cold::ColdBlock;
 use crate::tiers::entry::BlockInfo;
 
 /// How long the blocks of a class that the tier did not take are left alone: doubled from the first to the last.
 const APART: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// Blocks that are noted to be deleted at most: a tier may be down for long, and more are found when the store is opened again.
+const LEFT_MAX: usize = 4096;
 
 /// Whoever holds this is that spiller.
 pub(super) struct Turn {
@@ -21,6 +24,8 @@ pub(super) struct Turn {
     /// and one after the last. The same pages are put together again, as blocks that were cut otherwise would be beside
     /// these and hold the same events.
     pub(super) tried: Vec<Vec<(u64, u64)>>,
+    /// Blocks of those whose pages have all left memory since: nobody puts them again, and the tier is to have them no more.
+    pub(super) left: Vec<BlockId>,
     /// For each class, whether the tier did not take its blocks when it was last asked.
     pub(super) refused: Vec<Option<Refused>>,
     /// What blocks are made with, for its memory; empty after a step without any, and after large ones.
@@ -45,6 +50,19 @@ impl Turn {
         let due = due.min().filter(|(next, _)| *next <= now).map(|(_, class)| class);
         let wanted = |class: &usize| drain || self.refused[*class].is_none() || due == Some(*class);
         (0..self.refused.len()).filter(wanted).fold(0, |classes, class| classes | 1 << class)
+    }
+
+    /// Notes that all pages of a lane below `seq` have left memory or been confirmed. What an earlier run has put stays (`stays`): it
+    /// is noted as a block of the tier's, and deleted as such.
+    pub(super) fn pass(&mut self, number: usize, lane: LaneId, seq: u64, stays: impl Fn(BlockId) -> bool) {
+        let left = &mut self.left;
+        self.tried[number].retain(|(first, end)| {
+            let (passed, id) = (*end <= seq, BlockId::of(lane, *first));
+            if passed && left.len() < LEFT_MAX && !stays(id) {
+                left.push(id);
+            }
+            !passed
+        });
     }
 
     /// What is put together: blocks of classes that are taken, and those of each of the others.
