@@ -76,6 +76,38 @@ fn every_record_is_found_in_its_frame() {
     }
 }
 
+/// It would leave a copy behind, perhaps of sensitive events.
+#[test]
+fn packing_what_cannot_be_packed_needs_no_more_room() {
+    let mut seed = 3u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        seed.rotate_right(20)
+    };
+    for lens in
+        [vec![0; 200], vec![1; 700], vec![300; 100], vec![0, 0, 0, 60_000], vec![1000, 0, 0, 0, 40_000, 9]]
+    {
+        let mut raw = Vec::new();
+        for (number, len) in lens.iter().enumerate() {
+            let len = len + number % 2;
+            let (class, at) = (Class::new(random() as usize % 16), raw.len());
+            let (flags, kind) = (random() as u16, random() as u8);
+            let mut header =
+                RecordHeader::new(random() as i64, random(), len as u32, flags, kind, class, false, random());
+            header.previous = random();
+            raw.resize(at + header.record_len() as usize, 0);
+            header.write(&mut raw[at..]);
+            raw[at + HEADER_LEN..at + HEADER_LEN + len].fill_with(|| random() as u8);
+        }
+        let mut out = Vec::with_capacity(room_for(raw.len()));
+        let (place, room) = (out.as_ptr(), out.capacity());
+        encode(&raw, &mut out);
+        assert!(is_shared(&out));
+        assert_eq!((out.as_ptr(), out.capacity()), (place, room), "{} records", lens.len());
+        check_records(&raw, &out);
+    }
+}
+
 #[test]
 fn what_does_not_look_as_records_do_comes_back_as_it_was() {
     let good = page(50, |id| id % 7 + 100);
