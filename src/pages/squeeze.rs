@@ -125,7 +125,8 @@ impl Squeezer {
         // Without a dictionary there is nothing before the first byte.
         let (mut at, mut literals, mut len) = (begin.max(BEFORE + 1), begin, 0);
         let mut skip = SKIP;
-        while at + LAST_MATCH <= end {
+        let last = end.saturating_sub(LAST_MATCH);
+        while at <= last {
             let here = word(work, at);
             let slot = &mut places[hash(here)];
             // What is of an input before this one is as good as any other place, if it is one.
@@ -147,7 +148,7 @@ impl Squeezer {
             at += forth;
             literals = at;
             skip = SKIP;
-            if at + LAST_MATCH <= end {
+            if at <= last {
                 places[hash(word(work, at - 2))][0] = (at - 2) as u16;
             }
         }
