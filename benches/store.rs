@@ -450,31 +450,12 @@ fn steady(full: Full, settings: &Settings, work: &Workload, report: &mut Report)
     store.abandon();
 }
 
-/// Reads of events that were squeezed into the warm tier.
+/// Squeezes events into the warm tier, and reads them there.
 fn warm(settings: &Settings, work: &Workload, report: &mut Report) {
     let (events, reads) = (settings.events / 4, settings.reads / 20);
-    let clock = Clock::manual(work.first_ms + events as i64);
-    let config = Hot::config(events, &work.small).background(false);
-    let warm = ((events * work.small.record()) as u64 * 2).next_multiple_of(2 << 20);
-    let config =
-        config.memory(warm * 4 + (64 << 20)).warm(|region| region.max(warm).initial(warm).prefault(true));
-    let config = config.build().expect("the sizes fit together");
-    let store =
-        Store::builder(config).clock(clock.clone()).open().expect("there must be memory for the store");
-    append(&store, work, &work.small, 0..events, 64);
-    // Beyond the hot window of 4 hours, within the warm one of 24.
-    clock.set_ms(work.first_ms + Duration::from_secs(5 * 3600).as_millis() as i64);
-    let nanos = time_each(events, || store.maintain().expect("there is no cold tier that could fail"));
-    report.add("demote to warm, an event", None, nanos);
-    let stats = store.stats().events;
-    assert_eq!((stats.warm, stats.hot), (events as u64, 0), "all events are warm");
-    report.note(
-        "warm tier",
-        format!(
-            "{:.2} of the size in the hot tier",
-            stats.warm_packed_bytes as f64 / stats.warm_raw_bytes as f64
-        ),
-    );
+    let names = ["demote to warm, an event of 1 KB", "warm tier, 1 KB"];
+    squeezed(events / 4, work, &work.large, names, report).abandon();
+    let store = squeezed(events, work, &work.small, ["demote to warm, an event", "warm tier"], report);
     let guard = store.pin();
     let mut random = Random::new(31);
     let mut read = || {
@@ -495,6 +476,34 @@ fn warm(settings: &Settings, work: &Workload, report: &mut Report) {
         work.asked.iter().take(reads / 20).map(walk).sum()
     });
     report.add("history, newest 100, warm, an event", Some(limits::UNPACK), nanos);
+}
+
+/// A store whose events were all moved to the warm tier by this thread, and what that took.
+fn squeezed(
+    events: usize,
+    work: &Workload,
+    payloads: &Payloads,
+    [row, note]: [&'static str; 2],
+    report: &mut Report,
+) -> Store {
+    let clock = Clock::manual(work.first_ms + events as i64);
+    let config = Hot::config(events, payloads).background(false);
+    let warm = ((events * payloads.record()) as u64 * 2).next_multiple_of(2 << 20);
+    let config =
+        config.memory(warm * 4 + (64 << 20)).warm(|region| region.max(warm).initial(warm).prefault(true));
+    let config = config.build().expect("the sizes fit together");
+    let store =
+        Store::builder(config).clock(clock.clone()).open().expect("there must be memory for the store");
+    append(&store, work, payloads, 0..events, 64);
+    // Beyond the hot window of 4 hours, within the warm one of 24.
+    clock.set_ms(work.first_ms + Duration::from_secs(5 * 3600).as_millis() as i64);
+    let nanos = time_each(events, || store.maintain().expect("there is no cold tier that could fail"));
+    report.add(row, None, nanos);
+    let stats = store.stats().events;
+    assert_eq!((stats.warm, stats.hot), (events as u64, 0), "all events are warm");
+    let part = stats.warm_packed_bytes as f64 / stats.warm_raw_bytes as f64;
+    report.note(note, format!("{part:.3} of the size in the hot tier"));
+    store
 }
 
 /// How much of this process lies on huge pages, where the system tells.

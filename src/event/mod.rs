@@ -2,7 +2,9 @@
 
 mod body;
 pub(crate) mod buffer;
-pub(crate) use body::{push_varint, split as split_body, take_varint as varint, unzigzag, zigzag};
+pub(crate) use body::{
+    push_varint, put_varint, split as split_body, take_varint as varint, unzigzag, zigzag,
+};
 mod incoming;
 mod pool;
 pub(crate) mod record;

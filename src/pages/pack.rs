@@ -6,8 +6,8 @@ use crate::event::record::{HEADER_LEN, RecordHeader, body_len, end_of};
 use crate::pages::image::{
     ENTRY, FRAME_BYTES, IMAGE_HEADER, SHARED, SHARED_ENTRY, SHARED_HEADER, WHOLE, shared_sum,
 };
-use crate::pages::units::UnitWriter;
-use crate::sys::memory::wipe_all;
+use crate::pages::units::{Out, UnitWriter};
+use crate::sys::memory::{prefetch_bytes, wipe_all};
 
 /// The bounds of the size of a bucket: the next power of two of the mean of the page's records. Twice as large ones take 1 to 5 %
 /// less room, and an event 1.2 to 1.4 times as long to read; half as large ones 2 to 11 % more, and 0.85 to 1.1 times as long.
@@ -19,6 +19,8 @@ const SHARING_MIN: usize = 4;
 const DICTIONARY_SHARE: usize = 64;
 const DICTIONARY_MAX: usize = 1 << 10;
 const DICTIONARY_PLACES: usize = 4;
+/// How far a page is fetched ahead of where it is looked at first. Four times as much is slower by a twentieth.
+const AHEAD: usize = 2 << 10;
 
 /// Bytes that packing so many takes at most while it is done.
 pub(crate) fn room_for(raw: usize) -> usize {
@@ -74,6 +76,9 @@ impl Sharing {
         let (mut at, mut records, mut largest) = (0, 0, 0);
         while at < raw.len() {
             let end = end_of(raw, at)?;
+            // Whoever looks at headers only waits for each, and whoever copies the bodies afterwards for those.
+            let [ahead, to] = [at, end].map(|place| (place + AHEAD).min(raw.len()));
+            prefetch_bytes(&raw[ahead..to]);
             let (body, padding) = raw[at + HEADER_LEN..end].split_at(body_len(&raw[at..])? as usize);
             let last = raw[..end].last_chunk().map_or(0, |word| u64::from_le_bytes(*word));
             // Padding is not kept, since it is zero.
@@ -98,20 +103,19 @@ impl Sharing {
     fn encode(self, raw: &[u8], out: &mut Vec<u8>) {
         let Self { first, bucket, largest, mut dictionary } = self;
         let frames = raw.len().div_ceil(bucket);
-        out.clear();
-        out.reserve(room_for(raw.len()));
-        out.extend_from_slice(SHARED);
+        let mut out = Out::new(out, room_for(raw.len()));
+        out.push(SHARED);
         for field in [frames, raw.len(), 0] {
-            out.extend_from_slice(&(field as u32).to_le_bytes());
+            out.push(&(field as u32).to_le_bytes());
         }
-        out.extend_from_slice(&[bucket.trailing_zeros() as u8, 0]);
-        out.extend_from_slice(&(dictionary.len() as u16).to_le_bytes());
-        out.resize(SHARED_HEADER + SHARED_ENTRY * frames, 0);
-        out.extend_from_slice(&dictionary);
+        out.push(&[bucket.trailing_zeros() as u8, 0]);
+        out.push(&(dictionary.len() as u16).to_le_bytes());
+        out.len = SHARED_HEADER + SHARED_ENTRY * frames;
+        out.push(&dictionary);
         let mut writer = UnitWriter::new(raw, first, &dictionary, bucket + largest);
         let mut from = 0;
         for number in 0..frames {
-            let at = out.len() as u32;
+            let at = out.len as u32;
             let mut end = from;
             while end < (number + 1) * bucket
                 && let Some(next) = end_of(raw, end)
@@ -120,18 +124,18 @@ impl Sharing {
             }
             let mut crc = 0;
             if end > from {
-                writer.put(number * bucket, from, end, out);
+                writer.put(number * bucket, from, end, &mut out);
                 crc = shared_sum(from as u32, &raw[from..end]);
             }
-            let entry = &mut out[SHARED_HEADER + SHARED_ENTRY * number..][..SHARED_ENTRY];
-            entry[..4].copy_from_slice(&at.to_le_bytes());
-            entry[4..].copy_from_slice(&crc.to_le_bytes());
+            let entry = u64::from(crc) << 32 | u64::from(at);
+            out.patch(SHARED_HEADER + SHARED_ENTRY * number, &entry.to_le_bytes());
             from = end;
         }
-        let all = out.len() as u32;
-        out[12..16].copy_from_slice(&all.to_le_bytes());
+        let all = out.len as u32;
+        out.patch(12, &all.to_le_bytes());
+        out.finish();
         // What was copied may be of a sensitive class.
-        wipe_all(&mut writer.into_work());
+        writer.wipe();
         wipe_all(&mut dictionary);
     }
 }

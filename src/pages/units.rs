@@ -19,57 +19,98 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::event::record::{HEADER_LEN, RecordHeader};
-use crate::event::{push_varint, unzigzag, varint, zigzag};
-use crate::pages::squeeze::Squeezer;
+use crate::event::{put_varint, unzigzag, varint, zigzag};
+use crate::pages::squeeze::{Squeezer, room_for};
 
 const SAME_LEN: u16 = 1 << 12;
 const SAME_FLAGS: u16 = 1 << 13;
 const SAME_KIND: u16 = 1 << 14;
 const NO_PREVIOUS: u16 = 1 << 15;
 
+/// The most that a head takes, and what is written behind it meanwhile.
+const HEAD_ROOM: usize = 64;
+/// The same of what is before the heads.
+const EXTENT_ROOM: usize = 32;
+
+/// Where units are written one behind the other: bytes, and how many of them count. The rest may be anything, so that it need
+/// not be made zero first.
+pub(super) struct Out<'o> {
+    bytes: &'o mut Vec<u8>,
+    pub(super) len: usize,
+}
+
+impl<'o> Out<'o> {
+    /// With so much room; what is there is written over.
+    pub(super) fn new(bytes: &'o mut Vec<u8>, room: usize) -> Self {
+        let mut out = Self { bytes, len: 0 };
+        out.room(room);
+        out
+    }
+
+    /// What is behind the bytes that count, at least so many.
+    #[inline]
+    fn room(&mut self, room: usize) -> &mut [u8] {
+        if self.bytes.len() - self.len < room {
+            self.bytes.resize(self.len + room, 0);
+        }
+        &mut self.bytes[self.len..]
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Writes over bytes that count.
+    pub(super) fn patch(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Lets go of what does not count.
+    pub(super) fn finish(self) {
+        self.bytes.truncate(self.len);
+    }
+}
+
 /// Writes units behind each other.
 pub(super) struct UnitWriter<'r> {
     raw: &'r [u8],
     base: RecordHeader,
     squeezer: Squeezer,
-    /// The dictionary, and behind it the bodies of the unit that is written.
-    work: Vec<u8>,
-    dictionary: usize,
 }
 
 impl<'r> UnitWriter<'r> {
     /// `largest`: the most bytes of records that a unit will have.
     pub(super) fn new(raw: &'r [u8], base: RecordHeader, dictionary: &[u8], largest: usize) -> Self {
-        // It must not grow, which would leave a copy behind.
-        let mut work = Vec::with_capacity(dictionary.len() + largest);
-        work.extend_from_slice(dictionary);
-        Self { raw, base, squeezer: Squeezer::new(dictionary), work, dictionary: dictionary.len() }
+        Self { raw, base, squeezer: Squeezer::new(dictionary, largest) }
     }
 
     /// Writes the records that lie from `from` to `end`, in a bucket that begins at `bucket`.
-    pub(super) fn put(&mut self, bucket: usize, from: usize, end: usize, out: &mut Vec<u8>) {
-        push_varint(out, ((from - bucket) / 8) as u64);
-        push_varint(out, ((end - from) / 8) as u64);
+    pub(super) fn put(&mut self, bucket: usize, from: usize, end: usize, out: &mut Out<'_>) {
+        let room = out.room(EXTENT_ROOM);
+        let len = put_varint(room, 0, ((from - bucket) / 8) as u64);
+        out.len += put_varint(room, len, ((end - from) / 8) as u64);
         let (mut at, mut before) = (from, self.base);
         while let Some(header) = (at < end).then(|| RecordHeader::read(&self.raw[at..])).flatten() {
-            put_head(out, &header, &before);
+            out.len += put_head(out.room(HEAD_ROOM), &header, &before);
             let body = at + HEADER_LEN;
-            self.work.extend_from_slice(&self.raw[body..body + header.body_len as usize]);
+            self.squeezer.add(&self.raw[body..body + header.body_len as usize]);
             at += header.record_len() as usize;
             before = header;
         }
-        let (bodies, begin) = (self.work.len() - self.dictionary, out.len());
-        self.squeezer.squeeze(&self.work, self.dictionary, out);
-        if out.len() - begin >= bodies {
-            out.truncate(begin);
-            out.extend_from_slice(&self.work[self.dictionary..]);
+        let bodies = self.squeezer.input().len();
+        let packed = self.squeezer.squeeze(out.room(room_for(bodies)));
+        if packed < bodies {
+            out.len += packed;
+        } else {
+            out.push(self.squeezer.input());
         }
-        self.work.truncate(self.dictionary);
+        self.squeezer.forget();
     }
 
-    /// Bodies that were copied, to be wiped.
-    pub(super) fn into_work(self) -> Vec<u8> {
-        self.work
+    /// Overwrites bodies that were copied.
+    pub(super) fn wipe(mut self) {
+        self.squeezer.wipe();
     }
 }
 
@@ -126,16 +167,12 @@ pub(super) fn unpack(unit: &[u8], base: RecordHeader, dictionary: &[u8], raw: &m
     Ok(())
 }
 
-fn put_head(out: &mut Vec<u8>, head: &RecordHeader, before: &RecordHeader) {
+/// Writes a head to the front of `out`, which has [`HEAD_ROOM`]. How many bytes it takes.
+fn put_head(out: &mut [u8], head: &RecordHeader, before: &RecordHeader) -> usize {
     let id = zigzag(head.id.wrapping_sub(before.id));
     let timestamp = zigzag(head.timestamp.wrapping_sub(before.timestamp) as u64);
     let stream = head.stream ^ before.stream;
     let previous = if head.previous == 0 { 0 } else { head.previous ^ before.previous };
-    let values = [id, timestamp, stream, previous];
-    let mut marks = 0;
-    for (number, value) in values.iter().enumerate() {
-        marks |= length_code(*value) << (3 * number);
-    }
     let same_flags = head.flags == before.flags && head.class_byte() == before.class_byte();
     let same = [
         (SAME_LEN, head.body_len == before.body_len),
@@ -143,21 +180,29 @@ fn put_head(out: &mut Vec<u8>, head: &RecordHeader, before: &RecordHeader) {
         (SAME_KIND, head.kind == before.kind),
         (NO_PREVIOUS, head.previous == 0),
     ];
-    marks |= same.iter().filter(|(_, is_so)| *is_so).fold(0, |marks, (mark, _)| marks | mark);
-    out.extend_from_slice(&marks.to_le_bytes());
-    for value in values {
-        out.extend_from_slice(&value.to_le_bytes()[..length(length_code(value))]);
+    let mut marks = same.iter().fold(0, |marks, (mark, is_so)| marks | if *is_so { *mark } else { 0 });
+    let out = &mut out[..HEAD_ROOM];
+    let mut len = 2;
+    for (number, value) in [id, timestamp, stream, previous].into_iter().enumerate() {
+        let code = length_code(value);
+        marks |= code << (3 * number);
+        out[len..len + 8].copy_from_slice(&value.to_le_bytes());
+        len += length(code);
     }
+    out[..2].copy_from_slice(&marks.to_le_bytes());
     if marks & SAME_LEN == 0 {
-        push_varint(out, u64::from(head.body_len));
+        len = put_varint(out, len, u64::from(head.body_len));
     }
     if !same_flags {
-        out.extend_from_slice(&head.flags.to_le_bytes());
-        out.push(head.class_byte());
+        out[len..len + 2].copy_from_slice(&head.flags.to_le_bytes());
+        out[len + 2] = head.class_byte();
+        len += 3;
     }
     if marks & SAME_KIND == 0 {
-        out.push(head.kind);
+        out[len] = head.kind;
+        len += 1;
     }
+    len
 }
 
 fn take_head(rest: &mut &[u8], before: &RecordHeader) -> Option<RecordHeader> {
@@ -223,9 +268,10 @@ mod tests {
         let heads = [plain, later, more, other, plain, other.expiring(true).summed(true), other, plain];
         for before in heads {
             for head in heads {
-                let mut out = Vec::new();
-                put_head(&mut out, &head, &before);
-                assert!(out.len() <= HEADER_LEN + 3);
+                let mut out = vec![9; HEAD_ROOM];
+                let len = put_head(&mut out, &head, &before);
+                assert!(len <= HEADER_LEN + 3);
+                out.truncate(len);
                 for cut in 0..out.len() {
                     assert_eq!(take_head(&mut &out[..cut], &before), None);
                 }
@@ -237,8 +283,7 @@ mod tests {
                 }
             }
         }
-        let mut out = Vec::new();
-        put_head(&mut out, &later, &plain);
-        assert!(out.len() <= 8, "a usual head takes {} bytes", out.len());
+        let len = put_head(&mut [0; HEAD_ROOM], &later, &plain);
+        assert!(len <= 8, "a usual head takes {len} bytes");
     }
 }

@@ -76,6 +76,38 @@ fn every_record_is_found_in_its_frame() {
     }
 }
 
+/// It would leave a copy behind, perhaps of sensitive events.
+#[test]
+fn packing_what_cannot_be_packed_needs_no_more_room() {
+    let mut seed = 3u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        seed.rotate_right(20)
+    };
+    for lens in
+        [vec![0; 200], vec![1; 700], vec![300; 100], vec![0, 0, 0, 60_000], vec![1000, 0, 0, 0, 40_000, 9]]
+    {
+        let mut raw = Vec::new();
+        for (number, len) in lens.iter().enumerate() {
+            let len = len + number % 2;
+            let (class, at) = (Class::new(random() as usize % 16), raw.len());
+            let (flags, kind) = (random() as u16, random() as u8);
+            let mut header =
+                RecordHeader::new(random() as i64, random(), len as u32, flags, kind, class, false, random());
+            header.previous = random();
+            raw.resize(at + header.record_len() as usize, 0);
+            header.write(&mut raw[at..]);
+            raw[at + HEADER_LEN..at + HEADER_LEN + len].fill_with(|| random() as u8);
+        }
+        let mut out = Vec::with_capacity(room_for(raw.len()));
+        let (place, room) = (out.as_ptr(), out.capacity());
+        encode(&raw, &mut out);
+        assert!(is_shared(&out));
+        assert_eq!((out.as_ptr(), out.capacity()), (place, room), "{} records", lens.len());
+        check_records(&raw, &out);
+    }
+}
+
 #[test]
 fn what_does_not_look_as_records_do_comes_back_as_it_was() {
     let good = page(50, |id| id % 7 + 100);
@@ -262,4 +294,64 @@ fn what_fails_its_checksum_does_not_stay_where_it_was_unpacked() {
     let mut place = vec![7; frame.raw_len()];
     assert!(image.unpack_to(frame, &mut place).is_err());
     assert!(place.iter().all(|byte| *byte == 0));
+}
+
+/// A page of events of many streams, half noise and half text.
+fn half_noise(seed: &mut u64, len: usize, noise_first: bool) -> Vec<u8> {
+    let mut random = || {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed >> 33
+    };
+    let count = (64 << 10) / (HEADER_LEN + len.next_multiple_of(8));
+    let mut raw = page(count, |_| len);
+    let record = raw.len() / count;
+    for (number, record) in raw.chunks_mut(record).enumerate() {
+        let now = 1_700_000_000_000 + number as i64;
+        let (class, stream) = (Class::DEFAULT, random() % 2000);
+        let mut header =
+            RecordHeader::new(now, now as u64, len as u32, 0, random() as u8 % 16, class, false, stream);
+        header.previous = random();
+        header.write(record);
+        let text = format!("{{\"state\":\"attached\",\"cell\":{},\"next\":null}} ", random() % 1000);
+        let mut body: Vec<u8> = text.bytes().cycle().take(len / 2).collect();
+        let noise: Vec<u8> = (0..len - len / 2).map(|_| random() as u8).collect();
+        body.splice(if noise_first { 0..0 } else { len / 2..len / 2 }, noise);
+        record[HEADER_LEN..HEADER_LEN + len].copy_from_slice(&body);
+    }
+    raw
+}
+
+fn encode_older(raw: &[u8], out: &mut Vec<u8>) {
+    let cuts = cuts(raw);
+    let frames = cuts.iter().map(|(from, to)| (*from as u32, &raw[*from..*to]));
+    encode_frames(raw.len() as u32, frames, out);
+}
+
+/// `cargo test --release --lib packed -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn how_fast_pages_are_packed() {
+    type Pack = fn(&[u8], &mut Vec<u8>);
+    let seed = &mut 1;
+    for (len, noise_first) in [(18, true), (256, true), (1024, true), (1024, false), (4096, true)] {
+        let pages: Vec<_> = (0..64).map(|_| half_noise(seed, len, noise_first)).collect();
+        let raw: usize = pages.iter().map(Vec::len).sum();
+        let forms: [Pack; 2] = [encode, encode_older];
+        let (mut best, mut size) = ([std::time::Duration::MAX; 2], [0; 2]);
+        for (number, pack) in (0..20).flat_map(|_| forms.iter().enumerate()) {
+            let (mut out, begin) = (Vec::new(), crate::clock::now());
+            size[number] = 0;
+            for page in &pages {
+                pack(page, &mut out);
+                size[number] += out.len();
+            }
+            best[number] = best[number].min(begin.elapsed());
+        }
+        for (number, name) in ["sharing", "older"].iter().enumerate() {
+            let (rate, part) =
+                (raw as f64 / best[number].as_secs_f64() / 1e6, size[number] as f64 / raw as f64);
+            let noise = if noise_first { "first" } else { "last" };
+            println!("{len} B, noise {noise}, {name}: {rate:.0} MB/s, {part:.4} of the size");
+        }
+    }
 }
