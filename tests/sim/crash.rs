@@ -68,7 +68,7 @@ impl FaultTotals {
             ("closes while the tier failed", self.closed_in_trouble, 20),
             ("openings that failed", self.failed_openings, 10),
             ("disks that lied", self.found_out + self.not_found_out, 3),
-            ("failed calls", self.calls.failed, 300),
+            ("failed calls", self.calls.failed, 250),
             ("unknown outcomes", self.calls.unknown, 30),
             ("altered reads", self.calls.altered, 1),
             ("failed syncs", self.calls.syncs_failed, 3),
