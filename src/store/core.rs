@@ -352,7 +352,8 @@ impl Core {
             self.keep_cold()?;
             self.look_round();
             self.turn_log();
-            moved += progress.pages;
+            // One whose pages go up and what makes room takes down again moves none in the end, and each slice may be used up.
+            moved += progress.pages.max(1);
             if (progress.pages == 0 && !progress.more || moved > most) && spilled == 0 {
                 self.tidy();
                 self.adapt_alone();
@@ -380,7 +381,9 @@ impl Core {
             self.ring_spillers();
         }
         match progress.more {
-            true => Turn::Again,
+            true if progress.pages > 0 => Turn::Again,
+            // What goes up and down for ever must not take a whole processor.
+            true => Turn::Soon,
             // Where nothing can move, looking again changes nothing; the spiller will ring.
             false if progress.pressed && progress.pages > 0 => Turn::Soon,
             false => Turn::Later,
@@ -525,7 +528,7 @@ impl Core {
             self.room.wait(deadline.left(Duration::from_millis(50) * tries));
         }
         if let Some(cold) = &self.cold {
-            self.spiller.delete_all_left(&self.lanes, cold);
+            self.spiller.delete_all_left(&self.lanes, cold, deadline);
         }
         let _ = self.sync_log(deadline);
         self.let_cold_go();

@@ -298,9 +298,12 @@ impl Spiller {
 
     /// The same of all spillers, when nothing more is to be put. What the tier says if it cannot is of no use to anybody: the next
     /// opening finds them.
-    pub(crate) fn delete_all_left(&self, lanes: &Lanes, cold: &ColdReader) {
+    pub(crate) fn delete_all_left(&self, lanes: &Lanes, cold: &ColdReader, deadline: Deadline) {
         for (spiller, turn) in self.turns.iter().enumerate() {
-            let _ = self.delete_left(&mut turn.lock(), lanes, cold, spiller);
+            // A tier that fails may take long to say so each time.
+            if deadline.has_passed() || self.delete_left(&mut turn.lock(), lanes, cold, spiller).is_err() {
+                return;
+            }
         }
     }
 

@@ -1,9 +1,13 @@
 //! Classes do not hold each other up: the cold tier does not take the blocks of one, or one is given up for another.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use esker::{Appended, Class, ClassConfig, ErrorKind, Event, OnFull, PressureReason, Stall, Store, Stream};
+use esker::{
+    Appended, Class, ClassConfig, Clock, Config, ErrorKind, Event, OnFull, PressureReason, Stall, Store,
+    Stream,
+};
 
 use crate::common::{Random, append_proof, fill, now, proof, small, verify, wait_until};
 use crate::tier::{Fault, Healed, MapTier};
@@ -138,4 +142,30 @@ fn lower_classes_are_given_up_for_one_that_says_so() {
     store.flush(SLACK).unwrap();
     stored.iter().for_each(|id| verify(&store.fetch(*id).unwrap().unwrap()));
     store.validate().unwrap();
+}
+
+/// Of blocks that were taken in silence and have expired each spiller tells the tier: a close that has no time left asks one at most.
+#[test]
+fn a_close_does_not_wait_for_each_delete_that_fails() {
+    let (tier, clock) = (MapTier::new(), Clock::manual(0));
+    tier.at_once.store(8, Ordering::SeqCst);
+    let seconds = Duration::from_secs;
+    let class = ClassConfig::new("only").hot_for(seconds(5)).warm_for(seconds(10)).retention(seconds(90));
+    let config = Config::builder().memory("64MiB").partitions(8).class(class).background(false);
+    let builder = Store::builder(config.build().unwrap()).clock(clock.clone());
+    let store = builder.cold(tier.clone()).open().unwrap();
+    (0..400).for_each(|id| drop(store.append(&Event::new(Stream::from(id as u32), id, 0, 0)).unwrap()));
+    clock.set_ms(15_000);
+    tier.set(Fault::FailAfterwards);
+    (0..3).for_each(|_| drop(store.maintain()));
+    assert_eq!((tier.ids().len(), store.stats().cold.blocks), (8, 0), "one of each lane");
+    tier.set(Fault::Fail);
+    clock.set_ms(91_000);
+    drop(store.maintain());
+    assert_eq!(store.stats().events.expired, 400);
+    tier.set(Fault::SlowlyFail(400));
+    let begin = now();
+    store.close(Duration::from_millis(100)).unwrap();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_millis(8 * 400), "{took:?}");
 }

@@ -12,7 +12,7 @@ use esker::testing::policy_contract;
 use esker::{Class, ClassConfig, Clock, ConfigBuilder, Event, OnLeave, RegionKind, Store, Stream};
 
 use crate::common::{Random, all_ids, append_proof, now, proof, small, verify, wait_until};
-use crate::tier::MapTier;
+use crate::tier::{Fault, MapTier};
 
 const START: i64 = 1_700_000_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -394,6 +394,51 @@ fn the_engine_makes_room_although_the_policy_uses_up_each_slice() {
         assert!(outcome.is_ok(), "event {id}: {outcome:?}");
     }
     check_all(&store, 3_000);
+}
+
+/// Has every warm page go up.
+struct Up;
+
+impl Policy for Up {
+    fn plan(&mut self, view: &View<'_>, plan: &mut Plan) {
+        for page in everyone(view).iter().filter(|page| page.tier == Tier::Warm) {
+            plan.promote(page);
+        }
+    }
+}
+
+/// What goes up for the policy goes down for the quota, and each slice is used up: an append that had no room looked for some for ever.
+#[test]
+fn a_policy_and_a_quota_that_undo_each_other_keep_nobody() {
+    for slice in [40, 10_000] {
+        let noisy = ClassConfig::new("noisy").quota(256 << 10);
+        let config = tight().warm(|warm| warm.max("1MiB")).hot(|hot| hot.max("2MiB").page_size("16KiB"));
+        let config = config.class(noisy).slice(slice, HOUR).append_timeout(Duration::from_millis(50));
+        let tier = MapTier::new();
+        let config = config.background(false).build().unwrap();
+        let clock = Clock::manual(START);
+        let store = Store::builder(config).clock(clock.clone()).cold(tier.clone()).policy(Up).open().unwrap();
+        tier.set(Fault::Fail);
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let refused = (0..3_000).any(|id| {
+                    let event = event(id, &clock);
+                    let payload = proof(event.stream, id, event.timestamp, 300);
+                    store.append(&event.payload(&payload)).is_err()
+                });
+                done.send(refused).unwrap();
+            });
+            let refused = waits.recv_timeout(Duration::from_secs(60));
+            // A test that hangs says nothing.
+            let Ok(refused) = refused else {
+                eprintln!("slices of {slice} events: an append does not end: {:#?}", store.stats().eviction);
+                std::process::exit(1);
+            };
+            assert!(refused, "the tier takes nothing");
+        });
+        assert!(store.stats().eviction.safety_plans > 0);
+    }
 }
 
 /// Notes what a class takes when it is asked.

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Block,
     /// Writes take this many milliseconds.
     Slow(u64),
+    /// Writes take this many milliseconds, and fail.
+    SlowlyFail(u64),
     /// Calls fail that write a block of the class of this number.
     FailClass(u8),
 }
@@ -37,6 +39,8 @@ pub(crate) struct MapTier {
     damaged: Mutex<BTreeSet<BlockId>>,
     pub(crate) reads_fail: AtomicBool,
     pub(crate) puts: AtomicU64,
+    /// How many puts it says that it handles at once; zero is one.
+    pub(crate) at_once: AtomicU64,
     /// Writers that are waiting for a block to end.
     pub(crate) blocked: AtomicU64,
 }
@@ -104,6 +108,10 @@ impl MapTier {
         match fault {
             Fault::Fail => return Err(Self::refused()),
             Fault::Slow(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            Fault::SlowlyFail(ms) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                return Err(Self::refused());
+            }
             _ => {}
         }
         change(&mut self.data.lock().unwrap());
@@ -156,6 +164,10 @@ impl ColdTier for MapTier {
             }
         })?;
         if in_part { Err(Self::refused()) } else { Ok(()) }
+    }
+
+    fn puts_at_once(&self) -> usize {
+        self.at_once.load(Ordering::SeqCst).max(1) as usize
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Vec<u8>>> {
