@@ -106,7 +106,8 @@ pub enum OnFull {
     Ask,
     /// The call waits up to its time-out; then events of classes of lower [priority](ClassConfig::priority) are given up for
     /// it, the lowest class and the oldest events first, even if the cold tier does not have them yet. They count as
-    /// [dropped](crate::EventStats::dropped). When there are none, the event is refused.
+    /// [dropped](crate::EventStats::dropped), and are not found again: a block of theirs that the tier has taken without confirming it
+    /// is deleted. When there are none, the event is refused.
     ///
     /// Events of lower classes that may leave memory anyhow always go first, whatever a class says here.
     EvictLower,

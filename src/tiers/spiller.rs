@@ -273,8 +273,8 @@ impl Spiller {
         }
     }
 
-    /// Has the tier delete blocks that it took without confirming them and of which memory has nothing any more, since it expired.
-    /// The next opening would find them, with events of which this one has said that there are none.
+    /// Has the tier delete blocks that it took without confirming them and of which memory has nothing any more, since it expired or was
+    /// given up for room. The next opening would find them, with events of which this one has said that there are none.
     fn delete_left(&self, turn: &mut Turn, lanes: &Lanes, cold: &ColdReader, spiller: usize) -> Result<()> {
         for (number, lane) in lanes.lanes().enumerate().filter(|(at, _)| self.spiller_of(*at) == spiller) {
             turn.pass(number, lane.id, lane.tail_seq(), |id| cold.is_unsure(id));

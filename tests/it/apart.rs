@@ -154,7 +154,9 @@ fn a_close_does_not_wait_for_each_delete_that_fails() {
     let config = Config::builder().memory("64MiB").partitions(8).class(class).background(false);
     let builder = Store::builder(config.build().unwrap()).clock(clock.clone());
     let store = builder.cold(tier.clone()).open().unwrap();
-    (0..400).for_each(|id| drop(store.append(&Event::new(Stream::from(id as u32), id, 0, 0)).unwrap()));
+    for id in 0..400 {
+        store.append(&Event::new(Stream::from(id as u32), id, 0, 0)).unwrap();
+    }
     clock.set_ms(15_000);
     tier.set(Fault::FailAfterwards);
     (0..3).for_each(|_| drop(store.maintain()));
