@@ -201,6 +201,9 @@ pub(super) struct Replay<'r> {
     tombstones: &'r HashMap<(u64, LaneId), u64>,
     seq: u64,
     cache: FrameCache,
+    /// How many records are in both indexes, and how many more have been linked.
+    done: usize,
+    linked: usize,
     walk: Walk,
 }
 
@@ -222,13 +225,18 @@ impl<'r> Replay<'r> {
             tombstones: &source.tombstones,
             seq: meta.seq(),
             cache: FrameCache::default(),
+            done: 0,
+            linked: 0,
             walk: Walk { dead: 0, dead_bytes: 0, removed: 0, damaged: 0, links: Vec::new() },
         }
     }
 
-    /// Puts a page's records into the indexes.
-    pub(super) fn records(mut self, pin: &Pin, records: &[FoundRecord]) -> Result<Walk> {
+    /// Puts a page's records into the indexes. After an error it goes on where it was when it is called again.
+    pub(super) fn records(&mut self, pin: &Pin, records: &[FoundRecord]) -> Result<()> {
+        let records = &records[self.done..];
         self.lanes.expect_ids(records);
+        // Frames of another pin.
+        self.cache = FrameCache::default();
         let (lanes, partition, mut cursor) = (self.lanes, self.partition, Cursor::new());
         let fetch = |records: &[FoundRecord]| {
             records.iter().for_each(|record| partition.streams.prefetch(record.head_hash));
@@ -241,25 +249,32 @@ impl<'r> Replay<'r> {
             for record in run {
                 lanes.index.prefetch_insert(record.id, &mut cursor);
             }
-            for record in run {
+            for record in &run[self.linked..] {
                 self.link(record)?;
+                self.linked += 1;
             }
             for record in run {
                 let noted = !self.removed.is_empty() && self.removed.binary_search(&record.offset).is_ok();
                 let is_gone = record.is_gone && !record.is_damaged;
                 let is_removed = noted || is_gone || self.has_tombstone(record.id);
                 let is_damaged = record.is_damaged && !is_removed;
-                self.walk.removed += u64::from(is_removed);
-                self.walk.damaged += u64::from(is_damaged);
                 let addr = Addr::new(self.page, record.offset, 0);
                 if is_removed || is_damaged || !self.publish(pin, record.id, addr, &mut cursor)? {
                     self.walk.dead += 1;
                     self.walk.dead_bytes += record.len;
                 }
+                self.walk.removed += u64::from(is_removed);
+                self.walk.damaged += u64::from(is_damaged);
+                (self.done, self.linked) = (self.done + 1, self.linked - 1);
             }
             cursor.release();
         }
-        Ok(self.walk)
+        Ok(())
+    }
+
+    /// What came of the page.
+    pub(super) fn finish(self) -> Walk {
+        self.walk
     }
 
     fn has_tombstone(&self, id: u64) -> bool {

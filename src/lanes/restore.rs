@@ -20,6 +20,9 @@ use crate::sync::Ordering;
 /// Pages that a lane may lack in its middle for the lane to be kept in one piece.
 const GAP_MAX: u64 = 64;
 
+/// How often, at most, a page of records waits for pages of the index.
+const TRIES: u32 = 64;
+
 /// What came of building a partition anew.
 #[derive(Default, Debug)]
 pub(crate) struct Rebuilt {
@@ -251,11 +254,14 @@ impl Lanes {
             segments.clear();
             records.clear();
         }
-        let walk = Replay::of(self, partition, page, source).records(&pin, records)?;
-        let survey = if segments.is_empty() { Survey::NOTHING } else { survey };
-        let is_lost = segments.is_empty() && meta.committed() > 0;
+        let is_read = !segments.is_empty();
+        drop(segments);
+        drop(pin);
+        let walk = self.replay(partition, page, source, records)?;
+        let survey = if is_read { survey } else { Survey::NOTHING };
+        let is_lost = !is_read && meta.committed() > 0;
         let mend = !walk.links.is_empty() || is_warm && (damaged || is_lost);
-        if mend && !self.pages.rewrite(&pin, page, &segments, &walk.links) {
+        if mend && !self.rewrite(page, is_read, &walk.links) {
             return Err(Error::corrupt(format!(
                 "page {} is damaged, and there is no room to write anew what is left of it; open the store with larger \
                  regions",
@@ -285,6 +291,39 @@ impl Lanes {
             rebuilt.lost.describe(|| format!("page {}: {missing} records cannot be read", page.0));
         }
         Ok(so_far.max(survey.zone.max_time()))
+    }
+
+    /// Puts a page's records into the indexes. What the index has outgrown since that began waits for the pin, and many of its pages
+    /// may grow at once: where it has no room, it is looked at again without a pin.
+    fn replay(
+        &self,
+        partition: &Partition,
+        page: LogicalPage,
+        source: &Source<'_>,
+        records: &[FoundRecord],
+    ) -> Result<Walk> {
+        let mut replay = Replay::of(self, partition, page, source);
+        for _ in 0..TRIES {
+            let outcome = replay.records(&self.readers.pin(), records);
+            let may_have_room = self.index_pages.are_leaving();
+            match outcome {
+                Err(_) if may_have_room => self.await_outgrown(),
+                other => return other.map(|()| replay.finish()),
+            }
+        }
+        replay.records(&self.readers.pin(), records)?;
+        Ok(replay.finish())
+    }
+
+    /// Writes a page anew, with its records or, if they are not those that it had, without. `false`: there is no room for it.
+    fn rewrite(&self, page: LogicalPage, with_records: bool, links: &[(u32, u64)]) -> bool {
+        let (pin, mut segments) = (self.readers.pin(), Vec::new());
+        if with_records {
+            segments = self.pages.segments(&pin, page).0;
+            // It leaves out what cannot be read.
+            self.survey(self.pages.meta(page), &mut segments, &mut Vec::new());
+        }
+        self.pages.rewrite(&pin, page, &segments, links)
     }
 
     fn note(&self, page: LogicalPage, walk: &Walk, survey: &Survey, so_far: i64, source: &Source<'_>) {
