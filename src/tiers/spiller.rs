@@ -48,6 +48,14 @@ pub(crate) struct SpillCounters {
     pub(crate) last_error: Mutex<Option<String>>,
 }
 
+impl SpillCounters {
+    /// Notes that the tier has failed a call.
+    fn failed(&self, error: &Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.last_error.lock() = Some(error.to_string());
+    }
+}
+
 pub(crate) struct Spiller {
     /// For each lane, one after the last page that a spill has looked at. Whoever removes an event of a page below
     /// it must tell the cold tier, too.
@@ -248,8 +256,7 @@ impl Spiller {
                 tried.push((job.first_seq, job.end_seq));
                 tried.sort_unstable();
             }
-            self.counters.failures.fetch_add(1, Ordering::Relaxed);
-            *self.counters.last_error.lock() = Some(error.to_string());
+            self.counters.failed(&error);
             if group.classes().count_ones() > 1 {
                 // It may be the blocks of one of them: each is put by itself.
                 groups.extend(group.by_class());
@@ -285,14 +292,8 @@ impl Spiller {
         self.trouble[spiller].lock().calling = Some(lanes.clock.instant());
         let outcome = cold.tier.delete(&turn.left);
         self.trouble[spiller].lock().calling = None;
-        match outcome {
-            Ok(()) => turn.left.clear(),
-            Err(error) => {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                *self.counters.last_error.lock() = Some(error.to_string());
-                return Err(error);
-            }
-        }
+        outcome.inspect_err(|error| self.counters.failed(error))?;
+        turn.left.clear();
         Ok(())
     }
 

@@ -132,6 +132,13 @@ fn on(tier: &Arc<MapTier>, clock: &Clock, retention: Option<Duration>) -> Store 
     builder.cold(tier.clone()).open().unwrap()
 }
 
+/// The next opening finds no event, although the clock is set back to when they had not expired.
+fn nothing_returns(store: Store, tier: &Arc<MapTier>, clock: &Clock, retention: Option<Duration>) {
+    store.abandon();
+    clock.set_ms(20 * SECOND);
+    assert_eq!(on(tier, clock, retention).fetch_scan(..).count(), 0);
+}
+
 /// Seeds 971 without threads and 100 with: nobody put such a block again once its pages had left, and nobody deleted it. The next
 /// opening found it, and where the clock had been set back its events were there again, although `remove` had said that there was
 /// none of that id.
@@ -153,10 +160,7 @@ fn a_block_that_was_taken_in_silence_goes_when_its_pages_have_expired() {
             store.maintain().unwrap();
         }
         assert_eq!(blocks_of(&tier), 0);
-        store.abandon();
-        clock.set_ms(20 * SECOND);
-        let store = on(&tier, &clock, retention);
-        assert_eq!(store.fetch_scan(..).count(), 0);
+        nothing_returns(store, &tier, &clock, retention);
     }
 }
 
@@ -168,10 +172,7 @@ fn a_block_that_was_taken_in_silence_is_replaced_when_its_events_have_expired() 
     store.maintain().unwrap();
     let events = store.stats().events;
     assert_eq!((events.hot, events.warm), (0, 0), "all is older than ten seconds");
-    store.abandon();
-    clock.set_ms(20 * SECOND);
-    let store = on(&tier, &clock, None);
-    assert_eq!(store.fetch_scan(..).count(), 0);
+    nothing_returns(store, &tier, &clock, None);
 }
 
 /// A removed id may come again, in another lane, and be removed again: neither event returns, not after reopening
